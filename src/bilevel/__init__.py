@@ -1,0 +1,1 @@
+"""The science: lower dynamics, aggregation, hypergradients and algorithms as pure functions."""

@@ -1,0 +1,1 @@
+"""Loaders (numpy) and device-side sampling: data is a pure function of files, options and seeds."""

@@ -1,0 +1,131 @@
+"""Aggregation: in which direction the lower level moves.
+
+`lower_only` follows f alone (RHG, MAML); `descent` is Bi-level Descent Aggregation,
+    d_k = s a_k grad_y F + t b_k grad_y f,
+Liu, Mu, Yuan, Zeng, Zhang: A generic first-order algorithmic framework for bi-level programming
+beyond lower-level singleton, ICML 2020 (arXiv 2006.04045); general form TPAMI 2022.
+"""
+
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Literal
+
+import jax.numpy as jnp
+
+from src.bilevel import laws
+from src.bilevel.types import Aggregation, Array
+
+Learnable = Literal["alpha", "s", "t"]
+
+
+def lower_only() -> Aggregation:
+    """d_k = grad_y f(y_{k-1}); F is never evaluated below."""
+    return Aggregation(
+        init=lambda num_lower_steps: {},
+        weights=lambda params, k: (None, 1.0),
+        test_weights=lambda params, k: (None, 1.0),
+        project=lambda params: params,
+        formula="d_k = grad_y f(x, y_{k-1})",
+    )
+
+
+def descent(
+    *,
+    law: str,
+    alpha: float,
+    s: float = 1.0,
+    t: float = 1.0,
+    ratio: float | None = None,
+    beta: float | None = None,
+    learn: tuple[Learnable, ...] = (),
+) -> Aggregation:
+    """d_k = s a_k grad_y F + t b_k grad_y f with (a_k, b_k) from `law` (see src/bilevel/laws.py).
+
+    alpha in [0, 1] is the weight that the law starts from, s and t >= 0 scale the upper and the
+    lower part, `ratio` and `beta` in (0, 1] belong to some laws only (None: the law's default).
+    `learn` lists what the upper level learns; after each update alpha is projected to [0, 1] and
+    s, t to [0, inf). With law per_step a learned alpha has shape (K,).
+
+    Raises ValueError for an unknown law, a value outside its bounds, or an option that the law
+    does not have.
+    """
+    law_function = _law(law)
+    if not 0 <= alpha <= 1:
+        raise ValueError(
+            f"alpha={alpha} is outside [0, 1]: it is the share of the upper objective in a convex "
+            "combination; choose for example alpha=0.5"
+        )
+    for name, value in (("s", s), ("t", t)):
+        if not value >= 0:
+            raise ValueError(
+                f"{name}={value} is negative: the lower step would climb its objective; "
+                f"choose {name}=1"
+            )
+    options = _law_options(law, ratio=ratio, beta=beta)
+    fixed = {"alpha": alpha, "s": s, "t": t}
+
+    def init(num_lower_steps: int) -> dict[str, Array]:
+        shapes = {"alpha": (num_lower_steps,) if law == "per_step" else (), "s": (), "t": ()}
+        return {name: jnp.full(shapes[name], float(fixed[name])) for name in learn}
+
+    def weights(params: Mapping[str, Array], k: Array) -> tuple[Array, Array]:
+        value = {name: jnp.asarray(number) for name, number in {**fixed, **params}.items()}
+        upper, lower = law_function(value["alpha"], k, **options)
+        return value["s"] * upper, value["t"] * lower
+
+    def project(params: dict[str, Array]) -> dict[str, Array]:
+        return {
+            name: jnp.clip(value, 0, 1 if name == "alpha" else None)
+            for name, value in params.items()
+        }
+
+    return Aggregation(
+        init=init,
+        weights=weights,
+        test_weights=lambda params, k: (None, params.get("t", t)),
+        project=project,
+        formula=(
+            "d_k = s a_k grad_y F(x, y_{k-1}) + t b_k grad_y f(x, y_{k-1});  "
+            f"{(law_function.__doc__ or '').splitlines()[0].rstrip('.')};  "
+            f"alpha = {alpha:g}, s = {s:g}, t = {t:g}"
+            + "".join(f", {name} = {value:g}" for name, value in options.items())
+        ),
+    )
+
+
+def _law(name: str):
+    known = {
+        key: value
+        for key, value in vars(laws).items()
+        if inspect.isfunction(value) and value.__module__ == laws.__name__
+    }
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        raise ValueError(
+            f"law={name} is not a law; choose one of {', '.join(known)}"
+            + (f" (did you mean {near[0]}?)" if near else "")
+        )
+    return known[name]
+
+
+def _law_options(law: str, **given: float | None) -> dict[str, float]:
+    """The given options where the law has them, else its defaults."""
+    admitted = {
+        name: parameter.default
+        for name, parameter in inspect.signature(_law(law)).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name not in admitted:
+            raise ValueError(
+                f"{name}={value} does nothing with law={law}, which has "
+                f"{'the options ' + ', '.join(admitted) if admitted else 'no options'}; "
+                f"leave {name}=null"
+            )
+        if not 0 < value <= 1:
+            raise ValueError(f"{name}={value} is outside (0, 1]; choose for example {name}=0.9")
+        admitted[name] = value
+    return admitted

@@ -1,0 +1,185 @@
+"""The core types: NamedTuples of pure functions, one per independent choice.
+
+    min over x of F(x, y*(x))    subject to    y*(x) in argmin over y of f(x, y)
+
+x is the upper variable, F the upper objective; y the lower variable, f the lower objective.
+Every function below is written for ONE task; `vmap` adds the meta-batch. Anything called a
+`Tree` is a pytree of arrays. `task` may hold integers (labels); `context` holds only floats that
+depend on x, because it is what gradients flow through.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+Tree = Any
+Metrics = Mapping[str, Array]
+
+
+class Objective(Protocol):
+    def __call__(self, context: Tree, task: Tree, y: Tree, batch: Tree) -> Array:
+        """f(x, y) as a scalar; `batch` are row indices of the task's data, or None for all."""
+        ...
+
+
+class ObjectiveWithMetrics(Protocol):
+    def __call__(
+        self, context: Tree, task: Tree, y: Tree, batch: Tree
+    ) -> tuple[Array, Metrics]:
+        """F(x, y) as a scalar, and scalar metrics for people."""
+        ...
+
+
+class Exact(NamedTuple):
+    """Closed forms of an oracle problem; None where there is none.
+
+    lower_solution(x, task) -> y*(x);  hypergradient(x, task) -> d F(x, y*(x)) / dx;
+    upper_solution(task) -> x*.
+    """
+
+    lower_solution: Callable[[Tree, Tree], Tree] | None = None
+    hypergradient: Callable[[Tree, Tree], Tree] | None = None
+    upper_solution: Callable[[Tree], Tree] | None = None
+
+
+class BilevelProblem(NamedTuple):
+    """A bilevel problem of one task.
+
+    init_upper(key) -> x
+    prepare(x, task) -> context        what of x the objectives see (features, sample weights);
+                                       computed once per task, never random
+    init_lower(key, x) -> y0           reads x only where the start is learned
+    lower_objective, upper_objective   f and F, as functions of the context
+    evaluate(x, context, task, y) -> metrics    what is reported on held-out data
+    formulas                           {"f": ..., "F": ...} for `python -m src.describe`
+    exact                              closed forms (oracle problems only)
+    """
+
+    init_upper: Callable[[Array], Tree]
+    prepare: Callable[[Tree, Tree], Tree]
+    init_lower: Callable[[Array, Tree], Tree]
+    lower_objective: Objective
+    upper_objective: ObjectiveWithMetrics
+    evaluate: Callable[[Tree, Tree, Tree, Tree], Metrics]
+    formulas: Mapping[str, str]
+    exact: Exact = Exact()
+
+
+class TaskSource(NamedTuple):
+    """Where tasks come from.
+
+    sample(key, split, n) -> tasks with a leading axis n, drawn on the device
+    persistent: True for one fixed task (cleaning, counter-example), False for a stream
+    """
+
+    sample: Callable[[Array, str, int], Tree]
+    persistent: bool
+
+
+class Aggregation(NamedTuple):
+    """The direction of the lower step: d_k = w_F(k) grad_y F + w_f(k) grad_y f.
+
+    init(K) -> learned parameters (a sub-dict of alpha, s, t; empty when nothing is learned)
+    weights(params, k) -> (w_F, w_f) for k = 1..K; w_F None means F is not touched at all
+    test_weights(params, k) -> the same where the query labels must not be seen: (None, t)
+    project(params) -> params inside their bounds
+    formula                            d_k in words, for `python -m src.describe`
+    """
+
+    init: Callable[[int], dict[str, Array]]
+    weights: Callable[[Mapping[str, Array], Array], tuple[Array | float | None, Array | float]]
+    test_weights: Callable[
+        [Mapping[str, Array], Array], tuple[Array | float | None, Array | float]
+    ]
+    project: Callable[[dict[str, Array]], dict[str, Array]]
+    formula: str
+
+
+class LowerOptimizer(NamedTuple):
+    """How the lower variable moves along the direction d_k.
+
+    init_params(K, y0) -> learned parameters (empty when nothing is learned)
+    init(params, y0) -> slots (momentum buffers and the like)
+    update(params, direction, slots, y, k) -> (y, slots)
+    project(params) -> params inside their bounds
+    """
+
+    init_params: Callable[[int, Tree], dict[str, Tree]]
+    init: Callable[[Mapping[str, Tree], Tree], Tree]
+    update: Callable[[Mapping[str, Tree], Tree, Tree, Tree, Array], tuple[Tree, Tree]]
+    project: Callable[[dict[str, Tree]], dict[str, Tree]]
+    formula: str
+
+
+class LowerState(NamedTuple):
+    """The iterate y_k and the slots of the lower optimizer."""
+
+    y: Tree
+    slots: Tree
+
+
+class LowerDynamics(NamedTuple):
+    """One lower step y_{k-1} -> y_k; params = {"aggregation": ..., "lower_optimizer": ...}.
+
+    init_params(K, y0), init(params, y0) -> LowerState
+    step(problem, params, context, task, state, k, batch) -> LowerState
+    project(params) -> params inside their bounds
+    """
+
+    init_params: Callable[[int, Tree], dict[str, Tree]]
+    init: Callable[[Tree, Tree], LowerState]
+    step: Callable[..., LowerState]
+    project: Callable[[dict[str, Tree]], dict[str, Tree]]
+    formula: str
+
+
+class HypergradientOutput(NamedTuple):
+    """F(x, y_K), its estimated gradients, y_K, metrics for people, and the carry."""
+
+    upper_loss: Array
+    context_gradient: Tree
+    params_gradient: Tree
+    start_gradient: Tree
+    y: Tree
+    metrics: Metrics
+    carry: Tree
+
+
+class Hypergradient(NamedTuple):
+    """An estimate of d F(x, y_K(x)) with respect to (context, params, y0), for one task.
+
+    init(y0) -> carry (warm-started linear solves; () when there is nothing to carry)
+    estimate(carry, context, task, params, y0, key) -> HypergradientOutput
+    """
+
+    init: Callable[[Tree], Tree]
+    estimate: Callable[[Tree, Tree, Tree, Tree, Tree, Array], HypergradientOutput]
+
+
+class AlgorithmState(NamedTuple):
+    """Everything that one iteration hands to the next.
+
+    variables: {"problem": x, "aggregation": ..., "lower_optimizer": ...}, all learned together
+    upper_state: of the upper optimizer; carry: of the hypergradient
+    start: y0 of a fixed or warm start, or () where it is drawn anew
+    """
+
+    variables: dict[str, Tree]
+    upper_state: Tree
+    carry: Tree
+    start: Tree
+
+
+class Algorithm(NamedTuple):
+    """The only thing the training loop knows.
+
+    init(key) -> state
+    step(state, key, tasks) -> (state, metrics)
+    adapt(state, key, task, K) -> trajectory y_0 .. y_K of one task (leading axis K + 1)
+    """
+
+    init: Callable[[Array], AlgorithmState]
+    step: Callable[[AlgorithmState, Array, Tree], tuple[AlgorithmState, Metrics]]
+    adapt: Callable[[AlgorithmState, Array, Tree, int], Tree]
