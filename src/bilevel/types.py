@@ -70,12 +70,28 @@ class BilevelProblem(NamedTuple):
 class TaskSource(NamedTuple):
     """Where tasks come from.
 
-    sample(key, split, n) -> tasks with a leading axis n, drawn on the device
+    data: arrays on the device; handed to compiled programs as an argument, never baked in
+    sample(data, key, split, n) -> tasks with a leading axis n, drawn on the device
     persistent: True for one fixed task (cleaning, counter-example), False for a stream
     """
 
-    sample: Callable[[Array, str, int], Tree]
+    data: Tree
+    sample: Callable[[Tree, Array, str, int], Tree]
     persistent: bool
+
+
+class Roles(NamedTuple):
+    """Which variables adapt below, and whether the upper level learns their start."""
+
+    lower_variable: str
+    learn_start: bool
+
+
+class Model(NamedTuple):
+    """A network as pure functions: init(key, images) -> weights, apply(weights, images)."""
+
+    init: Callable[[Array, Array], Tree]
+    apply: Callable[[Tree, Array], Array]
 
 
 class Aggregation(NamedTuple):

@@ -1,0 +1,1 @@
+"""Around the science: configuration, the training loop, checkpoints, writers, plots."""

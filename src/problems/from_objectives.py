@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from src.bilevel.types import Array, BilevelProblem, Exact, Metrics, TaskSource, Tree
 
@@ -57,12 +58,13 @@ def problem_from_objectives(
 def persistent_source(task: Tree, held_out: Mapping[str, Any] | None = None) -> TaskSource:
     """One fixed task; `held_out[split]` joins it under "held_out" (scored by `evaluate`)."""
 
-    def sample(key: Array, split: str, n: int) -> Tree:
+    def sample(data: Tree, key: Array, split: str, n: int) -> Tree:
         del key
+        task, held_out = data
         one = {**task, "held_out": held_out[split]} if held_out else task
-        return jax.tree.map(lambda leaf: jax.numpy.broadcast_to(leaf, (n, *leaf.shape)), one)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), one)
 
-    return TaskSource(sample=sample, persistent=True)
+    return TaskSource(data=(task, held_out), sample=sample, persistent=True)
 
 
 def _summary(function: Callable) -> str:

@@ -1,0 +1,126 @@
+"""Building: from a checked configuration to a task source and an algorithm."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple, get_type_hints
+
+from src.bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from src.bilevel.dynamics import compose, for_testing
+from src.bilevel.types import Algorithm, BilevelProblem, LowerDynamics, Roles, TaskSource
+from src.experiment.config import (
+    NODES,
+    Monitor,
+    Node,
+    Settings,
+    Writers,
+    call,
+    check,
+    check_node,
+    check_settings,
+    takes,
+)
+from src.experiment.errors import UserError
+
+
+class Experiment(NamedTuple):
+    """All that a run is made of."""
+
+    settings: Settings
+    writers: Writers
+    monitor: Monitor
+    problem: BilevelProblem
+    source: TaskSource
+    dynamics: LowerDynamics
+    test_dynamics: LowerDynamics
+    algorithm: Algorithm
+    differentiates: tuple[str, ...]
+
+
+def build(config: Mapping[str, Any]) -> Experiment:
+    """Check everything, then build. Raises UserError before anything is compiled."""
+    settings = check_settings(config)
+    nodes = {path: check_node(path, config.get(path)) for path in NODES}
+    writers = Writers(
+        **check("logger", get_type_hints(Writers), config["logger"], Writers()._asdict())
+    )
+    labels = config["problem"]
+    monitor = Monitor(**check("problem.monitor", get_type_hints(Monitor), labels["monitor"]))
+
+    aggregation = call(_present(nodes, "aggregation"))
+    optimizer = call(_present(nodes, "lower_optimizer"))
+    dynamics = compose(aggregation, optimizer)
+    upper_optimizer = call(_present(nodes, "upper_optimizer"))
+    problem, source = _build_problem(nodes, config["method"])
+    if source.persistent and settings.meta_batch_size != 1:
+        raise UserError(
+            f"meta_batch_size={settings.meta_batch_size}: problem={labels['name']} is one fixed "
+            "task; choose meta_batch_size=1"
+        )
+    if settings.lower_start == "warm" and not source.persistent:
+        raise UserError(
+            f"lower_start=warm: problem={labels['name']} draws new tasks each iteration, so the "
+            "last y_K belongs to other tasks; choose lower_start=fixed or redrawn"
+        )
+    hypergradient_node = _present(nodes, "hypergradient")
+    hypergradient = call(
+        hypergradient_node,
+        problem=problem,
+        dynamics=dynamics,
+        num_lower_steps=settings.num_lower_steps,
+    )
+    # A stream of tasks is scored as at deployment, without the query labels; a persistent task
+    # as it was trained.
+    test_dynamics = dynamics if source.persistent else compose(for_testing(aggregation), optimizer)
+    algorithm = hypergradient_descent(
+        problem,
+        dynamics,
+        test_dynamics,
+        hypergradient,
+        upper_optimizer,
+        num_lower_steps=settings.num_lower_steps,
+        meta_batch_size=settings.meta_batch_size,
+        lower_start=settings.lower_start,
+    )
+    module = sys.modules[hypergradient_node.factory.__module__]
+    return Experiment(
+        settings,
+        writers,
+        monitor,
+        problem,
+        source,
+        dynamics,
+        test_dynamics,
+        algorithm,
+        module.DIFFERENTIATES,
+    )
+
+
+def _present(nodes: Mapping[str, Node | None], path: str) -> Node:
+    node = nodes[path]
+    if node is None:
+        raise UserError(f"{path} is none, but every run needs one: choose a file of conf/{path}")
+    return node
+
+
+def _build_problem(
+    nodes: Mapping[str, Node | None], method: Mapping[str, Any]
+) -> tuple[BilevelProblem, TaskSource]:
+    """Give the problem what its factory names, and refuse what it cannot use."""
+    node = _present(nodes, "problem")
+    roles = Roles(lower_variable=method["lower_variable"], learn_start=method["learn_start"])
+    if not takes(node, "roles") and roles.learn_start:
+        raise UserError(
+            f"method={method['name']} learns the start of the lower level, but "
+            f"problem={node.factory.__name__} has no start to learn; choose a method with "
+            "method.learn_start=false, such as method=rhg or method=bda"
+        )
+    supplied: dict[str, Any] = {"roles": roles}
+    for name in ("data", "model"):
+        if takes(node, name) and nodes[name] is None:
+            raise UserError(f"{name}=none, but problem={node.factory.__name__} needs one")
+        if not takes(node, name) and nodes[name] is not None:
+            raise UserError(
+                f"{name} is set, but problem={node.factory.__name__} uses none; choose {name}=none"
+            )
+        supplied[name] = call(_present(nodes, name)) if takes(node, name) else None
+    return call(node, **supplied)

@@ -1,0 +1,133 @@
+"""Checkpoints: whole states under orbax, with what the host must remember beside them."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from src.bilevel.types import AlgorithmState
+from src.experiment.errors import UserError
+from src.experiment.files import write_json
+
+FORMAT = 1
+
+
+class Progress(NamedTuple):
+    """What the host remembers: iterations done, rows not yet logged, the best state so far."""
+
+    step: int = 0
+    pending: tuple[dict[str, float], ...] = ()
+    best_value: float | None = None
+    best_step: int | None = None
+    seconds: float = 0.0
+
+
+class Checkpoints(NamedTuple):
+    """save(state, best, progress);  restore(like) -> (state, best, progress) or None."""
+
+    manager: ocp.CheckpointManager
+
+    def save(self, state: AlgorithmState, best: AlgorithmState, progress: Progress) -> None:
+        """Write one checkpoint; it appears under its final name only when complete."""
+        self.manager.save(
+            progress.step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave({"last": state, "best": best}),
+                progress=ocp.args.JsonSave(progress._asdict()),
+            ),
+            force=True,
+        )
+        self.manager.wait_until_finished()
+
+    def restore(
+        self, state: AlgorithmState, best: AlgorithmState
+    ) -> tuple[AlgorithmState, AlgorithmState, Progress] | None:
+        """The latest checkpoint in the shapes of the arguments; None where there is none."""
+        step = self.manager.latest_step()
+        if step is None:
+            return None
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"last": state, "best": best})
+        try:
+            restored = self.manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
+                ),
+            )
+            progress = restored["progress"]
+            progress = Progress(**{**progress, "pending": tuple(progress["pending"])})
+        except Exception as error:
+            raise UserError(
+                f"the checkpoint {Path(self.manager.directory) / str(step)} cannot be read "
+                f"({_first_line(error)}); delete that folder to go on from the one before it, or "
+                "choose another hydra.run.dir"
+            ) from error
+        return restored["state"]["last"], restored["state"]["best"], progress
+
+
+def open_checkpoints(run_dir: Path) -> Checkpoints:
+    """The checkpoints of a run folder: the last two are kept, half-written ones removed."""
+    for name in ("absl", "orbax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    manager = ocp.CheckpointManager(
+        (run_dir / "checkpoints").resolve(),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        ),
+    )
+    return Checkpoints(manager)
+
+
+def claim(run_dir: Path, identity: Mapping[str, Any], resume: str) -> None:
+    """Make the folder this run's own, or refuse it because it is another's.
+
+    Raises UserError where the folder holds a run of another configuration or of another format,
+    and with resume=never where it holds any run.
+    """
+    path = run_dir / "identity.json"
+    mine = json.loads(json.dumps(identity))
+    if not path.exists():
+        write_json(path, {"format": FORMAT, "config": mine})
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        found_format, theirs = stored["format"], stored["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: choose another hydra.run.dir") from error
+    if found_format != FORMAT:
+        raise UserError(
+            f"{run_dir} was written in checkpoint format {found_format}, this code reads format "
+            f"{FORMAT}: choose another hydra.run.dir, or the version of the code that wrote it"
+        )
+    if theirs != mine:
+        different = "; ".join(_differences("", theirs, mine)[:4])
+        raise UserError(
+            f"{run_dir} belongs to a run of another configuration ({different}): "
+            "choose another hydra.run.dir, or repeat that configuration to continue it"
+        )
+    if resume == "never":
+        raise UserError(
+            f"resume=never, but {run_dir} already holds this run: choose another hydra.run.dir, "
+            "or resume=auto to continue it"
+        )
+
+
+def _differences(path: str, theirs: Any, mine: Any) -> list[str]:
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        return [
+            line
+            for key in {**theirs, **mine}
+            for line in _differences(
+                f"{path}.{key}" if path else key, theirs.get(key), mine.get(key)
+            )
+        ]
+    return [] if theirs == mine else [f"{path} was {theirs!r}, now {mine!r}"]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

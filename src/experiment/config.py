@@ -1,0 +1,240 @@
+"""Configuration: from Hydra's composed config to checked, plain Python values.
+
+A factory's signature is its schema: keyword-only arguments are options, positional ones are
+supplied by the builder. No option is written down twice.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, ValidationError, create_model
+
+from src.experiment.errors import UserError
+
+# What a node says beside its factory's options, for people and for other nodes.
+NODE_LABELS = {
+    "problem": {"name", "recommended", "monitor"},
+    "method": {"name", "reference", "lower_variable", "learn_start"},
+}
+NODES = (
+    "aggregation",
+    "lower_optimizer",
+    "hypergradient",
+    "upper_optimizer",
+    "model",
+    "data",
+    "problem",
+)
+
+
+class Monitor(NamedTuple):
+    """Which logged metric chooses the best state, and which way is better."""
+
+    metric: str
+    mode: Literal["min", "max"]
+
+
+class Settings(NamedTuple):
+    """The top-level keys of conf/config.yaml, where their meaning stands."""
+
+    seed: int
+    num_iterations: int
+    num_lower_steps: int
+    meta_batch_size: int
+    lower_start: Literal["fixed", "redrawn", "warm"]
+    dtype: Literal["float32", "float64"]
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    num_validation_tasks: int
+    num_test_tasks: int
+    resume: Literal["auto", "never"]
+    compilation_cache: bool
+    traceback: bool
+
+
+class WandbOptions(NamedTuple):
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    group: str | None
+    tags: tuple[str, ...]
+
+
+class Writers(NamedTuple):
+    """Which writers are on; each is one yaml under conf/logger."""
+
+    console: bool = False
+    jsonl: bool = False
+    wandb: dict | None = None
+
+
+class Node(NamedTuple):
+    """A checked `_target_` node: its factory and its options."""
+
+    path: str
+    factory: Callable
+    options: dict[str, Any]
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """The composed config as plain values, interpolations done."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration cannot be resolved: {error}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same run: all but how long, how resumed and how shown."""
+    apart = {"num_iterations", "resume", "logger", "traceback", "compilation_cache"}
+    return {key: value for key, value in config.items() if key not in apart}
+
+
+def check_settings(config: Mapping[str, Any]) -> Settings:
+    """The top-level keys, typed and in range. Raises UserError naming the key."""
+    groups = {*NODES, "method", "logger"}
+    top = {key: value for key, value in config.items() if key not in groups}
+    settings = Settings(**check("", get_type_hints(Settings), top))
+    for name in (
+        "num_iterations",
+        "num_lower_steps",
+        "meta_batch_size",
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "num_validation_tasks",
+        "num_test_tasks",
+    ):
+        if getattr(settings, name) < 1:
+            raise UserError(f"{name}={getattr(settings, name)} must be at least 1")
+    if settings.seed < 0:
+        raise UserError(f"seed={settings.seed} must not be negative")
+    return settings
+
+
+def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
+    """The factory of a `_target_` node and its typed options; None where the target is null.
+
+    Raises UserError on a target outside `src`, on unknown, missing or mistyped options.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{path} has no _target_: choose one of the files in conf/{path}")
+    target = node["_target_"]
+    if target is None:
+        return None
+    factory = _import(path, target)
+    labels = NODE_LABELS.get(path, set())
+    given = {key: value for key, value in node.items() if key not in {"_target_", *labels}}
+    hints = get_type_hints(factory)
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    fields = {name: hints[name] for name in parameters}
+    defaults = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    return Node(path, factory, check(path, fields, given, defaults))
+
+
+def check(
+    path: str,
+    fields: Mapping[str, Any],
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`given` checked against names and types. Raises UserError with the full key."""
+    prefix = f"{path}." if path else ""
+    for name in given:
+        if name not in fields:
+            raise UserError(unknown_key(prefix, str(name), fields))
+    defaults = defaults or {}
+    missing = [name for name in fields if name not in given and name not in defaults]
+    if missing:
+        raise UserError(f"{prefix}{missing[0]} is missing: add {prefix}{missing[0]}=...")
+    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    schema: dict[str, Any] = {name: (kind, defaults.get(name, ...)) for name, kind in fields.items()}
+    model = create_model("Options", __config__=ConfigDict(strict=True), **schema)
+    try:
+        checked = model(**tuples)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{prefix}{name}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        ) from error
+    return {name: getattr(checked, name) for name in fields}
+
+
+def unknown_key(prefix: str, name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """The message for a key that does not exist."""
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {prefix}{near[0]}? " if near else ""
+    place = f"{prefix.rstrip('.')} has" if prefix else "there is"
+    listed = ", ".join(sorted(known)) or "no options"
+    return f"{prefix}{name} is not a key: {hint}{place} {listed}"
+
+
+def call(node: Node, **supplied: Any) -> Any:
+    """Call the factory with its options and the positional arguments that it names.
+
+    A factory's ValueError starts with its own `name=value`; the node's path goes in front.
+    """
+    wanted = [
+        name
+        for name, parameter in inspect.signature(node.factory).parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    try:
+        return node.factory(*(supplied[name] for name in wanted), **node.options)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{node.path}.{error}") from error
+
+
+def takes(node: Node, name: str) -> bool:
+    """Whether the factory names this positional argument."""
+    parameter = inspect.signature(node.factory).parameters.get(name)
+    return parameter is not None and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+
+
+def _import(path: str, target: str) -> Callable:
+    if not str(target).startswith("src."):
+        raise UserError(
+            f"{path}._target_={target} does not point into src: a config may only call this "
+            "project's own factories; write a function under src/ and name it"
+        )
+    module, _, name = str(target).rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{path}._target_={target} cannot be imported: {error}") from error
+    if not inspect.isfunction(factory):
+        raise UserError(f"{path}._target_={target} is not a function")
+    return factory
+
+
+def known_keys(conf: str, path: str, overrides: list[str]) -> list[str]:
+    """The keys at a dotted path of the composition, for the nearest-key hint; [] if none.
+
+    Only group choices among `overrides` are applied: they decide which keys a node has.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    groups = {*NODES, "method"}
+    chosen = [text for text in overrides if text.partition("=")[0] in groups]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(conf, version_base="1.3"):
+        config = compose("config", overrides=chosen)
+    node = OmegaConf.select(config, path) if path else config
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []

@@ -1,0 +1,184 @@
+"""The training loop: compiled chunks of iterations, validation, checkpoints, exact resume.
+
+Iteration n draws its tasks and its randomness from fold_in(seed, n), so a run is a function of
+its seed, and where it was cut does not matter. A chunk runs iterations first..stop with both
+bounds as data: any length is the same compiled program, hence the same numbers.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from src.bilevel.types import Algorithm, AlgorithmState, Array, Metrics, TaskSource, Tree
+from src.experiment.checkpoint import Checkpoints, Progress
+from src.experiment.config import Monitor, Settings
+from src.experiment.errors import UserError
+from src.experiment.evaluation import Evaluate
+from src.experiment.provenance import peak_memory_mib
+from src.experiment.writers import Writer
+
+# In the order in which an iteration computes them: the first bad one is the one to name.
+CAUSES = ("lower_loss", "stationarity_norm", "upper_loss", "hypergradient_norm")
+
+
+class Trained(NamedTuple):
+    state: AlgorithmState
+    best: AlgorithmState
+    progress: Progress
+    iterations_per_second: float
+
+
+def make_chunk(source: TaskSource, algorithm: Algorithm, settings: Settings) -> Callable:
+    """chunk(state, data, first, stop) -> state, metrics of shape (log_every,) each."""
+    base_key = jax.random.key(settings.seed)
+
+    def iteration(state: AlgorithmState, data: Tree, n: Array) -> tuple[AlgorithmState, Metrics]:
+        task_key, step_key = jax.random.split(jax.random.fold_in(base_key, n))
+        tasks = source.sample(data, task_key, "train", settings.meta_batch_size)
+        return algorithm.step(state, step_key, tasks)
+
+    def chunk(state: AlgorithmState, data: Tree, first: Array, stop: Array):
+        shapes = jax.eval_shape(iteration, state, data, first)[1]
+        rows = jax.tree.map(lambda s: jnp.zeros((settings.log_every, *s.shape), s.dtype), shapes)
+
+        def body(n: Array, carry: tuple[AlgorithmState, Tree]) -> tuple[AlgorithmState, Tree]:
+            state, rows = carry
+            state, metrics = iteration(state, data, n)
+            rows = jax.tree.map(lambda r, m: r.at[n - first].set(m), rows, metrics)
+            return state, rows
+
+        return lax.fori_loop(first, stop, body, (state, rows))
+
+    return jax.jit(chunk, donate_argnums=0)
+
+
+def train(
+    settings: Settings,
+    monitor: Monitor,
+    source: TaskSource,
+    algorithm: Algorithm,
+    evaluate: Evaluate,
+    checkpoints: Checkpoints,
+    state: AlgorithmState,
+    best: AlgorithmState,
+    progress: Progress,
+    writer: Writer,
+) -> Trained:
+    """Iterate from `progress.step` to num_iterations.
+
+    Raises UserError at the first metric that is not finite, with the iteration and its name; the
+    last checkpoint stays usable.
+    """
+    chunk = make_chunk(source, algorithm, settings)
+    step, pending = progress.step, list(progress.pending)
+    best_value, best_step = progress.best_value, progress.best_step
+    began = time.perf_counter() - progress.seconds
+    compiled_at = first_step = None  # the rate leaves the first chunk, which compiles, out
+
+    while step < settings.num_iterations:
+        stop = min(
+            settings.num_iterations,
+            *(
+                step + every - step % every
+                for every in (settings.log_every, settings.eval_every, settings.checkpoint_every)
+            ),
+        )
+        state, rows = chunk(state, source.data, jnp.int32(step), jnp.int32(stop))
+        rows = jax.device_get(rows)
+        pending += [
+            {name: float(column[i]) for name, column in rows.items()} for i in range(stop - step)
+        ]
+        _refuse_divergence(pending, stop, checkpoints)
+        step = stop
+        now = time.perf_counter()
+        if compiled_at is None:
+            compiled_at, first_step = now, step
+        rate = (step - first_step) / (now - compiled_at) if now > compiled_at else 0.0
+        writer.progress(step, pending[-1]["upper_loss"], rate)
+
+        row: dict = {}
+        if step % settings.log_every == 0:
+            row = {f"train/{name}": _mean(pending, name) for name in pending[0]}
+            pending = []
+        if step % settings.eval_every == 0:
+            scores = evaluate(state, "validation", settings.num_validation_tasks)
+            row |= scores
+            value = monitored(monitor, scores)
+            if better(monitor, value, best_value):
+                best_value, best_step = value, step
+                best = evaluation_state(state)
+        if row:
+            row = {"step": step, **row}
+            row |= {
+                "seconds": now - began,
+                "iterations_per_second": rate,
+                "peak_memory_mib": peak_memory_mib(),
+            }
+            writer.log(row)
+        if step % settings.checkpoint_every == 0 or step == settings.num_iterations:
+            _refuse_non_finite(state, step, checkpoints)
+            progress = Progress(
+                step, tuple(pending), best_value, best_step, time.perf_counter() - began
+            )
+            checkpoints.save(state, best, progress)
+    ended = time.perf_counter()
+    rate = (
+        (step - first_step) / (ended - compiled_at)
+        if compiled_at is not None and first_step is not None and step > first_step
+        else 0.0
+    )
+    return Trained(state, best, progress, rate)
+
+
+def evaluation_state(state: AlgorithmState) -> AlgorithmState:
+    """A copy of what `adapt` needs: the learned variables and the start."""
+    return jax.tree.map(jnp.copy, state._replace(upper_state=(), carry=()))
+
+
+def monitored(monitor: Monitor, scores: dict[str, float]) -> float:
+    """The metric that chooses the best state. Raises UserError where it is not reported."""
+    if monitor.metric not in scores:
+        raise UserError(
+            f"problem.monitor.metric={monitor.metric} is not reported; choose one of "
+            f"{', '.join(scores)}"
+        )
+    return scores[monitor.metric]
+
+
+def better(monitor: Monitor, value: float, best: float | None) -> bool:
+    """Whether a validation score beats the best so far."""
+    return best is None or (value > best if monitor.mode == "max" else value < best)
+
+
+def _mean(rows: list[dict[str, float]], name: str) -> float:
+    return math.fsum(row[name] for row in rows) / len(rows)
+
+
+def _refuse_divergence(pending: list[dict], stop: int, checkpoints: Checkpoints) -> None:
+    for offset, row in enumerate(pending):
+        ordered = sorted(row, key=lambda n: CAUSES.index(n) if n in CAUSES else len(CAUSES))
+        for name in ordered:
+            if not math.isfinite(row[name]):
+                _stop(f"train/{name}", row[name], stop - len(pending) + offset + 1, checkpoints)
+
+
+def _refuse_non_finite(state: AlgorithmState, step: int, checkpoints: Checkpoints) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.variables):
+        values = np.asarray(leaf)
+        if not np.isfinite(values).all():
+            _stop(jax.tree_util.keystr(path), float("nan"), step, checkpoints)
+
+
+def _stop(name: str, value: float, step: int, checkpoints: Checkpoints) -> None:
+    last = checkpoints.manager.latest_step()
+    kept = "no checkpoint was written yet" if last is None else f"the checkpoint of {last} is kept"
+    raise UserError(
+        f"{name} became {value} at iteration {step}; {kept}. Smaller steps are the usual remedy: "
+        "lower_optimizer.step_size, upper_optimizer.step_size, or upper_optimizer.clip_norm=1"
+    )

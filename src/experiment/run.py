@@ -1,0 +1,177 @@
+"""One run, from a composed config to result.json."""
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from src.experiment.build import Experiment, build
+from src.experiment.checkpoint import Progress, claim, open_checkpoints
+from src.experiment.config import identity_of
+from src.experiment.errors import UserError
+from src.experiment.evaluation import Evaluate, make_evaluate
+from src.experiment.files import write_json
+from src.experiment.loop import Trained, better, evaluation_state, monitored, train
+from src.experiment.plots import learning_curves
+from src.experiment.provenance import peak_memory_mib, provenance
+from src.experiment.writers import (
+    Writer,
+    console_writer,
+    jsonl_writer,
+    read_rows,
+    wandb_writer,
+)
+
+MAX_LISTED_ENTRIES = 1000
+
+
+def run(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Train, evaluate, and write result.json; the result is also returned.
+
+    Raises UserError with a message for people; nothing of another run's folder is touched then.
+    """
+    if config.get("compilation_cache") is True:
+        _use_compilation_cache()
+    with jax.enable_x64(config.get("dtype") == "float64"):
+        experiment = build(config)
+        with _sole_writer(run_dir):
+            claim(run_dir, identity_of(config), experiment.settings.resume)
+            write_json(run_dir / "config.json", dict(config))
+            write_json(run_dir / "provenance.json", provenance())
+            return _train_and_score(experiment, config, run_dir)
+
+
+def _train_and_score(
+    experiment: Experiment, config: Mapping[str, Any], run_dir: Path
+) -> dict[str, Any]:
+    settings, algorithm = experiment.settings, experiment.algorithm
+    checkpoints = open_checkpoints(run_dir)
+    state = jax.jit(algorithm.init)(jax.random.fold_in(jax.random.key(settings.seed), 2**31 - 3))
+    best, progress = evaluation_state(state), Progress()
+    restored = checkpoints.restore(state, best)
+    if restored is not None:
+        state, best, progress = restored
+        print(f"resuming {run_dir} from iteration {progress.step}", file=sys.stderr)
+    if progress.step > settings.num_iterations:
+        raise UserError(
+            f"num_iterations={settings.num_iterations} is behind the checkpoint of {run_dir} "
+            f"(iteration {progress.step}); choose num_iterations={progress.step} or more, or "
+            "another hydra.run.dir"
+        )
+    evaluate = make_evaluate(
+        experiment.problem,
+        experiment.source,
+        algorithm,
+        seed=settings.seed,
+        num_lower_steps=settings.num_lower_steps,
+        batch_size=settings.meta_batch_size,
+    )
+    writer = _open_writers(experiment, config, run_dir, progress.step)
+    result, pictures = None, []
+    try:
+        trained = train(
+            settings,
+            experiment.monitor,
+            experiment.source,
+            algorithm,
+            evaluate,
+            checkpoints,
+            state,
+            best,
+            progress,
+            writer,
+        )
+        result = _result(experiment, evaluate, trained)
+        write_json(run_dir / "result.json", result)
+        title = f"{config['problem']['name']} — {config['method']['name']}, seed {settings.seed}"
+        curves = run_dir / "learning_curves.png"
+        if learning_curves(read_rows(run_dir / "metrics.jsonl"), curves, title):
+            pictures.append(curves)
+    finally:
+        writer.close(result, pictures)
+        checkpoints.manager.close()
+    return result
+
+
+def _result(experiment: Experiment, evaluate: Evaluate, trained: Trained) -> dict[str, Any]:
+    """Final scores under their logged names; those of the best state behind "best/"."""
+    settings, monitor = experiment.settings, experiment.monitor
+    final = evaluate(trained.state, "validation", settings.num_validation_tasks)
+    final |= evaluate(trained.state, "test", settings.num_test_tasks)
+    value = monitored(monitor, final)
+    if better(monitor, value, trained.progress.best_value):
+        best_step, best = settings.num_iterations, final
+    else:
+        best_step = trained.progress.best_step
+        best = evaluate(trained.best, "validation", settings.num_validation_tasks)
+        best |= evaluate(trained.best, "test", settings.num_test_tasks)
+    result: dict[str, Any] = {
+        **final,
+        **{f"best/{name}": value for name, value in best.items()},
+        "best/step": best_step,
+        "monitor": monitor.metric,
+        "iterations": settings.num_iterations,
+        "seconds": trained.progress.seconds,
+        "iterations_per_second": trained.iterations_per_second,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+    x = trained.state.variables["problem"]
+    if sum(leaf.size for leaf in jax.tree.leaves(x)) <= MAX_LISTED_ENTRIES:
+        result["upper_variable"] = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), x)
+    return result
+
+
+def _open_writers(
+    experiment: Experiment, config: Mapping[str, Any], run_dir: Path, resume_step: int
+) -> Writer:
+    """All chosen writers as one."""
+    chosen = experiment.writers
+    writers: list[Writer] = []
+    if chosen.wandb is not None:
+        writers.append(wandb_writer(chosen.wandb, run_dir, config))
+    if chosen.jsonl:
+        writers.append(jsonl_writer(run_dir / "metrics.jsonl", resume_step))
+    if chosen.console:
+        writers.append(console_writer(resume_step, experiment.settings.num_iterations))
+    return Writer(
+        progress=lambda *now: [w.progress(*now) for w in writers] and None,
+        log=lambda row: [w.log(row) for w in writers] and None,
+        close=lambda result, pictures: [w.close(result, pictures) for w in writers] and None,
+    )
+
+
+@contextmanager
+def _sole_writer(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder's lock. Raises UserError where it is held, or cannot be written."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(run_dir / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"hydra.run.dir={run_dir} cannot be written ({error.strerror}): choose another folder"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"another process is writing {run_dir}: wait for it, or choose another hydra.run.dir"
+            ) from error
+        yield
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for this project ($XDG_CACHE_HOME or ~/.cache, then bilevel)."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "bilevel"
+
+
+def _use_compilation_cache() -> None:
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,126 @@
+"""Where metrics go: console, JSONL, wandb, in any combination. The only file that knows wandb."""
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from src.experiment.config import WandbOptions, check
+from src.experiment.errors import UserError
+from src.experiment.files import write_text
+
+Row = dict[str, Any]
+
+
+class Writer(NamedTuple):
+    """progress(step, upper_loss, iterations/s) often; log(row) for each row; close(result, ok)."""
+
+    progress: Callable[[int, float, float], None]
+    log: Callable[[Row], None]
+    close: Callable[[Mapping[str, Any] | None, list[Path]], None]
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def console_writer(first: int, last: int) -> Writer:
+    """A progress bar on a terminal, a line at each validation anywhere."""
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn("{task.completed}/{task.total}"),
+        BarColumn(bar_width=None),
+        TextColumn("upper loss {task.fields[loss]:.4g}  {task.fields[rate]:.4g} it/s"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    bar.start()
+    line = bar.add_task("train", total=last, completed=first, loss=float("nan"), rate=0.0)
+
+    def log(row: Row) -> None:
+        held_out = {k: v for k, v in row.items() if k.startswith("validation/")}
+        if held_out:
+            shown = "  ".join(
+                f"{key} {value:.4g}" for key, value in held_out.items() if "_ci95" not in key
+            )
+            console.print(f"iteration {row['step']}: {shown}")
+
+    return Writer(
+        progress=lambda step, loss, rate: bar.update(line, completed=step, loss=loss, rate=rate),
+        log=log,
+        close=lambda result, pictures: bar.stop(),
+    )
+
+
+def jsonl_writer(path: Path, resume_step: int) -> Writer:
+    """One JSON object per line; rows after `resume_step`, or torn by a kill, are cut first."""
+    kept = [row for row in read_rows(path) if row["step"] <= resume_step]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by the writer)
+
+    def log(row: Row) -> None:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+    return Writer(progress=_nothing, log=log, close=lambda result, pictures: file.close())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The complete rows of a metrics file; [] where there is none."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def wandb_writer(options: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> Writer:
+    """A wandb run in the run folder, offline by default; resuming continues the same run id."""
+    checked = WandbOptions(**check("logger.wandb", WandbOptions.__annotations__, options))
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "logger: wandb is not installed; install it with `pip install wandb`, or choose "
+            "logger=[console,jsonl]"
+        ) from error
+    id_file = run_dir / "wandb_id.txt"
+    if not id_file.exists():
+        write_text(id_file, secrets.token_hex(4))
+    run = wandb.init(
+        dir=run_dir,
+        id=id_file.read_text(encoding="utf-8").strip(),
+        resume="allow",
+        mode=checked.mode,
+        project=checked.project,
+        group=checked.group,
+        tags=checked.tags,
+        name=f"{config['problem']['name']}-{config['method']['name']}-seed{config['seed']}",
+        config=dict(config),
+        settings=wandb.Settings(silent=True),
+    )
+
+    def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:
+        try:
+            if pictures:
+                run.log({f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures})
+            if result is not None:
+                scalars = {k: v for k, v in result.items() if isinstance(v, int | float)}
+                run.summary.update(scalars)
+        finally:
+            run.finish(exit_code=0 if result is not None else 1)
+
+    return Writer(
+        progress=_nothing, log=lambda row: run.log(row, step=row["step"]), close=close
+    )
