@@ -35,9 +35,7 @@ def compose(aggregation: Aggregation, optimizer: LowerOptimizer) -> LowerDynamic
         direction = jax.grad(mixed_objective, argnums=4)(
             problem, weights, context, task, state.y, batch
         )
-        y, slots = optimizer.update(
-            params["lower_optimizer"], direction, state.slots, state.y, k
-        )
+        y, slots = optimizer.update(params["lower_optimizer"], direction, state.slots, state.y, k)
         return LowerState(y, slots)
 
     def project(params: dict[str, Tree]) -> dict[str, Tree]:
@@ -71,4 +69,6 @@ def mixed_objective(
 
 def for_testing(aggregation: Aggregation) -> Aggregation:
     """The same aggregation where the labels of F must not be seen: weights (0, t)."""
-    return aggregation._replace(weights=aggregation.test_weights)
+    return aggregation._replace(
+        weights=aggregation.test_weights, formula="d_k = t grad_y f(x, y_{k-1})"
+    )

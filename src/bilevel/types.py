@@ -25,9 +25,7 @@ class Objective(Protocol):
 
 
 class ObjectiveWithMetrics(Protocol):
-    def __call__(
-        self, context: Tree, task: Tree, y: Tree, batch: Tree
-    ) -> tuple[Array, Metrics]:
+    def __call__(self, context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
         """F(x, y) as a scalar, and scalar metrics for people."""
         ...
 
@@ -106,9 +104,7 @@ class Aggregation(NamedTuple):
 
     init: Callable[[int], dict[str, Array]]
     weights: Callable[[Mapping[str, Array], Array], tuple[Array | float | None, Array | float]]
-    test_weights: Callable[
-        [Mapping[str, Array], Array], tuple[Array | float | None, Array | float]
-    ]
+    test_weights: Callable[[Mapping[str, Array], Array], tuple[Array | float | None, Array | float]]
     project: Callable[[dict[str, Array]], dict[str, Array]]
     formula: str
 

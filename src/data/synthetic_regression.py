@@ -21,9 +21,7 @@ def synthetic_regression(
             f"num_rows={list(num_rows)}, num_features={num_features}: every size must be at least 1"
         )
     if not 0 <= num_relevant <= num_features:
-        raise ValueError(
-            f"num_relevant={num_relevant} is outside 0..{num_features} (num_features)"
-        )
+        raise ValueError(f"num_relevant={num_relevant} is outside 0..{num_features} (num_features)")
     if not noise >= 0:
         raise ValueError(f"noise={noise} must not be negative")
     generator = np.random.default_rng(data_seed)

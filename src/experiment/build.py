@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_type_hints
 
+import jax
+
 from src.bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from src.bilevel.dynamics import compose, for_testing
 from src.bilevel.types import Algorithm, BilevelProblem, LowerDynamics, Roles, TaskSource
@@ -17,6 +19,7 @@ from src.experiment.config import (
     check,
     check_node,
     check_settings,
+    check_writers,
     takes,
 )
 from src.experiment.errors import UserError
@@ -40,9 +43,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     """Check everything, then build. Raises UserError before anything is compiled."""
     settings = check_settings(config)
     nodes = {path: check_node(path, config.get(path)) for path in NODES}
-    writers = Writers(
-        **check("logger", get_type_hints(Writers), config["logger"], Writers()._asdict())
-    )
+    writers = check_writers(config["logger"])
     labels = config["problem"]
     monitor = Monitor(**check("problem.monitor", get_type_hints(Monitor), labels["monitor"]))
 
@@ -79,6 +80,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         upper_optimizer,
         num_lower_steps=settings.num_lower_steps,
         meta_batch_size=settings.meta_batch_size,
+        tasks_at_once=_tasks_at_once(settings),
         lower_start=settings.lower_start,
     )
     module = sys.modules[hypergradient_node.factory.__module__]
@@ -93,6 +95,18 @@ def build(config: Mapping[str, Any]) -> Experiment:
         algorithm,
         module.DIFFERENTIATES,
     )
+
+
+def _tasks_at_once(settings: Settings) -> int:
+    """null: one on a CPU, where a task then stays in the cache; all of them on accelerators."""
+    if settings.tasks_at_once is None:
+        return 1 if jax.default_backend() == "cpu" else settings.meta_batch_size
+    if settings.tasks_at_once < 1 or settings.meta_batch_size % settings.tasks_at_once:
+        raise UserError(
+            f"tasks_at_once={settings.tasks_at_once} must divide meta_batch_size="
+            f"{settings.meta_batch_size}; choose tasks_at_once=null to follow the platform"
+        )
+    return settings.tasks_at_once
 
 
 def _present(nodes: Mapping[str, Node | None], path: str) -> Node:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.experiment.config import NODES, unknown_key
 from src.experiment.errors import UserError
 
 CONF = str(Path(__file__).resolve().parents[2] / "conf")
@@ -23,6 +26,20 @@ def run_for_people(main: Callable[[], object]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with refusals_as_messages(traceback=False):
         main()
+
+
+def compose_config(overrides: list[str]) -> tuple[DictConfig, str]:
+    """The composed config, and the run folder that a training run would get."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose("config", overrides=overrides, return_hydra_config=True)
+        run_dir = config.hydra.run.dir
+    with open_dict(config):
+        del config["hydra"]
+    return config, run_dir
 
 
 @contextmanager
@@ -60,11 +77,20 @@ def _message(error: Exception) -> str | None:
 def _composition_message(error: Exception) -> str:
     """Hydra's own message; for an unknown key ours, which knows the nearest one."""
     text = str(error).strip()
+    # Where Hydra searched is of no use to anyone but Hydra's authors.
+    text = text.partition("Config search path:")[0].strip().replace("\n\t", " ")
     first = text.splitlines()[0]
     if not first.startswith("Could not override '"):
         return text
-    from src.experiment.config import known_keys, unknown_key
-
     prefix, _, name = first.split("'")[1].rpartition(".")
-    known = known_keys(CONF, prefix, sys.argv[1:])
+    known = _known_keys(prefix)
     return unknown_key(f"{prefix}." if prefix else "", name, known) if known else text
+
+
+def _known_keys(path: str) -> list[str]:
+    """The keys at a dotted path of the composition; the group choices decide which it has."""
+    groups = {*NODES, "method", "experiment", "debug"}
+    chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in groups]
+    config, _ = compose_config(chosen)
+    node = OmegaConf.select(config, path) if path else config
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []

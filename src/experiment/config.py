@@ -46,6 +46,7 @@ class Settings(NamedTuple):
     num_iterations: int
     num_lower_steps: int
     meta_batch_size: int
+    tasks_at_once: int | None
     lower_start: Literal["fixed", "redrawn", "warm"]
     dtype: Literal["float32", "float64"]
     log_every: int
@@ -59,6 +60,8 @@ class Settings(NamedTuple):
 
 
 class WandbOptions(NamedTuple):
+    """conf/logger/wandb.yaml, where the meaning stands."""
+
     mode: Literal["offline", "online", "disabled"]
     project: str
     group: str | None
@@ -70,7 +73,7 @@ class Writers(NamedTuple):
 
     console: bool = False
     jsonl: bool = False
-    wandb: dict | None = None
+    wandb: WandbOptions | None = None
 
 
 class Node(NamedTuple):
@@ -119,6 +122,16 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def check_writers(logger: Mapping[str, Any]) -> Writers:
+    """The chosen writers. Raises UserError naming the key."""
+    given = dict(logger)
+    if given.get("wandb") is not None:
+        given["wandb"] = WandbOptions(
+            **check("logger.wandb", get_type_hints(WandbOptions), given["wandb"])
+        )
+    return Writers(**check("logger", get_type_hints(Writers), given, Writers()._asdict()))
+
+
 def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
     """The factory of a `_target_` node and its typed options; None where the target is null.
 
@@ -163,7 +176,9 @@ def check(
     if missing:
         raise UserError(f"{prefix}{missing[0]} is missing: add {prefix}{missing[0]}=...")
     tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-    schema: dict[str, Any] = {name: (kind, defaults.get(name, ...)) for name, kind in fields.items()}
+    schema: dict[str, Any] = {
+        name: (kind, defaults.get(name, ...)) for name, kind in fields.items()
+    }
     model = create_model("Options", __config__=ConfigDict(strict=True), **schema)
     try:
         checked = model(**tuples)
@@ -221,20 +236,3 @@ def _import(path: str, target: str) -> Callable:
     if not inspect.isfunction(factory):
         raise UserError(f"{path}._target_={target} is not a function")
     return factory
-
-
-def known_keys(conf: str, path: str, overrides: list[str]) -> list[str]:
-    """The keys at a dotted path of the composition, for the nearest-key hint; [] if none.
-
-    Only group choices among `overrides` are applied: they decide which keys a node has.
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    groups = {*NODES, "method"}
-    chosen = [text for text in overrides if text.partition("=")[0] in groups]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(conf, version_base="1.3"):
-        config = compose("config", overrides=chosen)
-    node = OmegaConf.select(config, path) if path else config
-    return [str(key) for key in node] if isinstance(node, DictConfig) else []

@@ -13,6 +13,7 @@ Evaluate = Callable[[AlgorithmState, str, int], dict[str, float]]
 
 _SPLITS = {"validation": 1, "test": 2}
 
+
 def make_evaluate(
     problem: BilevelProblem,
     source: TaskSource,

@@ -79,7 +79,8 @@ def train(
     step, pending = progress.step, list(progress.pending)
     best_value, best_step = progress.best_value, progress.best_step
     began = time.perf_counter() - progress.seconds
-    compiled_at = first_step = None  # the rate leaves the first chunk, which compiles, out
+    # Iterations and seconds in chunks, without the first chunk (it compiles) and evaluations.
+    timed_steps, timed_seconds, compiled = 0, 0.0, False
 
     while step < settings.num_iterations:
         stop = min(
@@ -89,17 +90,22 @@ def train(
                 for every in (settings.log_every, settings.eval_every, settings.checkpoint_every)
             ),
         )
+        chunk_began = time.perf_counter()
         state, rows = chunk(state, source.data, jnp.int32(step), jnp.int32(stop))
         rows = jax.device_get(rows)
         pending += [
             {name: float(column[i]) for name, column in rows.items()} for i in range(stop - step)
         ]
         _refuse_divergence(pending, stop, checkpoints)
-        step = stop
         now = time.perf_counter()
-        if compiled_at is None:
-            compiled_at, first_step = now, step
-        rate = (step - first_step) / (now - compiled_at) if now > compiled_at else 0.0
+        if compiled:
+            timed_steps, timed_seconds = (
+                timed_steps + stop - step,
+                timed_seconds + now - chunk_began,
+            )
+        compiled = True
+        rate = timed_steps / timed_seconds if timed_steps else 0.0
+        step = stop
         writer.progress(step, pending[-1]["upper_loss"], rate)
 
         row: dict = {}
@@ -127,12 +133,7 @@ def train(
                 step, tuple(pending), best_value, best_step, time.perf_counter() - began
             )
             checkpoints.save(state, best, progress)
-    ended = time.perf_counter()
-    rate = (
-        (step - first_step) / (ended - compiled_at)
-        if compiled_at is not None and first_step is not None and step > first_step
-        else 0.0
-    )
+    rate = timed_steps / timed_seconds if timed_steps else 0.0
     return Trained(state, best, progress, rate)
 
 

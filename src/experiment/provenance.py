@@ -19,7 +19,10 @@ def provenance() -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "git": {"revision": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))},
+        "git": {
+            "revision": _git("rev-parse", "HEAD"),
+            "dirty": bool(_git("status", "--porcelain")),
+        },
         "platform": platform.platform(),
         "devices": [str(device.device_kind) for device in jax.devices()],
     }

@@ -25,6 +25,7 @@ from src.experiment.writers import (
     console_writer,
     jsonl_writer,
     read_rows,
+    together,
     wandb_writer,
 )
 
@@ -73,7 +74,8 @@ def _train_and_score(
         batch_size=settings.meta_batch_size,
     )
     writer = _open_writers(experiment, config, run_dir, progress.step)
-    result, pictures = None, []
+    result: dict[str, Any] | None = None
+    pictures: list[Path] = []
     try:
         trained = train(
             settings,
@@ -96,6 +98,7 @@ def _train_and_score(
     finally:
         writer.close(result, pictures)
         checkpoints.manager.close()
+    assert result is not None  # otherwise an exception is on its way
     return result
 
 
@@ -130,7 +133,6 @@ def _result(experiment: Experiment, evaluate: Evaluate, trained: Trained) -> dic
 def _open_writers(
     experiment: Experiment, config: Mapping[str, Any], run_dir: Path, resume_step: int
 ) -> Writer:
-    """All chosen writers as one."""
     chosen = experiment.writers
     writers: list[Writer] = []
     if chosen.wandb is not None:
@@ -139,11 +141,7 @@ def _open_writers(
         writers.append(jsonl_writer(run_dir / "metrics.jsonl", resume_step))
     if chosen.console:
         writers.append(console_writer(resume_step, experiment.settings.num_iterations))
-    return Writer(
-        progress=lambda *now: [w.progress(*now) for w in writers] and None,
-        log=lambda row: [w.log(row) for w in writers] and None,
-        close=lambda result, pictures: [w.close(result, pictures) for w in writers] and None,
-    )
+    return together(writers)
 
 
 @contextmanager
@@ -161,7 +159,8 @@ def _sole_writer(run_dir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(
-                f"another process is writing {run_dir}: wait for it, or choose another hydra.run.dir"
+                f"another process is writing {run_dir}: wait for it, or choose another "
+                "hydra.run.dir"
             ) from error
         yield
 

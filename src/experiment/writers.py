@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from src.experiment.config import WandbOptions, check
+from src.experiment.config import WandbOptions
 from src.experiment.errors import UserError
 from src.experiment.files import write_text
 
@@ -23,6 +23,24 @@ class Writer(NamedTuple):
     progress: Callable[[int, float, float], None]
     log: Callable[[Row], None]
     close: Callable[[Mapping[str, Any] | None, list[Path]], None]
+
+
+def together(writers: list[Writer]) -> Writer:
+    """Several writers as one."""
+
+    def progress(step: int, upper_loss: float, rate: float) -> None:
+        for writer in writers:
+            writer.progress(step, upper_loss, rate)
+
+    def log(row: Row) -> None:
+        for writer in writers:
+            writer.log(row)
+
+    def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:
+        for writer in writers:
+            writer.close(result, pictures)
+
+    return Writer(progress, log, close)
 
 
 def _nothing(*_: Any) -> None:
@@ -85,9 +103,8 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def wandb_writer(options: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> Writer:
+def wandb_writer(options: WandbOptions, run_dir: Path, config: Mapping[str, Any]) -> Writer:
     """A wandb run in the run folder, offline by default; resuming continues the same run id."""
-    checked = WandbOptions(**check("logger.wandb", WandbOptions.__annotations__, options))
     try:
         import wandb
     except ImportError as error:
@@ -102,10 +119,10 @@ def wandb_writer(options: Mapping[str, Any], run_dir: Path, config: Mapping[str,
         dir=run_dir,
         id=id_file.read_text(encoding="utf-8").strip(),
         resume="allow",
-        mode=checked.mode,
-        project=checked.project,
-        group=checked.group,
-        tags=checked.tags,
+        mode=options.mode,
+        project=options.project,
+        group=options.group,
+        tags=options.tags,
         name=f"{config['problem']['name']}-{config['method']['name']}-seed{config['seed']}",
         config=dict(config),
         settings=wandb.Settings(silent=True),
@@ -121,6 +138,4 @@ def wandb_writer(options: Mapping[str, Any], run_dir: Path, config: Mapping[str,
         finally:
             run.finish(exit_code=0 if result is not None else 1)
 
-    return Writer(
-        progress=_nothing, log=lambda row: run.log(row, step=row["step"]), close=close
-    )
+    return Writer(progress=_nothing, log=lambda row: run.log(row, step=row["step"]), close=close)

@@ -1,0 +1,1 @@
+"""Networks as pure functions (init, apply), defined with haiku."""

@@ -32,9 +32,7 @@ def problem_from_objectives(
         del batch
         return lower(context, y, task)
 
-    def upper_objective(
-        context: Tree, task: Tree, y: Tree, batch: Tree
-    ) -> tuple[Array, Metrics]:
+    def upper_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
         del batch
         return upper(context, y, task), {}
 

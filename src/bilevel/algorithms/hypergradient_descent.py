@@ -8,14 +8,19 @@ One iteration on a meta-batch of n tasks:
 
 The pull-backs of `prepare` and of `init_lower` are taken outside the vmap over tasks: inside,
 shared convolution weights would get one gradient per task before the mean.
+
+The meta-batch may be walked in groups of `tasks_at_once` whose gradients are summed: the memory is
+that of one group, and on a CPU one task at a time stays in the cache, which is over twice as fast.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from src.bilevel.lower_solve import trajectory
 from src.bilevel.types import (
@@ -32,6 +37,23 @@ from src.bilevel.types import (
 LowerStart = Literal["fixed", "redrawn", "warm"]
 
 
+class Group(NamedTuple):
+    """Some tasks of the meta-batch with what belongs to each; leading axis: tasks."""
+
+    tasks: Tree
+    carry: Tree
+    start: Tree
+    keys: Array
+
+
+class Outcome(NamedTuple):
+    """What each task of a group reports; leading axis: tasks."""
+
+    metrics: Metrics
+    y: Tree
+    carry: Tree
+
+
 def hypergradient_descent(
     problem: BilevelProblem,
     dynamics: LowerDynamics,
@@ -41,21 +63,22 @@ def hypergradient_descent(
     *,
     num_lower_steps: int,
     meta_batch_size: int,
+    tasks_at_once: int,
     lower_start: LowerStart = "fixed",
 ) -> Algorithm:
     """Compose the four choices and an upper optimizer into an `Algorithm`.
 
     `test_dynamics` is what `adapt` runs (the same learned parameters, another aggregation).
     lower_start: y0 from one key (fixed), from a new key each iteration (redrawn), or the y_K of
-    the iteration before (warm; only for a persistent task).
+    the iteration before (warm; only for a persistent task). `tasks_at_once` divides
+    meta_batch_size.
     """
     # A fixed start is shared by all tasks (axis None): its gradient is averaged before pull-back.
     start_axis = None if lower_start == "fixed" else 0
 
-    def draw_start(key: Array, x: Tree) -> Tree:
+    def draw_start(fixed_key: Array, keys: Array, x: Tree) -> Tree:
         if lower_start == "fixed":
-            return problem.init_lower(key, x)
-        keys = jax.random.split(key, meta_batch_size)
+            return problem.init_lower(fixed_key, x)
         return jax.vmap(problem.init_lower, (0, None))(keys, x)
 
     def init(key: Array) -> AlgorithmState:
@@ -63,49 +86,60 @@ def hypergradient_descent(
         x = problem.init_upper(x_key)
         y0 = problem.init_lower(start_key, x)
         variables = {"problem": x, **dynamics.init_params(num_lower_steps, y0)}
-        start = {"fixed": start_key, "redrawn": (), "warm": draw_start(start_key, x)}[lower_start]
+        warm = draw_start(start_key, jax.random.split(start_key, meta_batch_size), x)
+        start = {"fixed": start_key, "redrawn": (), "warm": warm}[lower_start]
         carry = jax.vmap(lambda _: hypergradient.init(y0))(jnp.arange(meta_batch_size))
         return AlgorithmState(variables, upper_optimizer.init(variables), carry, start)
 
+    def of_group(x: Tree, params: Tree, y0_key: Array, group: Group) -> tuple[Tree, Outcome]:
+        """The summed gradient of some tasks, and what each of them reports (leading axis)."""
+        size = group.keys.shape[0]
+        prepare = jax.vmap(problem.prepare, (None, 0), axis_size=size)
+        context, pull_context = jax.vjp(lambda x: prepare(x, group.tasks), x)
+        if lower_start == "warm":
+            y0, pull_start = group.start, lambda _: (jax.tree.map(jnp.zeros_like, x),)
+        else:
+            y0, pull_start = jax.vjp(lambda x: draw_start(y0_key, group.keys, x), x)
+        output = jax.vmap(hypergradient.estimate, (0, 0, 0, None, start_axis, 0))(
+            group.carry, context, group.tasks, params, y0, group.keys
+        )
+        through_start = _sum(output.start_gradient) if start_axis is None else output.start_gradient
+        x_gradient = jax.tree.map(
+            jnp.add, *pull_context(output.context_gradient), *pull_start(through_start)
+        )
+        metrics = {
+            **jax.vmap(partial(lower_diagnostics, problem))(context, group.tasks, output.y),
+            "upper_loss": output.upper_loss,
+            **output.metrics,
+        }
+        gradient = {"problem": x_gradient, **_sum(output.params_gradient)}
+        return gradient, Outcome(metrics, output.y, output.carry)
+
     def step(state: AlgorithmState, key: Array, tasks: Tree) -> tuple[AlgorithmState, Metrics]:
         x, params = _split(state.variables)
-        start_key, estimate_key = jax.random.split(key)
-
-        prepare = jax.vmap(problem.prepare, (None, 0), axis_size=meta_batch_size)
-        context, pull_context = jax.vjp(lambda x: prepare(x, tasks), x)
-        if lower_start == "warm":
-            y0, pull_start = state.start, None
+        keys = jax.random.split(key, meta_batch_size)
+        y0_key = state.start if lower_start == "fixed" else key
+        warm = state.start if lower_start == "warm" else ()
+        everything = Group(tasks, state.carry, warm, keys)
+        if tasks_at_once == meta_batch_size:
+            total, outcome = of_group(x, params, y0_key, everything)
         else:
-            y0_key = state.start if lower_start == "fixed" else start_key
-            y0, pull_start = jax.vjp(lambda x: draw_start(y0_key, x), x)
-
-        output = jax.vmap(hypergradient.estimate, (0, 0, 0, None, start_axis, 0))(
-            state.carry, context, tasks, params, y0, jax.random.split(estimate_key, meta_batch_size)
-        )
-
-        (x_gradient,) = pull_context(_divide(output.context_gradient, meta_batch_size))
-        if pull_start is not None:
-            start_gradient = (
-                _mean(output.start_gradient)
-                if lower_start == "fixed"
-                else _divide(output.start_gradient, meta_batch_size)
+            total, outcome = _accumulate(
+                lambda group: of_group(x, params, y0_key, group), everything, tasks_at_once
             )
-            x_gradient = jax.tree.map(jnp.add, x_gradient, *pull_start(start_gradient))
-        gradient = {"problem": x_gradient, **_mean(output.params_gradient)}
+        gradient = jax.tree.map(lambda leaf: leaf / meta_batch_size, total)
 
         updates, upper_state = upper_optimizer.update(gradient, state.upper_state, state.variables)
         x, params = _split(optax.apply_updates(state.variables, updates))  # pyright: ignore
         variables = {"problem": x, **dynamics.project(params)}
 
         metrics = {
-            **_mean(jax.vmap(partial(lower_diagnostics, problem))(context, tasks, output.y)),
-            "upper_loss": output.upper_loss.mean(),
-            **_mean(dict(output.metrics)),
+            **jax.tree.map(jnp.mean, dict(outcome.metrics)),
             "hypergradient_norm": optax.tree.norm(gradient),
             **_learned_scalars(variables),
         }
-        start = output.y if lower_start == "warm" else state.start
-        return AlgorithmState(variables, upper_state, output.carry, start), metrics
+        start = outcome.y if lower_start == "warm" else state.start
+        return AlgorithmState(variables, upper_state, outcome.carry, start), metrics
 
     def adapt(state: AlgorithmState, key: Array, task: Tree, num_steps: int) -> Tree:
         x, params = _split(state.variables)
@@ -130,12 +164,25 @@ def _split(variables: dict[str, Tree]) -> tuple[Tree, dict[str, Tree]]:
     return variables["problem"], {k: v for k, v in variables.items() if k != "problem"}
 
 
-def _mean(tree: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: leaf.mean(axis=0), tree)
+def _accumulate(
+    of_group: Callable[[Group], tuple[Tree, Outcome]], everything: Group, size: int
+) -> tuple[Tree, Outcome]:
+    """Walk the tasks in groups of `size`: gradients summed, outcomes put back side by side."""
+    groups = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), everything)
+    shapes = jax.eval_shape(of_group, jax.tree.map(lambda leaf: leaf[0], groups))[0]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def body(total: Tree, group: Group) -> tuple[Tree, Outcome]:
+        gradient, outcome = of_group(group)
+        return jax.tree.map(jnp.add, total, gradient), outcome
+
+    total, outcomes = lax.scan(body, zeros, groups)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outcomes)
+    return total, flat
 
 
-def _divide(tree: Tree, number: int) -> Tree:
-    return jax.tree.map(lambda leaf: leaf / number, tree)
+def _sum(tree: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.sum(axis=0), tree)
 
 
 def _learned_scalars(variables: dict[str, Tree]) -> Metrics:

@@ -44,9 +44,7 @@ def _kept_steps(
         """`shift` = y0 - its frozen value: it enters behind the dropped steps (identity)."""
         state = frozen._replace(y=jax.tree.map(lambda y, d: y + d, frozen.y, shift))
         first = num_lower_steps - keep_last + 1
-        y = run_steps(
-            problem, dynamics, params, context, task, state, first, num_lower_steps
-        ).y
+        y = run_steps(problem, dynamics, params, context, task, state, first, num_lower_steps).y
         value, metrics = problem.upper_objective(context, task, y, None)
         return value, (y, metrics)
 

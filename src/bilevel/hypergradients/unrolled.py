@@ -54,9 +54,7 @@ def target(problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: in
         del context, params, y0
 
         def phi(context: Tree, params: Tree, y0: Tree) -> Array:
-            return solve_and_score(
-                problem, dynamics, num_lower_steps, context, task, params, y0
-            )[0]
+            return solve_and_score(problem, dynamics, num_lower_steps, context, task, params, y0)[0]
 
         return phi
 
@@ -74,9 +72,9 @@ def differentiate(
     y0: Tree,
 ) -> HypergradientOutput:
     """Value and reverse-mode gradients of scored(context, params, y0) -> F, (y_K, metrics)."""
-    (value, (y, metrics)), gradients = jax.value_and_grad(
-        scored, argnums=(0, 1, 2), has_aux=True
-    )(context, params, y0)
+    (value, (y, metrics)), gradients = jax.value_and_grad(scored, argnums=(0, 1, 2), has_aux=True)(
+        context, params, y0
+    )
     return HypergradientOutput(value, *gradients, y=y, metrics=metrics, carry=carry)
 
 
@@ -91,9 +89,7 @@ def unrolled(
         del key
 
         def scored(context: Tree, params: Tree, y0: Tree):
-            return solve_and_score(
-                problem, dynamics, num_lower_steps, context, task, params, y0
-            )
+            return solve_and_score(problem, dynamics, num_lower_steps, context, task, params, y0)
 
         return differentiate(scored, carry, context, params, y0)
 

@@ -1,0 +1,110 @@
+"""Describe: `python -m src.describe [overrides]` says what a configuration would do.
+
+Nothing is trained or compiled: shapes come from tracing.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from src.experiment.cli import compose_config, refusals_as_messages
+
+DIFFERENTIATED = {
+    "context": "x (pulled back from the context)",
+    "params": "the learned parameters of the lower step",
+    "start": "the start y0, where it depends on x",
+}
+
+
+def main() -> None:
+    """Print the description of the config that the command line composes."""
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        return
+    with refusals_as_messages(traceback="traceback=true" in sys.argv):
+        from src.experiment.config import resolve
+
+        config, run_dir = compose_config(sys.argv[1:])
+        print("\n".join(description(resolve(config), run_dir)))
+
+
+def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
+    """The lines that `python -m src.describe` prints. Raises UserError as a run would."""
+    import jax
+
+    from src.experiment.build import build
+
+    with jax.enable_x64(config.get("dtype") == "float64"):
+        experiment = build(config)
+        shapes = _shapes(experiment)
+    settings, problem = experiment.settings, experiment.problem
+    method = config["method"]
+    yield f"{config['problem']['name']} with {method['name']} ({method['reference']})"
+    yield ""
+    yield "  min over x of F(x, y*(x)),   y*(x) in argmin over y of f(x, y)"
+    yield f"  F   {problem.formulas['F']}"
+    yield f"  f   {problem.formulas['f']}"
+    yield f"  lower step k = 1..{settings.num_lower_steps}:  {experiment.dynamics.formula}"
+    if not experiment.source.persistent:
+        yield f"  when scored on held-out tasks:  {experiment.test_dynamics.formula}"
+    yield f"  y0: {settings.lower_start}"
+    yield ""
+    name = config["hypergradient"]["_target_"].rpartition(".")[2]
+    yield f"  hypergradient {name}: d F(x, y_K) with respect to"
+    yield from (f"      {DIFFERENTIATED[part]}" for part in experiment.differentiates)
+    upper = config["upper_optimizer"]
+    upper_name = upper["_target_"].rpartition(".")[2]
+    yield (
+        f"  upper optimizer {upper_name}, step size {upper['step_size']:g}"
+        f": {settings.num_iterations} iterations of {settings.meta_batch_size} "
+        + ("task" if settings.meta_batch_size == 1 else "tasks")
+    )
+    yield ""
+    for title, tree in shapes.items():
+        yield f"  {title}"
+        yield from _listed(tree)
+    yield ""
+    yield f"  monitored: {experiment.monitor.metric} ({experiment.monitor.mode})"
+    yield f"  results go to {run_dir}: result.json, metrics.jsonl, learning_curves.png, checkpoints"
+
+
+def _shapes(experiment: Any) -> dict[str, Any]:
+    """Shapes and dtypes of everything that a newcomer asks for."""
+    import jax
+
+    problem, settings = experiment.problem, experiment.settings
+
+    def everything(key):
+        task = jax.tree.map(
+            lambda leaf: leaf[0], experiment.source.sample(experiment.source.data, key, "train", 1)
+        )
+        x = problem.init_upper(key)
+        y = problem.init_lower(key, x)
+        params = experiment.dynamics.init_params(settings.num_lower_steps, y)
+        return task, x, problem.prepare(x, task), y, params
+
+    task, x, context, y, params = jax.eval_shape(everything, jax.random.key(0))
+    return {
+        "one task": task,
+        "x, the upper variable (learned)": x,
+        "context, what the objectives see of x": context,
+        "y, the lower variable": y,
+        "learned parameters of the lower step": params,
+    }
+
+
+def _listed(tree: Any) -> Iterator[str]:
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for path, leaf in leaves:
+        name = "/".join(str(getattr(part, "key", getattr(part, "idx", part))) for part in path)
+        yield f"      {name or '(array)':<32} {leaf.dtype!s:<8} {leaf.shape}"
+    if not leaves:
+        yield "      none"
+    elif len(leaves) > 1:
+        yield f"      {'total':<32} {sum(leaf.size for _, leaf in leaves):,} numbers"
+
+
+if __name__ == "__main__":
+    main()
