@@ -1,0 +1,66 @@
+"""What every test shares: float64, and builders of small things."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from src.data.image_classes import ImageClasses
+from src.experiment.cli import compose_config
+from src.experiment.config import resolve
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def config_of(*overrides: str) -> dict:
+    """A resolved configuration, as `python -m src.train` would get it."""
+    return resolve(compose_config(list(overrides))[0])
+
+
+def tiny_images(classes: int = 12, drawings: int = 6, size: int = 8) -> ImageClasses:
+    """Random images: every class its own pattern, every drawing noisy."""
+    generator = np.random.default_rng(0)
+    patterns = generator.integers(0, 256, (classes, 1, size, size, 1))
+    noise = generator.integers(-60, 60, (classes, drawings, size, size, 1))
+    images = np.clip(patterns + noise, 0, 255).astype(np.uint8)
+    thirds = np.array_split(np.arange(classes), 3)
+    names = tuple(f"made/{i:02d}" for i in range(classes))
+    return ImageClasses(
+        images, names, dict(zip(("train", "validation", "test"), thirds, strict=True))
+    )
+
+
+@pytest.fixture(scope="session")
+def omniglot_folder(tmp_path_factory) -> Path:
+    """A small file of the form of omniglot28.npz."""
+    generator = np.random.default_rng(1)
+    patterns = generator.random((30, 1, 28, 28)) < 0.2
+    flips = generator.random((30, 6, 28, 28)) < 0.05
+    images = np.where(patterns ^ flips, 0, 255).astype(np.uint8)
+    folder = tmp_path_factory.mktemp("omniglot")
+    names = np.array([f"alphabet{i // 10}/character{i % 10:02d}" for i in range(30)])
+    np.savez_compressed(folder / "omniglot28.npz", images=images, characters=names)
+    return folder
+
+
+def small_few_shot(folder: Path) -> list[str]:
+    """Overrides for a few-shot run of seconds."""
+    return [
+        "data=omniglot",
+        f"data.root={folder}",
+        "data.split_sizes=[18,6,6]",
+        "model.filters=4",
+        "problem.ways=3",
+        "problem.queries=4",
+        "num_lower_steps=2",
+        "meta_batch_size=2",
+        "num_validation_tasks=4",
+        "num_test_tasks=4",
+        "logger=[jsonl]",
+        "compilation_cache=false",
+    ]
