@@ -27,6 +27,7 @@ def lower_only() -> Aggregation:
         test_weights=lambda params, k: (None, 1.0),
         project=lambda params: params,
         formula="d_k = grad_y f(x, y_{k-1})",
+        sees_upper=False,
     )
 
 
@@ -91,6 +92,7 @@ def descent(
             f"alpha = {alpha:g}, s = {s:g}, t = {t:g}"
             + "".join(f", {name} = {value:g}" for name, value in options.items())
         ),
+        sees_upper=True,
     )
 
 

@@ -50,6 +50,7 @@ def compose(aggregation: Aggregation, optimizer: LowerOptimizer) -> LowerDynamic
         step=step,
         project=project,
         formula=f"{optimizer.formula};  {aggregation.formula}",
+        sees_upper=aggregation.sees_upper,
     )
 
 
@@ -70,5 +71,7 @@ def mixed_objective(
 def for_testing(aggregation: Aggregation) -> Aggregation:
     """The same aggregation where the labels of F must not be seen: weights (0, t)."""
     return aggregation._replace(
-        weights=aggregation.test_weights, formula="d_k = t grad_y f(x, y_{k-1})"
+        weights=aggregation.test_weights,
+        formula="d_k = t grad_y f(x, y_{k-1})",
+        sees_upper=False,
     )

@@ -100,6 +100,7 @@ class Aggregation(NamedTuple):
     test_weights(params, k) -> the same where the query labels must not be seen: (None, t)
     project(params) -> params inside their bounds
     formula                            d_k in words, for `python -m src.describe`
+    sees_upper                         whether `weights` ever lets F (and its labels) in
     """
 
     init: Callable[[int], dict[str, Array]]
@@ -107,6 +108,7 @@ class Aggregation(NamedTuple):
     test_weights: Callable[[Mapping[str, Array], Array], tuple[Array | float | None, Array | float]]
     project: Callable[[dict[str, Array]], dict[str, Array]]
     formula: str
+    sees_upper: bool
 
 
 class LowerOptimizer(NamedTuple):
@@ -138,6 +140,7 @@ class LowerDynamics(NamedTuple):
     init_params(K, y0), init(params, y0) -> LowerState
     step(problem, params, context, task, state, k, batch) -> LowerState
     project(params) -> params inside their bounds
+    sees_upper                         as in Aggregation
     """
 
     init_params: Callable[[int, Tree], dict[str, Tree]]
@@ -145,6 +148,7 @@ class LowerDynamics(NamedTuple):
     step: Callable[..., LowerState]
     project: Callable[[dict[str, Tree]], dict[str, Tree]]
     formula: str
+    sees_upper: bool
 
 
 class HypergradientOutput(NamedTuple):

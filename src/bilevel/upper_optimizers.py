@@ -18,6 +18,11 @@ def adam(
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, ICLR 2015, Alg. 1). Raises ValueError on a value outside its range."""
+    for name, value in (("b1", b1), ("b2", b2)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value} is outside [0, 1); choose for example {name}=0.9")
+    if not eps > 0:
+        raise ValueError(f"eps={eps} must be positive; choose for example eps=1e-8")
     return _chain(optax.scale_by_adam(b1, b2, eps), step_size, decay, clip_value, clip_norm)
 
 

@@ -110,7 +110,7 @@ def hypergradient_descent(
         metrics = {
             **jax.vmap(partial(lower_diagnostics, problem))(context, group.tasks, output.y),
             "upper_loss": output.upper_loss,
-            **output.metrics,
+            **_named(output.metrics, dynamics),
         }
         gradient = {"problem": x_gradient, **_sum(output.params_gradient)}
         return gradient, Outcome(metrics, output.y, output.carry)
@@ -179,6 +179,12 @@ def _accumulate(
     total, outcomes = lax.scan(body, zeros, groups)
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outcomes)
     return total, flat
+
+
+def _named(metrics: Metrics, dynamics: LowerDynamics) -> Metrics:
+    """Scores of F at y_K, marked where the lower steps have already descended F on that data."""
+    suffix = "_labels_seen" if dynamics.sees_upper else ""
+    return {f"{name}{suffix}": value for name, value in metrics.items()}
 
 
 def _sum(tree: Tree) -> Tree:

@@ -1,0 +1,57 @@
+# Everything runs in .venv, which any target makes on first use. Only Python >= 3.11 and make are
+# needed. Options for a run: make train ARGS="method=rhg problem=counterexample"
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train describe figures notebook lint format test clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed  ## make .venv with what a run needs
+
+train: $(VENV)/.installed  ## run the main job: BDA on few-shot classification of letters
+	$(RUN) src.train $(ARGS)
+
+describe: $(VENV)/.installed  ## say what a run would do, without running it
+	@$(RUN) src.describe $(ARGS)
+
+figures: $(VENV)/.installed  ## remake the figures and tables under docs/
+	$(RUN) src.report
+
+notebook: $(VENV)/.installed-notebook  ## open the notebooks
+	$(BIN)/jupyter lab notebooks
+
+lint: $(VENV)/.installed-dev  ## format check, lint, types, import rules
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev  ## format the code and mend what lint can mend
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+test: $(VENV)/.installed-dev  ## run the tests (ARGS="-k name" for some of them)
+	$(RUN) pytest --numprocesses auto $(ARGS)
+
+clean:  ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: \
+	$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "making $(VENV), once: about a minute"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@

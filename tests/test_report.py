@@ -1,0 +1,39 @@
+"""The published table and figure: what is found equals what theory says, law by law."""
+
+import numpy as np
+import pytest
+
+from src.report import LAWS, closed_form, main, recommended, solve
+
+
+@pytest.mark.parametrize("law", [None, *LAWS])
+def test_what_is_found_is_what_theory_says(law):
+    settings = recommended() | {"num_iterations": 150}
+    result = solve(settings, law)
+    weights = result.weights(settings["num_lower_steps"])
+    x, value = closed_form(weights, settings["lower_step_size"])
+    assert result.iterates[-1] == pytest.approx(x, abs=1e-6)
+    assert float(result.phi(np.float64(x))) == pytest.approx(value, rel=1e-9)
+    # The closed form is a minimum of phi, not only a point of it.
+    assert all(float(result.phi(np.float64(x + d))) > value for d in (-0.01, 0.01))
+
+
+def test_the_known_answers():
+    settings = recommended()
+    rhg = closed_form(np.tile([0.0, 1.0], (40, 1)), settings["lower_step_size"])
+    bda = closed_form(np.tile([0.5, 0.5], (40, 1)), settings["lower_step_size"])
+    few_steps = closed_form(np.tile([0.0, 1.0], (5, 1)), 0.1)
+    assert rhg == pytest.approx((0.5, 0.25), abs=1e-9)
+    assert bda == pytest.approx((1.0, 0.0), abs=1e-9)
+    c = 1 - 0.9**5
+    assert few_steps[0] == pytest.approx(c / (1 + c**2), rel=1e-12)
+
+
+def test_everything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
+    monkeypatch.setattr("src.report.LAWS", ("constant", "harmonic"))
+    monkeypatch.setattr("src.report.LARGER_K", (50,))
+    main()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["counterexample.png", "laws.md"]
+    assert (tmp_path / "laws.md").read_text().count("| harmonic |") == 1
+    assert "| constant |" in capsys.readouterr().out

@@ -1,0 +1,82 @@
+"""Upper optimizers against their update rules, written out by hand."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from src.bilevel import upper_optimizers
+
+GRADIENTS = [np.array([3.0, -0.5]), np.array([1.0, 0.2]), np.array([-2.0, 0.1])]
+STEP, DECAY = 0.1, 0.5
+
+
+def moved(optimizer):
+    x = np.array([1.0, 1.0])
+    state = optimizer.init(x)
+    for gradient in GRADIENTS:
+        updates, state = optimizer.update(gradient, state, x)
+        x = x + np.asarray(updates)
+    return x
+
+
+def rates():
+    return [STEP / (1 + DECAY * n) for n in range(len(GRADIENTS))]
+
+
+def test_sgd_with_inverse_time_decay():
+    expected = 1 - sum(rate * g for rate, g in zip(rates(), GRADIENTS, strict=True))
+    found = moved(upper_optimizers.sgd(step_size=STEP, decay=DECAY))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_momentum_is_heavy_ball():
+    x, buffer = np.array([1.0, 1.0]), np.zeros(2)
+    for rate, gradient in zip(rates(), GRADIENTS, strict=True):
+        buffer = 0.7 * buffer + gradient
+        x = x - rate * buffer
+    found = moved(upper_optimizers.momentum(step_size=STEP, momentum=0.7, decay=DECAY))
+    np.testing.assert_allclose(found, x, rtol=1e-12)
+
+
+def test_adam_by_its_algorithm():
+    x, m, v = np.array([1.0, 1.0]), np.zeros(2), np.zeros(2)
+    for n, (rate, gradient) in enumerate(zip(rates(), GRADIENTS, strict=True), start=1):
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        x = x - rate * (m / (1 - 0.9**n)) / (np.sqrt(v / (1 - 0.999**n)) + 1e-8)
+    found = moved(upper_optimizers.adam(step_size=STEP, decay=DECAY))
+    np.testing.assert_allclose(found, x, rtol=1e-9)
+
+
+def test_clipping_by_value_then_by_norm():
+    def clipped(gradient):
+        gradient = np.clip(gradient, -0.4, 0.4)
+        return gradient * min(1.0, 0.3 / np.linalg.norm(gradient))
+
+    expected = 1 - STEP * sum(map(clipped, GRADIENTS))
+    found = moved(upper_optimizers.sgd(step_size=STEP, clip_value=0.4, clip_norm=0.3))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+FACTORIES = [
+    value
+    for name, value in vars(upper_optimizers).items()
+    if inspect.isfunction(value) and not name.startswith("_")
+]
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("step_size", 0.0),
+        ("step_size", -1.0),
+        ("decay", -1.0),
+        ("clip_value", 0.0),
+        ("clip_norm", -2.0),
+    ],
+)
+def test_values_out_of_range_are_refused(factory, name, value):
+    options = {"step_size": 0.1, name: value}
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        factory(**options)
