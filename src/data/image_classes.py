@@ -1,18 +1,97 @@
+"""Classes of images, and the split of the classes into training, validation and test."""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+SPLITS = ("train", "validation", "test")
+
 
 class ImageClasses(NamedTuple):
-    images: np.ndarray
-    names: tuple[str, ...]
-    splits: dict[str, np.ndarray]
+    """Drawings of characters: uint8 with 255 for ink and 0 for paper."""
+
+    images: np.ndarray  # (classes, drawings, height, width, channels)
+    names: tuple[str, ...]  # "script/character", sorted
+    splits: dict[str, np.ndarray]  # "train", "validation", "test": indices of classes
 
 
-def split_classes(names, sizes, seed, by_group=False):
-    order = np.random.default_rng(seed).permutation(len(names))
-    cuts = np.cumsum((0,) + tuple(sizes))
+def split_classes(
+    names: Sequence[str], sizes: Sequence[int], seed: int, by_group: bool = False
+) -> dict[str, np.ndarray]:
+    """{"train", "validation", "test"}: sorted, disjoint int indices into `names`, `sizes` of each.
+
+    A function of the set of names, not of their order. by_group: a group, which is what a name has
+    before its first "/", gives classes to one split only. Raises ValueError on sizes that cannot
+    be had.
+    """
+    key = f"split_sizes={list(sizes)}"
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(
+            f"{key} must be three counts of at least 1, of the characters for training, "
+            "validation and test; choose for example split_sizes=[60,20,20]"
+        )
+    if sum(sizes) > len(names):
+        raise ValueError(
+            f"{key} asks for {sum(sizes)} characters, but the data set has {len(names)}; "
+            f"choose {_fitting(sizes, len(names))}"
+        )
+    generator = np.random.default_rng(seed)
+    by_name = np.array(sorted(range(len(names)), key=lambda i: names[i]))
+    order = by_name[generator.permutation(len(names))]
+    if by_group:
+        groups = [str(names[i]).partition("/")[0] for i in order]
+        owner = _assign(groups, sizes, generator, key)
+        parts = [order[[owner[g] == split for g in groups]] for split in range(3)]
+    else:
+        parts = np.split(order, np.cumsum(sizes))[:3]
     return {
-        s: np.sort(order[cuts[i] : cuts[i + 1]])
-        for i, s in enumerate(("train", "validation", "test"))
+        split: np.sort(part[:size]) for split, part, size in zip(SPLITS, parts, sizes, strict=True)
     }
+
+
+def _assign(
+    groups: list[str], sizes: Sequence[int], generator: np.random.Generator, key: str
+) -> dict[str, int]:
+    """The split (0, 1, 2) of each group, so that every split gets at least its size.
+
+    Groups come in random order, and each goes to a random split from which the sizes can still be
+    reached. `reachable[i][v]` is a set of bits: bit t says that with v classes in validation and
+    t in test, the groups from i on can be shared out; all else goes to training.
+    """
+    shuffled = generator.permutation(sorted(set(groups)))
+    sizes_of = {str(group): groups.count(group) for group in shuffled}
+    spare = len(groups) - sum(sizes)
+    last = [0] * sizes[1] + [((1 << (spare - v + 1)) - 1) << sizes[2] for v in range(spare + 1)]
+    reachable = [last]
+    for count in reversed(sizes_of.values()):
+        after = reachable[0]
+        more = after[count:] + [0] * min(count, len(after))
+        now = [a | (a >> count) | b for a, b in zip(after, more, strict=True)]
+        reachable.insert(0, now)
+    if not reachable[0][0] & 1:
+        listed = ", ".join(f"{group} {count}" for group, count in sorted(sizes_of.items()))
+        raise ValueError(
+            f"{key} cannot be had from whole scripts, since none may be in two splits and they "
+            f"have these sizes: {listed}; choose smaller split_sizes, or split_by_script=false"
+        )
+    owner, validation, test = {}, 0, 0
+    for (group, count), after in zip(sizes_of.items(), reachable[1:], strict=True):
+        for split in generator.permutation(3):
+            v, t = validation + count * (split == 1), test + count * (split == 2)
+            if v < len(after) and (after[v] >> int(t)) & 1:
+                owner[group], validation, test = int(split), v, t
+                break
+    return owner
+
+
+def _fitting(sizes: Sequence[int], total: int) -> str:
+    """The same sizes with less for training if that fits, or else in the same proportions."""
+    train = total - sizes[1] - sizes[2]
+    if train < 1:
+        if total < 3:
+            return "a data set with at least 3 characters"
+        held = [max(size * total // sum(sizes), 1) for size in sizes[1:]]
+        held = [min(size, (total - 1) // 2) for size in held]
+        train, sizes = total - sum(held), [train, *held]
+    return f"split_sizes=[{train},{sizes[1]},{sizes[2]}] or smaller"

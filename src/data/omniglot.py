@@ -1,6 +1,7 @@
 """Omniglot at 28x28 from one npz file."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,9 @@ def omniglot(
             "which needs no file"
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             images, names = archive["images"], archive["characters"]
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"root={root}: {FILE} is damaged or not the file that is meant ({error}); copy it again"
         ) from error
@@ -46,7 +47,8 @@ def omniglot(
         )
     if names.shape != images.shape[:1] or names.dtype.kind != "U":
         raise ValueError(
-            f"root={root}: {FILE} names {names.shape} classes but holds {images.shape[0]}"
+            f"root={root}: `characters` of {FILE} is {names.dtype} {names.shape}, but a text for "
+            f"each of the {images.shape[0]} classes is needed"
         )
     order = np.argsort(names)
     sorted_names = tuple(str(name) for name in names[order])

@@ -14,7 +14,7 @@ def synthetic_regression(
     """{split: {"inputs": (rows, p), "targets": (rows,)}}: targets = inputs w + noise N(0, 1).
 
     w is N(0, 1) in `num_relevant` entries and 0 elsewhere. Raises ValueError on sizes below 1, on
-    more relevant features than features, or on negative noise.
+    more relevant features than features, or on negative noise or seed.
     """
     if num_features < 1 or min(num_rows) < 1:
         raise ValueError(
@@ -24,6 +24,8 @@ def synthetic_regression(
         raise ValueError(f"num_relevant={num_relevant} is outside 0..{num_features} (num_features)")
     if not noise >= 0:
         raise ValueError(f"noise={noise} must not be negative")
+    if data_seed < 0:
+        raise ValueError(f"data_seed={data_seed} must not be negative")
     generator = np.random.default_rng(data_seed)
     weights = np.zeros(num_features)
     relevant = generator.permutation(num_features)[:num_relevant]
