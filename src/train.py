@@ -31,16 +31,27 @@ def main(config: DictConfig) -> float:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """The scores of a result with their intervals, and its speed."""
-    lines = []
-    for name, value in result.items():
-        if "/" in name and isinstance(value, float) and not name.endswith("_ci95"):
-            interval = result.get(f"{name}_ci95")
-            lines.append(
-                f"{name}: {value:.6g}" + (f" +- {interval:.2g}" if interval is not None else "")
-            )
-    lines.append(f"{result['iterations_per_second']:.4g} iterations/s, {result['seconds']:.1f} s")
-    return "\n".join(lines)
+    """The test scores of the last and of the best state with their intervals, and the speed."""
+    columns = {f"last state (iteration {result['iterations']})": ""}
+    if result["best/step"] != result["iterations"]:
+        columns[f"best by {result['monitor']} (iteration {result['best/step']})"] = "best/"
+    names = [key for key in result if key.startswith("test/") and not key.endswith("_ci95")]
+    table = [["", *columns]]
+    table += [
+        [name, *(_score(result, prefix + name) for prefix in columns.values())] for name in names
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+    speed = f"{result['iterations_per_second']:.4g} iterations/s, {result['seconds']:.1f} s in all"
+    return "\n".join([*lines, speed])
+
+
+def _score(result: Mapping[str, Any], name: str) -> str:
+    interval = result.get(f"{name}_ci95")
+    return f"{result[name]:.6g}" + ("" if interval is None else f" +- {interval:.2g}")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from src.experiment.writers import Row
 # One panel each; a row's metrics are sorted into them by the end of their names.
 PANELS = {
     "loss": ("upper_loss", "lower_loss"),
-    "accuracy": ("accuracy",),
+    "accuracy": ("accuracy", "accuracy_labels_seen"),
     "error": ("error",),
     "gradient norm": ("hypergradient_norm", "stationarity_norm"),
     "learned": ("alpha", "/s", "/t", "step_size"),
 }
 LOGARITHMIC = {"gradient norm", "error"}
+WIDE = 20  # a logarithmic axis needs values that differ by more than this factor
 
 
 def learning_curves(rows: list[Row], path: Path, title: str) -> bool:
@@ -30,14 +31,19 @@ def learning_curves(rows: list[Row], path: Path, title: str) -> bool:
     for axes, (name, columns) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        positive = all(value > 0 for _, values in columns.values() for value in values)
+        colours: dict[str, str] = {}
         for metric, (steps, values) in sorted(columns.items()):
-            held_out = not metric.startswith("train/")
-            label = metric.removeprefix("train/").replace("_", " ")
+            split, _, quantity = metric.partition("/")
+            # Training and validation of one quantity share a colour; validation has dots.
+            colour = colours.setdefault(quantity.removesuffix("_labels_seen"), f"C{len(colours)}")
+            held_out = split != "train"
+            label = f"{split} {quantity.replace('_', ' ')}"
             # A single point is invisible as a line.
             marker = "o" if held_out or len(steps) == 1 else None
-            axes.plot(steps, values, label=label, marker=marker, markersize=3, linewidth=1.3)
-        if name in LOGARITHMIC and positive:
+            style = "--" if held_out else "-"
+            axes.plot(steps, values, colour + style, label=label, marker=marker, markersize=4)
+        values = [value for _, column in columns.values() for value in column]
+        if name in LOGARITHMIC and min(values) > 0 and max(values) > WIDE * min(values):
             axes.set_yscale("log")
         axes.set_xlabel("iteration")
         axes.set_title(name, fontsize=10)

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +38,9 @@ def together(writers: list[Writer]) -> Writer:
             writer.log(row)
 
     def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:
-        for writer in writers:
-            writer.close(result, pictures)
+        with ExitStack() as stack:  # closes each, whatever happens to the others
+            for writer in reversed(writers):
+                stack.callback(writer.close, result, pictures)
 
     return Writer(progress, log, close)
 
@@ -62,12 +64,15 @@ def console_writer(first: int, last: int) -> Writer:
     line = bar.add_task("train", total=last, completed=first, loss=float("nan"), rate=0.0)
 
     def log(row: Row) -> None:
-        held_out = {k: v for k, v in row.items() if k.startswith("validation/")}
-        if held_out:
-            shown = "  ".join(
-                f"{key} {value:.4g}" for key, value in held_out.items() if "_ci95" not in key
-            )
-            console.print(f"iteration {row['step']}: {shown}")
+        prefix = "validation/"
+        scores = {
+            key.removeprefix(prefix): value
+            for key, value in row.items()
+            if key.startswith(prefix) and not key.endswith("_ci95")
+        }
+        if scores:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            console.print(f"iteration {row['step']}, validation: {shown}", soft_wrap=True)
 
     return Writer(
         progress=lambda step, loss, rate: bar.update(line, completed=step, loss=loss, rate=rate),
