@@ -1,6 +1,12 @@
 """What every test shares: float64, and builders of small things."""
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,11 +16,20 @@ from src.data.image_classes import ImageClasses
 from src.experiment.cli import compose_config
 from src.experiment.config import resolve
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 @pytest.fixture(autouse=True)
 def _float64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """Each pytest worker compiles a program once: most of a small run is compilation."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def config_of(*overrides: str) -> dict:
@@ -55,6 +70,7 @@ def small_few_shot(folder: Path) -> list[str]:
         f"data.root={folder}",
         "data.split_sizes=[18,6,6]",
         "model.filters=4",
+        "model.num_blocks=2",
         "problem.ways=3",
         "problem.queries=4",
         "num_lower_steps=2",
@@ -64,3 +80,35 @@ def small_few_shot(folder: Path) -> list[str]:
         "logger=[jsonl]",
         "compilation_cache=false",
     ]
+
+
+# A run of a problem that is its own data, without a trace outside its folder.
+QUIET = ["logger=[jsonl]", "compilation_cache=false"]
+
+# What differs between two runs of the same numbers.
+TIMINGS = ("seconds", "iterations_per_second", "peak_memory_mib")
+
+
+def without_timings(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in TIMINGS}
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; a row that is still being written is left out."""
+    path = folder / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def python(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """`python *arguments`, as a person would call it from the root of the repository."""
+    inherited = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )

@@ -11,6 +11,7 @@ from src.bilevel.dynamics import compose, for_testing
 from src.bilevel.types import Algorithm, BilevelProblem, LowerDynamics, Roles, TaskSource
 from src.experiment.config import (
     NODES,
+    Method,
     Monitor,
     Node,
     Settings,
@@ -20,6 +21,7 @@ from src.experiment.config import (
     check_node,
     check_settings,
     check_writers,
+    misfit,
     takes,
 )
 from src.experiment.errors import UserError
@@ -43,7 +45,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     """Check everything, then build. Raises UserError before anything is compiled."""
     settings = check_settings(config)
     nodes = {path: check_node(path, config.get(path)) for path in NODES}
-    writers = check_writers(config["logger"])
+    writers = check_writers(config.get("logger") or {})
+    method = check("method", get_type_hints(Method), config.get("method") or {})
     labels = config["problem"]
     monitor = Monitor(**check("problem.monitor", get_type_hints(Monitor), labels["monitor"]))
 
@@ -51,7 +54,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     optimizer = call(_present(nodes, "lower_optimizer"))
     dynamics = compose(aggregation, optimizer)
     upper_optimizer = call(_present(nodes, "upper_optimizer"))
-    problem, source = _build_problem(nodes, config["method"])
+    problem, source = _build_problem(nodes, Method(**method))
     if source.persistent and settings.meta_batch_size != 1:
         raise UserError(
             f"meta_batch_size={settings.meta_batch_size}: problem={labels['name']} is one fixed "
@@ -117,24 +120,33 @@ def _present(nodes: Mapping[str, Node | None], path: str) -> Node:
 
 
 def _build_problem(
-    nodes: Mapping[str, Node | None], method: Mapping[str, Any]
+    nodes: Mapping[str, Node | None], method: Method
 ) -> tuple[BilevelProblem, TaskSource]:
     """Give the problem what its factory names, and refuse what it cannot use."""
     node = _present(nodes, "problem")
-    roles = Roles(lower_variable=method["lower_variable"], learn_start=method["learn_start"])
+    roles = Roles(lower_variable=method.lower_variable, learn_start=method.learn_start)
     if not takes(node, "roles") and roles.learn_start:
         raise UserError(
-            f"method={method['name']} learns the start of the lower level, but "
+            f"method={method.name} learns the start of the lower level, but "
             f"problem={node.factory.__name__} has no start to learn; choose a method with "
             "method.learn_start=false, such as method=rhg or method=bda"
         )
     supplied: dict[str, Any] = {"roles": roles}
     for name in ("data", "model"):
         if takes(node, name) and nodes[name] is None:
-            raise UserError(f"{name}=none, but problem={node.factory.__name__} needs one")
+            raise UserError(
+                f"{name}=none, but problem={node.factory.__name__} needs one: leave {name} out and "
+                "the problem chooses"
+            )
         if not takes(node, name) and nodes[name] is not None:
             raise UserError(
                 f"{name} is set, but problem={node.factory.__name__} uses none; choose {name}=none"
             )
-        supplied[name] = call(_present(nodes, name)) if takes(node, name) else None
+        if not takes(node, name):
+            continue
+        given = _present(nodes, name)
+        reason = misfit(node, name, given)
+        if reason is not None:
+            raise UserError(reason)
+        supplied[name] = call(given)
     return call(node, **supplied)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import print_exc
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -53,7 +54,11 @@ def refusals_as_messages(traceback: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit("stopped by the keyboard; run the same command in the same folder to resume")
     except Exception as error:
-        message = None if traceback else _message(error)
+        if traceback:
+            # Printed here, since a caller further up may turn the error into a message.
+            print_exc()
+            sys.exit(1)
+        message = _message(error)
         if message is None:
             raise
         sys.exit(f"error: {message}")
@@ -67,6 +72,8 @@ def _message(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition_message(error)
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        return f"{error}: choose a file of conf/ for each group, such as data=none"
     if isinstance(error, OSError) and error.filename is not None:
         return (
             f"{error.filename} cannot be written ({error.strerror}): choose another hydra.run.dir"
@@ -89,8 +96,13 @@ def _composition_message(error: Exception) -> str:
 
 def _known_keys(path: str) -> list[str]:
     """The keys at a dotted path of the composition; the group choices decide which it has."""
+    from hydra.errors import HydraException
+
     groups = {*NODES, "method", "experiment", "debug"}
     chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in groups]
-    config, _ = compose_config(chosen)
+    try:
+        config, _ = compose_config(chosen)
+    except HydraException:  # a choice that does not exist either
+        return []
     node = OmegaConf.select(config, path) if path else config
     return [str(key) for key in node] if isinstance(node, DictConfig) else []

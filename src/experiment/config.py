@@ -6,9 +6,10 @@ supplied by the builder. No option is written down twice.
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, NamedTuple, get_type_hints
+from typing import Any, Literal, NamedTuple, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,7 +20,6 @@ from src.experiment.errors import UserError
 # What a node says beside its factory's options, for people and for other nodes.
 NODE_LABELS = {
     "problem": {"name", "recommended", "monitor"},
-    "method": {"name", "reference", "lower_variable", "learn_start"},
 }
 NODES = (
     "aggregation",
@@ -37,6 +37,15 @@ class Monitor(NamedTuple):
 
     metric: str
     mode: Literal["min", "max"]
+
+
+class Method(NamedTuple):
+    """conf/method/*.yaml beside the groups that it chooses: names for people, and the roles."""
+
+    name: str
+    reference: str
+    lower_variable: Literal["head", "all"]
+    learn_start: bool
 
 
 class Settings(NamedTuple):
@@ -117,8 +126,11 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
     ):
         if getattr(settings, name) < 1:
             raise UserError(f"{name}={getattr(settings, name)} must be at least 1")
-    if settings.seed < 0:
-        raise UserError(f"seed={settings.seed} must not be negative")
+    # Beyond 32 bits, jax.random.key would silently take another seed's key.
+    if not 0 <= settings.seed < 2**32:
+        raise UserError(
+            f"seed={settings.seed} is outside 0..{2**32 - 1}; choose for example seed=0"
+        )
     return settings
 
 
@@ -203,7 +215,7 @@ def unknown_key(prefix: str, name: str, known: Mapping[str, Any] | list[str]) ->
 def call(node: Node, **supplied: Any) -> Any:
     """Call the factory with its options and the positional arguments that it names.
 
-    A factory's ValueError starts with its own `name=value`; the node's path goes in front.
+    A factory's ValueError starts with the option's name; the node's path makes it a full key.
     """
     wanted = [
         name
@@ -213,7 +225,21 @@ def call(node: Node, **supplied: Any) -> Any:
     try:
         return node.factory(*(supplied[name] for name in wanted), **node.options)
     except (ValueError, OSError) as error:
-        raise UserError(f"{node.path}.{error}") from error
+        about_option = re.split("[= ]", str(error))[0] in node.options
+        raise UserError(f"{node.path}{'.' if about_option else ': '}{error}") from error
+
+
+def misfit(node: Node, name: str, given: Node) -> str | None:
+    """Why the factory of `given` cannot supply the argument `name`, told by their annotations."""
+    wanted, found = get_type_hints(node.factory)[name], get_type_hints(given.factory)["return"]
+    kinds = [get_origin(annotation) or annotation for annotation in (found, wanted)]
+    if issubclass(*kinds):
+        return None
+    return (
+        f"{name}={given.factory.__name__} gives {kinds[0].__name__}, but "
+        f"{node.path}={node.factory.__name__} needs {kinds[1].__name__}; choose another {name}, or "
+        f"leave {name} out and the problem chooses"
+    )
 
 
 def takes(node: Node, name: str) -> bool:

@@ -52,6 +52,8 @@ def make_evaluate(
 
     def evaluate(state: AlgorithmState, split: str, num_tasks: int) -> dict[str, float]:
         tasks = 1 if source.persistent else num_tasks
+        # Without what only training needs, so that the last and the best state share a program.
+        state = state._replace(upper_state=(), carry=())
         scored = compiled(state, source.data, split=split, num_tasks=tasks)
         summary: dict[str, float] = {}
         for name, values in jax.device_get(scored).items():

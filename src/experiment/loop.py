@@ -114,6 +114,7 @@ def train(
             pending = []
         if step % settings.eval_every == 0:
             scores = evaluate(state, "validation", settings.num_validation_tasks)
+            refuse_bad_scores(scores, step, checkpoints)
             row |= scores
             value = monitored(monitor, scores)
             if better(monitor, value, best_value):
@@ -167,6 +168,13 @@ def _refuse_divergence(pending: list[dict], stop: int, checkpoints: Checkpoints)
         for name in ordered:
             if not math.isfinite(row[name]):
                 _stop(f"train/{name}", row[name], stop - len(pending) + offset + 1, checkpoints)
+
+
+def refuse_bad_scores(scores: dict[str, float], step: int, checkpoints: Checkpoints) -> None:
+    """Raises UserError: no state beats, or loses to, one whose score is not a number."""
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            _stop(name, value, step, checkpoints)
 
 
 def _refuse_non_finite(state: AlgorithmState, step: int, checkpoints: Checkpoints) -> None:

@@ -10,14 +10,23 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
+from src.bilevel.types import Algorithm, AlgorithmState, Array
 from src.experiment.build import Experiment, build
-from src.experiment.checkpoint import Progress, claim, open_checkpoints
+from src.experiment.checkpoint import Checkpoints, Progress, claim, open_checkpoints
 from src.experiment.config import identity_of
 from src.experiment.errors import UserError
 from src.experiment.evaluation import Evaluate, make_evaluate
 from src.experiment.files import write_json
-from src.experiment.loop import Trained, better, evaluation_state, monitored, train
+from src.experiment.loop import (
+    Trained,
+    better,
+    evaluation_state,
+    monitored,
+    refuse_bad_scores,
+    train,
+)
 from src.experiment.plots import learning_curves
 from src.experiment.provenance import peak_memory_mib, provenance
 from src.experiment.writers import (
@@ -53,7 +62,7 @@ def _train_and_score(
 ) -> dict[str, Any]:
     settings, algorithm = experiment.settings, experiment.algorithm
     checkpoints = open_checkpoints(run_dir)
-    state = jax.jit(algorithm.init)(jax.random.fold_in(jax.random.key(settings.seed), 2**31 - 3))
+    state = initial_state(algorithm, settings.seed)
     best, progress = evaluation_state(state), Progress()
     restored = checkpoints.restore(state, best)
     if restored is not None:
@@ -89,7 +98,7 @@ def _train_and_score(
             progress,
             writer,
         )
-        result = _result(experiment, evaluate, trained)
+        result = _result(experiment, evaluate, trained, checkpoints)
         write_json(run_dir / "result.json", result)
         title = f"{config['problem']['name']} — {config['method']['name']}, seed {settings.seed}"
         curves = run_dir / "learning_curves.png"
@@ -102,11 +111,28 @@ def _train_and_score(
     return result
 
 
-def _result(experiment: Experiment, evaluate: Evaluate, trained: Trained) -> dict[str, Any]:
+def initial_state(algorithm: Algorithm, seed: int) -> AlgorithmState:
+    """The state before the first iteration; a later or a restored one runs the same programs."""
+
+    def init(key: Array) -> AlgorithmState:
+        # jnp.full and the like are weakly typed, updates are not: the loop would compile twice.
+        return jax.tree.map(
+            lambda leaf: lax.convert_element_type(leaf, leaf.dtype), algorithm.init(key)
+        )
+
+    state = jax.jit(init)(jax.random.fold_in(jax.random.key(seed), 2**31 - 3))
+    # Bound to the device, as what a checkpoint restores is: jit tells the two apart.
+    return jax.device_put(state, jax.devices()[0])
+
+
+def _result(
+    experiment: Experiment, evaluate: Evaluate, trained: Trained, checkpoints: Checkpoints
+) -> dict[str, Any]:
     """Final scores under their logged names; those of the best state behind "best/"."""
     settings, monitor = experiment.settings, experiment.monitor
     final = evaluate(trained.state, "validation", settings.num_validation_tasks)
     final |= evaluate(trained.state, "test", settings.num_test_tasks)
+    refuse_bad_scores(final, settings.num_iterations, checkpoints)
     value = monitored(monitor, final)
     if better(monitor, value, trained.progress.best_value):
         best_step, best = settings.num_iterations, final

@@ -1,0 +1,379 @@
+"""What a person gets wrong is answered by one message that names the key and a way out."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from src.experiment.build import build
+from src.experiment.cli import refusals_as_messages
+from src.experiment.run import run
+from tests.conftest import QUIET, ROOT, config_of, python, small_few_shot
+
+COUNTEREXAMPLE = ["problem=counterexample", *QUIET]
+RIDGE = ["problem=ridge", *QUIET]
+FEW_SHOT = "few_shot"  # stands for small_few_shot(folder)
+
+
+def message_of(action) -> str:
+    """What a person would read on stderr. Fails where nothing is refused, or with a traceback."""
+    with pytest.raises(SystemExit) as stop, refusals_as_messages(traceback=False):
+        action()
+    message = str(stop.value.code)
+    assert message.startswith("error: ")
+    return message.removeprefix("error: ")
+
+
+def refusal(monkeypatch, overrides) -> str:
+    monkeypatch.setattr("sys.argv", ["train", *overrides])
+
+    def compose_and_build():
+        with jax.enable_x64(False):
+            build(config_of(*overrides))
+
+    return message_of(compose_and_build)
+
+
+# (base, overrides, what the message must contain)
+REFUSED = [
+    # Keys and choices that do not exist.
+    ([], ["num_iteration=5"], ["num_iteration is not a key", "did you mean num_iterations?"]),
+    ([], ["problem.shot=3"], ["did you mean problem.shots?", "queries"]),
+    (COUNTEREXAMPLE, ["problem.dimensions=3"], ["did you mean problem.dimension?"]),
+    (COUNTEREXAMPLE, ["hypergradient.keep_last=1"], ["hypergradient.keep_last is not a key"]),
+    (COUNTEREXAMPLE, ["+aggregation.gamma=1"], ["aggregation.gamma is not a key", "alpha, beta"]),
+    (COUNTEREXAMPLE, ["+colour=red"], ["colour is not a key", "there is"]),
+    (COUNTEREXAMPLE, ["+method.start=1"], ["method.start is not a key", "learn_start"]),
+    (COUNTEREXAMPLE, ["+logger.csv=true"], ["logger.csv is not a key", "console, jsonl, wandb"]),
+    ([], ["method=bdaa"], ["Could not find 'method/bdaa'", "bda", "rhg", "trhg"]),
+    ([], ["problem=fewshot"], ["Could not find 'problem/fewshot'", "counterexample", "ridge"]),
+    ([], ["hypergradient=unroled"], ["Could not find", "truncated", "unrolled"]),
+    ([], ["upper_optimizer=rmsprop"], ["Could not find", "adam", "momentum", "sgd"]),
+    ([], ["logger=[wandb,csv]"], ["logger/csv"]),
+    ([], ["experiment=foo"], ["experiment"]),
+    ([], ["aggregation=null"], ["string or a list", "choose a file of conf/"]),
+    ([], ["~method"], ["method"]),
+    (COUNTEREXAMPLE, ["~seed"], ["seed is missing"]),
+    (COUNTEREXAMPLE, ["aggregation.law=harmonik"], ["aggregation.law=harmonik", "mean harmonic?"]),
+    ([], ["num_iterations"], ["num_iterations", "EQUAL"]),
+    ([], ["seed=0,1"], ["Ambiguous value", "--multirun"]),
+    # Types.
+    ([], ["num_iterations=many"], ["num_iterations='many'", "integer"]),
+    ([], ["num_iterations=1.5"], ["num_iterations=1.5", "integer"]),
+    ([], ["compilation_cache=1"], ["compilation_cache=1", "boolean"]),
+    ([], ["dtype=float16"], ["dtype='float16'", "'float32' or 'float64'"]),
+    (COUNTEREXAMPLE, ["problem.dimension=true"], ["problem.dimension=True", "integer"]),
+    (COUNTEREXAMPLE, ["method.learn_start=maybe"], ["method.learn_start='maybe'", "boolean"]),
+    (COUNTEREXAMPLE, ["method.lower_variable=feet"], ["method.lower_variable", "'head' or 'all'"]),
+    (COUNTEREXAMPLE, ["aggregation.learn=[beta]"], ["aggregation.learn", "'alpha', 's' or 't'"]),
+    (COUNTEREXAMPLE, ["problem.monitor.mode=up"], ["problem.monitor.mode", "'min' or 'max'"]),
+    (
+        COUNTEREXAMPLE,
+        ["logger=[wandb]", "logger.wandb.mode=ofline"],
+        ["logger.wandb.mode='ofline'", "'offline', 'online' or 'disabled'"],
+    ),
+    (FEW_SHOT, ["model.convolution=fast"], ["model.convolution='fast'", "'auto'", "'native'"]),
+    # Values out of range.
+    ([], ["num_lower_steps=0"], ["num_lower_steps=0", "at least 1"]),
+    (COUNTEREXAMPLE, ["seed=-1"], ["seed=-1", "0..4294967295"]),
+    (COUNTEREXAMPLE, ["seed=4294967296"], ["seed=4294967296", "0..4294967295"]),
+    (COUNTEREXAMPLE, ["aggregation.alpha=1.5"], ["aggregation.alpha=1.5", "[0, 1]"]),
+    (COUNTEREXAMPLE, ["aggregation.alpha=-0.1"], ["aggregation.alpha=-0.1", "[0, 1]"]),
+    (COUNTEREXAMPLE, ["aggregation.alpha=nan"], ["aggregation.alpha=nan"]),
+    (COUNTEREXAMPLE, ["aggregation.s=-1"], ["aggregation.s=-1.0 is negative"]),
+    (COUNTEREXAMPLE, ["lower_optimizer.step_size=-0.1"], ["lower_optimizer.step_size=-0.1"]),
+    (COUNTEREXAMPLE, ["upper_optimizer.step_size=0"], ["upper_optimizer.step_size=0.0"]),
+    (COUNTEREXAMPLE, ["upper_optimizer.decay=-1"], ["upper_optimizer.decay=-1.0", "decay=0"]),
+    (COUNTEREXAMPLE, ["upper_optimizer.clip_norm=0"], ["upper_optimizer.clip_norm=0", "null"]),
+    (
+        COUNTEREXAMPLE,
+        ["upper_optimizer=momentum", "upper_optimizer.momentum=1"],
+        ["upper_optimizer.momentum=1.0", "[0, 1)"],
+    ),
+    (RIDGE, ["upper_optimizer.b1=1"], ["upper_optimizer.b1=1.0", "[0, 1)"]),
+    (RIDGE, ["upper_optimizer.eps=-1"], ["upper_optimizer.eps=-1.0", "positive"]),
+    (RIDGE, ["data.noise=-1"], ["data.noise=-1.0"]),
+    (RIDGE, ["data.data_seed=-1"], ["data.data_seed=-1"]),
+    (RIDGE, ["data.num_relevant=21"], ["data.num_relevant=21", "0..20"]),
+    (COUNTEREXAMPLE, ["problem.dimension=0"], ["problem.dimension=0", "dimension=1"]),
+    (FEW_SHOT, ["problem.lower_l2=-1"], ["problem.lower_l2=-1.0", "lower_l2=0"]),
+    (FEW_SHOT, ["model.filters=0"], ["model.filters=0"]),
+    (
+        FEW_SHOT,
+        ["hypergradient=truncated", "hypergradient.keep_last=3"],
+        ["hypergradient.keep_last=3 is outside 0..2", "keep_last=2", "unrolled"],
+    ),
+    (
+        COUNTEREXAMPLE,
+        ["hypergradient=truncated", "hypergradient.keep_last=41"],
+        ["hypergradient.keep_last=41 is outside 0..40", "keep_last=40"],
+    ),
+    # Values that do not fit together.
+    (FEW_SHOT, ["problem.ways=7"], ["problem.ways=7", "6 classes", "ways=6"]),
+    (FEW_SHOT, ["problem.queries=6"], ["problem.shots=1 and queries=6", "has 6", "queries=5"]),
+    (FEW_SHOT, ["data.split_sizes=[19,6,6]"], ["data.split_sizes=[19, 6, 6]", "31", "has 30"]),
+    (FEW_SHOT, ["data.split_sizes=[18,6]"], ["data.split_sizes"]),
+    (FEW_SHOT, ["lower_start=warm"], ["lower_start=warm", "few_shot", "fixed or redrawn"]),
+    (
+        FEW_SHOT,
+        ["meta_batch_size=4", "tasks_at_once=3"],
+        ["tasks_at_once=3 must divide meta_batch_size=4", "null"],
+    ),
+    (FEW_SHOT, ["method.lower_variable=all"], ["method.lower_variable=head"]),
+    (COUNTEREXAMPLE, ["meta_batch_size=2"], ["meta_batch_size=2", "meta_batch_size=1"]),
+    (COUNTEREXAMPLE, ["method.learn_start=true"], ["learn_start=false", "no start to learn"]),
+    (
+        COUNTEREXAMPLE,
+        ["aggregation.law=harmonic", "aggregation.ratio=0.9"],
+        ["aggregation.ratio=0.9 does nothing with law=harmonic", "ratio=null"],
+    ),
+    (COUNTEREXAMPLE, ["model=conv4"], ["model is set", "model=none"]),
+    ([], ["data=none"], ["data=none", "few_shot needs one"]),
+    ([], ["data=synthetic_regression"], ["needs ImageClasses", "leave data out"]),
+    (RIDGE, ["data=omniglot"], ["data=omniglot gives ImageClasses", "problem=ridge needs"]),
+    # A config may call nothing but this project's factories.
+    (COUNTEREXAMPLE, ["upper_optimizer._target_=os.system"], ["does not point into src"]),
+    (COUNTEREXAMPLE, ["aggregation._target_=src.nowhere.x"], ["cannot be imported"]),
+    (
+        COUNTEREXAMPLE,
+        ["aggregation._target_=src.experiment.config.Node"],
+        ["aggregation._target_=src.experiment.config.Node is not a function"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("base", "overrides", "fragments"), REFUSED, ids=[" ".join(case[1]) for case in REFUSED]
+)
+def test_refused_before_anything_runs(base, overrides, fragments, omniglot_folder, monkeypatch):
+    base = small_few_shot(omniglot_folder) if base == FEW_SHOT else base
+    message = refusal(monkeypatch, [*base, *overrides])
+    assert all(fragment in message for fragment in fragments), message
+
+
+def damaged_copy(kind, whole, folder):
+    """A folder whose omniglot28.npz is wrong in one way; returns what the message must say."""
+    with np.load(whole) as archive:
+        arrays = dict(archive)
+    target = folder / whole.name
+    content = bytearray(whole.read_bytes())
+    if kind == "missing":
+        return "holds no omniglot28.npz"
+    if kind == "empty":
+        target.write_bytes(b"")
+    elif kind == "truncated":
+        target.write_bytes(content[: len(content) // 2])
+    elif kind == "overwritten in the middle":
+        content[1000:1400] = bytes(400)
+        target.write_bytes(content)
+    elif kind == "a key missing":
+        np.savez_compressed(target, images=arrays["images"])
+        return "characters"
+    elif kind == "floats":
+        np.savez_compressed(target, **{**arrays, "images": arrays["images"] / 255})
+        return "float64"
+    elif kind == "other size":
+        np.savez_compressed(target, **{**arrays, "images": arrays["images"][..., :20]})
+        return "28, 20"
+    elif kind == "too few names":
+        np.savez_compressed(target, **{**arrays, "characters": arrays["characters"][:-1]})
+        return "30 classes"
+    elif kind == "pickled names":
+        np.savez_compressed(target, **{**arrays, "characters": arrays["characters"].astype(object)})
+    return "damaged or not the file that is meant"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "missing",
+        "empty",
+        "truncated",
+        "overwritten in the middle",
+        "a key missing",
+        "floats",
+        "other size",
+        "too few names",
+        "pickled names",
+    ],
+)
+def test_damaged_data_is_named(kind, omniglot_folder, tmp_path, monkeypatch):
+    fragment = damaged_copy(kind, omniglot_folder / "omniglot28.npz", tmp_path)
+    message = refusal(monkeypatch, small_few_shot(tmp_path))
+    assert fragment in message
+    assert f"data.root={tmp_path}" in message
+
+
+def test_data_root_must_be_given(monkeypatch):
+    monkeypatch.delenv("BILEVEL_DATA", raising=False)
+    message = refusal(monkeypatch, ["data=omniglot"])
+    assert "data.root is not set" in message
+    assert "BILEVEL_DATA" in message
+
+
+# Folders that cannot be used.
+
+TINY_RUN = [*COUNTEREXAMPLE, "num_iterations=4", "checkpoint_every=2", "log_every=2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(config_of(*TINY_RUN), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def content(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def edit_identity(folder, **changes):
+    path = folder / "identity.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def damage_checkpoint(folder):
+    for path in (folder / "checkpoints" / "4" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+
+
+# (what is done to a finished run's folder, overrides of the run that enters it, fragments)
+FOLDERS = {
+    "another configuration": (
+        None,
+        ["problem.dimension=2", "seed=7"],
+        ["problem.dimension was 1, now 2", "seed was 0, now 7", "hydra.run.dir"],
+    ),
+    "another format": (
+        lambda folder: edit_identity(folder, format=0),
+        [],
+        ["checkpoint format 0", "hydra.run.dir"],
+    ),
+    "resume=never": (None, ["resume=never"], ["resume=never", "resume=auto"]),
+    "damaged identity": (
+        lambda folder: (folder / "identity.json").write_text('{"format": 1, "conf'),
+        [],
+        ["identity.json is damaged", "hydra.run.dir"],
+    ),
+    "identity of another kind": (
+        lambda folder: (folder / "identity.json").write_text("[]"),
+        [],
+        ["identity.json is damaged"],
+    ),
+    "behind the checkpoint": (
+        None,
+        ["num_iterations=3"],
+        ["num_iterations=3 is behind", "(iteration 4)", "choose num_iterations=4 or more"],
+    ),
+    "damaged checkpoint": (
+        damage_checkpoint,
+        ["num_iterations=6"],
+        ["checkpoints/4 cannot be read", "delete that folder"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_folder_that_is_not_this_runs_is_left_as_it_is(case, folder):
+    damage, overrides, fragments = FOLDERS[case]
+    if damage is not None:
+        damage(folder)
+    before = content(folder)
+    message = message_of(lambda: run(config_of(*TINY_RUN, *overrides), folder))
+    assert all(fragment in message for fragment in [*fragments, str(folder)]), message
+    rewritten = {folder / name for name in ("config.json", "provenance.json")}
+    after = content(folder)
+    assert after.keys() == before.keys()
+    assert {path for path in before if after[path] != before[path]} <= rewritten
+
+
+def test_the_way_out_of_a_damaged_checkpoint_works(folder):
+    expected = json.loads((folder / "result.json").read_text())
+    damage_checkpoint(folder)
+    shutil.rmtree(folder / "checkpoints" / "4")
+    assert run(config_of(*TINY_RUN), folder)["upper_variable"] == expected["upper_variable"]
+
+
+@pytest.mark.parametrize("where", ["run", "run/below"])
+def test_a_file_in_the_way_of_the_run_folder(where, tmp_path):
+    (tmp_path / "run").write_text("not a folder")
+    message = message_of(lambda: run(config_of(*TINY_RUN), tmp_path / where))
+    assert f"hydra.run.dir={tmp_path / where} cannot be written" in message
+    assert (tmp_path / "run").read_text() == "not a folder"
+
+
+def test_two_processes_in_one_folder(folder):
+    """The lock is another process's here, as it would be."""
+    script = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(folder / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        before = content(folder)
+        message = message_of(lambda: run(config_of(*TINY_RUN), folder))
+        assert f"another process is writing {folder}" in message
+        assert content(folder) == before
+        holder.communicate("")
+    run(config_of(*TINY_RUN), folder)  # and free again
+
+
+# The same as a person meets it: exit status, stderr, tracebacks on request only.
+
+FILE_IN_THE_WAY = ["problem=counterexample", "hydra.run.dir={tmp}/file/run"]
+PROGRAMS = {
+    "hydra refuses": (["metod=bda"], {}, ["did you mean method?"], False),
+    "we refuse": (
+        ["problem=counterexample", "aggregation.alpha=2"],
+        {},
+        ["aggregation.alpha=2.0"],
+        False,
+    ),
+    "no folder": (FILE_IN_THE_WAY, {}, ["cannot be written", "hydra.run.dir"], False),
+    "traceback=true": (
+        ["problem=counterexample", "aggregation.alpha=2", "traceback=true"],
+        {},
+        ["UserError: aggregation.alpha=2.0"],
+        True,
+    ),
+    "HYDRA_FULL_ERROR": (["metod=bda"], {"HYDRA_FULL_ERROR": "1"}, ["metod"], True),
+}
+
+
+@pytest.mark.parametrize("case", PROGRAMS)
+def test_as_a_program(case, tmp_path):
+    overrides, environment, fragments, traceback = PROGRAMS[case]
+    (tmp_path / "file").write_text("")
+    overrides = [o.replace("{tmp}", str(tmp_path)) for o in overrides]
+    done = python("-m", "src.train", *overrides, cwd=tmp_path, **environment)
+    assert done.returncode == 1
+    assert all(fragment in done.stderr for fragment in fragments), done.stderr
+    assert ("Traceback" in done.stderr) == traceback
+    assert done.stderr.startswith("error: ") == (not traceback)
+    assert done.stdout == ""
+
+
+def test_describe_refuses_as_train_does(tmp_path):
+    done = python("-m", "src.describe", "method=bdaa", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "rhg" in done.stderr
+    assert os.listdir(tmp_path) == []
+    assert (ROOT / "conf").is_dir()

@@ -1,0 +1,231 @@
+"""What is written beside the numbers: wandb, JSONL, the console, pictures, whole files."""
+
+import importlib
+import json
+import struct
+import sys
+import warnings
+
+import pytest
+
+from src.experiment.config import WandbOptions
+from src.experiment.errors import UserError
+from src.experiment.files import write_atomically, write_json
+from src.experiment.plots import learning_curves
+from src.experiment.run import run
+from src.experiment.writers import (
+    Writer,
+    console_writer,
+    jsonl_writer,
+    read_rows,
+    together,
+    wandb_writer,
+)
+from tests.conftest import config_of, python, read_metrics
+
+COUNTEREXAMPLE = ["problem=counterexample", "compilation_cache=false", "num_iterations=12"]
+CADENCES = ["log_every=3", "eval_every=5", "checkpoint_every=4"]
+OPTIONS = WandbOptions("offline", "bilevel", None, ())
+
+
+def wandb_records(path):
+    """The records of an offline run's file: LevelDB's log format behind 7 bytes of header.
+
+    wandb 0.31 no longer ships its own reader in Python.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pb2 = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    content = path.read_bytes()
+    assert content[:4] == b":W&B"
+    position, message, records = 7, b"", []
+    while position + 7 <= len(content):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+        message += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last of several pieces
+            record = pb2.Record()
+            record.ParseFromString(message)
+            records.append(record)
+            message = b""
+    return records
+
+
+def items_of(items):
+    return {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in items}
+
+
+def test_wandb_offline_holds_config_history_and_summary(tmp_path):
+    """In two pieces, as after a kill: both belong to one run, and together are the rows."""
+    for stop in (8, 12):
+        done = python(
+            *["-m", "src.train", *COUNTEREXAMPLE[:2], *CADENCES, f"num_iterations={stop}"],
+            *["logger=[wandb,jsonl]", "logger.wandb.group=g", "logger.wandb.tags=[a,b]"],
+            *["method=rhg", f"hydra.run.dir={tmp_path}"],
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2
+    pieces = [wandb_records(path) for path in files]
+    runs = [record.run for piece in pieces for record in piece if record.HasField("run")]
+    identifier = (tmp_path / "wandb_id.txt").read_text()
+    assert {run.run_id for run in runs} == {identifier}
+    assert {run.project for run in runs} == {"bilevel"}
+    assert (runs[0].run_group, list(runs[0].tags)) == ("g", ["a", "b"])
+    assert runs[0].display_name == "counterexample-rhg-seed0"
+    config = items_of(runs[0].config.update)
+    assert config["num_lower_steps"] == 40
+    assert config["method"]["name"] == "rhg"
+
+    history = [
+        items_of(record.history.item)
+        for piece in pieces
+        for record in piece
+        if record.HasField("history")
+    ]
+    rows = {row["_step"]: row for row in history}
+    logged = {row["step"]: row for row in read_metrics(tmp_path)}
+    assert list(logged) == [3, 5, 6, 9, 10, 12]
+    for step, row in logged.items():
+        assert {key: rows[step][key] for key in row if "/" in key} == {
+            key: value for key, value in row.items() if "/" in key
+        }
+    steps = [
+        [items_of(r.history.item)["_step"] for r in p if r.HasField("history")] for p in pieces
+    ]
+    assert all(piece == sorted(piece) for piece in steps)
+    picture = rows[12]["pictures/learning_curves/path"]
+    assert (files[-1].parent / "files" / picture).read_bytes().startswith(b"\x89PNG")
+
+    result = json.loads((tmp_path / "result.json").read_text())
+    summary = {}
+    for record in pieces[-1]:
+        if record.HasField("summary"):
+            summary |= items_of(record.summary.update)
+    for name in ("test/upper_loss", "best/test/upper_loss", "iterations"):
+        assert summary[name] == result[name]
+
+
+def test_a_run_without_wandb(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    result = run(config_of(*COUNTEREXAMPLE, *CADENCES, "logger=[jsonl]"), tmp_path / "a")
+    assert result["iterations"] == 12
+    with pytest.raises(UserError, match=r"pip install wandb.*logger=\[console,jsonl\]"):
+        run(config_of(*COUNTEREXAMPLE, *CADENCES, "logger=[wandb]"), tmp_path / "b")
+
+
+def test_a_run_without_any_writer(tmp_path):
+    result = run(config_of(*COUNTEREXAMPLE, "logger=[]"), tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+class FakeRun:
+    def __init__(self):
+        self.exit_code = None
+
+    def log(self, *arguments, **options):
+        raise RuntimeError("no room left")
+
+    def finish(self, exit_code):
+        self.exit_code = exit_code
+
+
+@pytest.mark.parametrize(("result", "exit_code"), [(None, 1), ({"test/upper_loss": 1.0}, 0)])
+def test_a_wandb_run_is_finished_even_where_its_last_words_fail(
+    result, exit_code, tmp_path, monkeypatch
+):
+    fake = FakeRun()
+
+    class Module:
+        Settings = staticmethod(lambda **options: None)
+        Image = staticmethod(lambda path: path)
+        init = staticmethod(lambda **options: fake)
+
+    monkeypatch.setitem(sys.modules, "wandb", Module)
+    config = config_of(*COUNTEREXAMPLE)
+    writer = wandb_writer(OPTIONS, tmp_path, config)
+    with pytest.raises(RuntimeError):
+        writer.close(result, [tmp_path / "picture.png"])
+    assert fake.exit_code == exit_code
+
+
+def test_one_writer_that_fails_to_close_does_not_keep_the_others_open(tmp_path):
+    closed = []
+
+    def nothing(*_):
+        return None
+
+    def fails(*_):
+        raise RuntimeError("no room left")
+
+    writers = [
+        Writer(nothing, nothing, fails),
+        Writer(nothing, nothing, lambda *_: closed.append(True)),
+    ]
+    with pytest.raises(RuntimeError, match="no room left"):
+        together(writers).close(None, [])
+    assert closed == [True]
+
+
+def test_jsonl_cuts_what_is_past_the_checkpoint_and_what_is_torn(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": n, "train/upper_loss": 0.1 * n} for n in (2, 4, 6)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(text + '{"step": 8, "train/up')
+    assert read_rows(path) == rows
+    writer = jsonl_writer(path, resume_step=4)
+    writer.log({"step": 6, "train/upper_loss": 7.0})
+    writer.progress(6, 7.0, 1.0)
+    writer.close(None, [])
+    assert read_rows(path) == [*rows[:2], {"step": 6, "train/upper_loss": 7.0}]
+    assert read_rows(tmp_path / "none.jsonl") == []
+
+
+def test_console_shows_validations(capsys):
+    writer = console_writer(0, 10)
+    writer.progress(5, 1.0, 2.0)
+    writer.log({"step": 5, "train/upper_loss": 1.0})
+    writer.log({"step": 10, "validation/accuracy": 0.875, "validation/accuracy_ci95": 0.5})
+    writer.close(None, [])
+    out, err = capsys.readouterr()
+    assert out == ""  # stdout is for results
+    assert "iteration 10" in err
+    assert "accuracy 0.875" in err
+    assert "iteration 5" not in err
+    assert "ci95" not in err
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, {"a": 1})
+
+    def half(temporary):
+        temporary.write_text('{"a": ')
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_atomically(path, half)
+    assert json.loads(path.read_text()) == {"a": 1}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_learning_curves(tmp_path):
+    path = tmp_path / "curves.png"
+    assert not learning_curves([], path, "nothing")
+    assert not learning_curves([{"step": 1, "seconds": 3.0}], path, "nothing to draw")
+    assert not path.exists()
+    rows = [
+        {"step": 10, "train/upper_loss": 1.0, "train/hypergradient_norm": 0.0},
+        {"step": 20, "train/upper_loss": 0.5, "validation/accuracy": 0.9, "train/alpha": 0.4},
+    ]
+    assert learning_curves(rows, path, "title")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
