@@ -87,11 +87,12 @@ def test_every_method_runs_on_every_problem_or_is_refused(method, problem, omnig
     except UserError as error:
         pytest.skip(f"refused: {error}")
     with jax.enable_x64(False):
-        state = jax.jit(experiment.algorithm.init)(jax.random.key(0))
+        key = jax.random.key(0)
+        state = jax.jit(experiment.algorithm.init)(key)
         chunk = make_chunk(experiment.source, experiment.algorithm, experiment.settings)
         before = jax.tree.map(jnp.copy, state.variables["problem"])
         for n in range(2):
-            state, rows = chunk(state, experiment.source.data, jnp.int32(n), jnp.int32(n + 1))
+            state, rows = chunk(state, experiment.source.data, key, jnp.int32(n), jnp.int32(n + 1))
             assert all(jnp.isfinite(column).all() for column in rows.values()), rows
     leaves = zip(*map(jax.tree.leaves, (before, state.variables["problem"])), strict=True)
     assert any(float(jnp.abs(a - b).max()) > 0 for a, b in leaves), "the upper variable never moved"

@@ -71,6 +71,11 @@ REFUSED = [
     (COUNTEREXAMPLE, ["method.learn_start=maybe"], ["method.learn_start='maybe'", "boolean"]),
     (COUNTEREXAMPLE, ["method.lower_variable=feet"], ["method.lower_variable", "'head' or 'all'"]),
     (COUNTEREXAMPLE, ["aggregation.learn=[beta]"], ["aggregation.learn", "'alpha', 's' or 't'"]),
+    (
+        COUNTEREXAMPLE,
+        ["problem.monitor.metric=validation/loss"],
+        ["problem.monitor.metric=validation/loss", "validation/upper_loss"],
+    ),
     (COUNTEREXAMPLE, ["problem.monitor.mode=up"], ["problem.monitor.mode", "'min' or 'max'"]),
     (
         COUNTEREXAMPLE,
@@ -117,7 +122,8 @@ REFUSED = [
     (FEW_SHOT, ["problem.ways=7"], ["problem.ways=7", "6 classes", "ways=6"]),
     (FEW_SHOT, ["problem.queries=6"], ["problem.shots=1 and queries=6", "has 6", "queries=5"]),
     (FEW_SHOT, ["data.split_sizes=[19,6,6]"], ["data.split_sizes=[19, 6, 6]", "31", "has 30"]),
-    (FEW_SHOT, ["data.split_sizes=[18,6]"], ["data.split_sizes"]),
+    (FEW_SHOT, ["data.split_sizes=[18,6]"], ["data.split_sizes=[18, 6] has too few entries"]),
+    (FEW_SHOT, ["data.split_seed=-1"], ["data.split_seed=-1", "negative"]),
     (FEW_SHOT, ["lower_start=warm"], ["lower_start=warm", "few_shot", "fixed or redrawn"]),
     (
         FEW_SHOT,

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from src import train
 from src.experiment import run as run_module
 from src.experiment.build import build
-from src.experiment.checkpoint import Progress, open_checkpoints
+from src.experiment.checkpoint import Progress, Snapshot, open_checkpoints
 from src.experiment.cli import CONF, compose_config
 from src.experiment.errors import UserError
 from src.experiment.loop import evaluation_state
@@ -173,7 +173,7 @@ def test_divergence_is_named_and_the_checkpoint_before_it_is_usable(case, tmp_pa
     with jax.enable_x64(False):
         state = build(config_of(*overrides)).algorithm.init(jax.random.key(0))
         checkpoints = open_checkpoints(tmp_path)
-        restored = checkpoints.restore(state, evaluation_state(state))
+        restored = checkpoints.restore(Snapshot(state, evaluation_state(state), Progress()))
         checkpoints.manager.close()
     assert restored is not None
     last, _, progress = restored

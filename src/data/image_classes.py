@@ -31,6 +31,8 @@ def split_classes(
             f"{key} must be three counts of at least 1, of the characters for training, "
             "validation and test; choose for example split_sizes=[60,20,20]"
         )
+    if seed < 0:
+        raise ValueError(f"split_seed={seed} must not be negative; choose split_seed=0")
     if sum(sizes) > len(names):
         raise ValueError(
             f"{key} asks for {sum(sizes)} characters, but the data set has {len(names)}; "

@@ -8,7 +8,15 @@ import jax
 
 from src.bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from src.bilevel.dynamics import compose, for_testing
-from src.bilevel.types import Algorithm, BilevelProblem, LowerDynamics, Roles, TaskSource
+from src.bilevel.types import (
+    Algorithm,
+    Array,
+    BilevelProblem,
+    LowerDynamics,
+    Metrics,
+    Roles,
+    TaskSource,
+)
 from src.experiment.config import (
     NODES,
     Method,
@@ -55,6 +63,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     dynamics = compose(aggregation, optimizer)
     upper_optimizer = call(_present(nodes, "upper_optimizer"))
     problem, source = _build_problem(nodes, Method(**method))
+    _check_monitor(monitor, problem, source)
     if source.persistent and settings.meta_batch_size != 1:
         raise UserError(
             f"meta_batch_size={settings.meta_batch_size}: problem={labels['name']} is one fixed "
@@ -98,6 +107,22 @@ def build(config: Mapping[str, Any]) -> Experiment:
         algorithm,
         module.DIFFERENTIATES,
     )
+
+
+def _check_monitor(monitor: Monitor, problem: BilevelProblem, source: TaskSource) -> None:
+    """Refuse a metric that the problem does not report; found by tracing, nothing is compiled."""
+
+    def scores(key: Array) -> Metrics:
+        task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, key, "validation", 1))
+        x = problem.init_upper(key)
+        return problem.evaluate(x, problem.prepare(x, task), task, problem.init_lower(key, x))
+
+    reported = [f"validation/{name}" for name in jax.eval_shape(scores, jax.random.key(0))]
+    if monitor.metric not in reported:
+        raise UserError(
+            f"problem.monitor.metric={monitor.metric} is not reported; choose one of "
+            f"{', '.join(reported)}"
+        )
 
 
 def _tasks_at_once(settings: Settings) -> int:

@@ -17,45 +17,64 @@ FORMAT = 1
 
 
 class Progress(NamedTuple):
-    """What the host remembers: iterations done, rows not yet logged, the best state so far."""
+    """What the host remembers: iterations done, rows not yet logged, the best state so far.
+
+    timed_steps, timed_seconds: of the chunks alone, without the first of a process (it compiles).
+    """
 
     step: int = 0
     pending: tuple[dict[str, float], ...] = ()
     best_value: float | None = None
     best_step: int | None = None
     seconds: float = 0.0
+    timed_steps: int = 0
+    timed_seconds: float = 0.0
+
+    def iterations_per_second(self) -> float:
+        """Of the timed chunks; where there is none yet, of everything, compilation included."""
+        if self.timed_steps:
+            return self.timed_steps / self.timed_seconds
+        return self.step / self.seconds if self.seconds else 0.0
+
+
+class Snapshot(NamedTuple):
+    """All that a run is, between two chunks: its state, the best state, what the host remembers."""
+
+    state: AlgorithmState
+    best: AlgorithmState
+    progress: Progress
 
 
 class Checkpoints(NamedTuple):
-    """save(state, best, progress);  restore(like) -> (state, best, progress) or None."""
+    """The checkpoints of one run folder."""
 
     manager: ocp.CheckpointManager
 
-    def save(self, state: AlgorithmState, best: AlgorithmState, progress: Progress) -> None:
+    def save(self, snapshot: Snapshot) -> None:
         """Write one checkpoint; it appears under its final name only when complete."""
         self.manager.save(
-            progress.step,
+            snapshot.progress.step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave({"last": state, "best": best}),
-                progress=ocp.args.JsonSave(progress._asdict()),
+                state=ocp.args.StandardSave({"last": snapshot.state, "best": snapshot.best}),
+                progress=ocp.args.JsonSave(snapshot.progress._asdict()),
             ),
             force=True,
         )
         self.manager.wait_until_finished()
 
-    def restore(
-        self, state: AlgorithmState, best: AlgorithmState
-    ) -> tuple[AlgorithmState, AlgorithmState, Progress] | None:
-        """The latest checkpoint in the shapes of the arguments; None where there is none."""
+    def restore(self, like: Snapshot) -> Snapshot | None:
+        """The latest checkpoint, in the shapes of `like`; None where there is none."""
         step = self.manager.latest_step()
         if step is None:
             return None
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"last": state, "best": best})
+        shapes = jax.tree.map(
+            ocp.utils.to_shape_dtype_struct, {"last": like.state, "best": like.best}
+        )
         try:
             restored = self.manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
+                    state=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore()
                 ),
             )
             progress = restored["progress"]
@@ -66,7 +85,7 @@ class Checkpoints(NamedTuple):
                 f"({_first_line(error)}); delete that folder to go on from the one before it, or "
                 "choose another hydra.run.dir"
             ) from error
-        return restored["state"]["last"], restored["state"]["best"], progress
+        return Snapshot(restored["state"]["last"], restored["state"]["best"], progress)
 
 
 def open_checkpoints(run_dir: Path) -> Checkpoints:

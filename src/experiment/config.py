@@ -196,6 +196,11 @@ def check(
         checked = model(**tuples)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "missing":
+            name = str(first["loc"][0])
+            raise UserError(
+                f"{prefix}{name}={given[name]!r} has too few entries; conf/ shows how many"
+            ) from error
         name = ".".join(str(part) for part in first["loc"])
         raise UserError(
             f"{prefix}{name}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -39,8 +39,10 @@ def make_evaluate(
         x = state.variables["problem"]
         return dict(problem.evaluate(x, problem.prepare(x, task), task, y))
 
-    def score(state: AlgorithmState, data: Tree, split: str, num_tasks: int) -> dict[str, Array]:
-        base = jax.random.fold_in(jax.random.key(seed), 2**31 - _SPLITS[split])
+    def score(
+        state: AlgorithmState, data: Tree, key: Array, split: str, num_tasks: int
+    ) -> dict[str, Array]:
+        base = jax.random.fold_in(key, 2**31 - _SPLITS[split])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(base, jnp.arange(num_tasks))
         return jax.lax.map(
             lambda key: score_one(state, data, key, split),
@@ -48,13 +50,14 @@ def make_evaluate(
             batch_size=min(batch_size, num_tasks),
         )
 
+    seed_key = jax.random.key(seed)
     compiled = jax.jit(score, static_argnames=("split", "num_tasks"))
 
     def evaluate(state: AlgorithmState, split: str, num_tasks: int) -> dict[str, float]:
         tasks = 1 if source.persistent else num_tasks
         # Without what only training needs, so that the last and the best state share a program.
         state = state._replace(upper_state=(), carry=())
-        scored = compiled(state, source.data, split=split, num_tasks=tasks)
+        scored = compiled(state, source.data, seed_key, split=split, num_tasks=tasks)
         summary: dict[str, float] = {}
         for name, values in jax.device_get(scored).items():
             summary[f"{split}/{name}"] = float(np.mean(values, dtype=np.float64))

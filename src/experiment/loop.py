@@ -7,8 +7,7 @@ bounds as data: any length is the same compiled program, hence the same numbers.
 
 import math
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,8 @@ import numpy as np
 from jax import lax
 
 from src.bilevel.types import Algorithm, AlgorithmState, Array, Metrics, TaskSource, Tree
-from src.experiment.checkpoint import Checkpoints, Progress
+from src.experiment.build import Experiment
+from src.experiment.checkpoint import Checkpoints, Snapshot
 from src.experiment.config import Monitor, Settings
 from src.experiment.errors import UserError
 from src.experiment.evaluation import Evaluate
@@ -27,29 +27,26 @@ from src.experiment.writers import Writer
 CAUSES = ("lower_loss", "stationarity_norm", "upper_loss", "hypergradient_norm")
 
 
-class Trained(NamedTuple):
-    state: AlgorithmState
-    best: AlgorithmState
-    progress: Progress
-    iterations_per_second: float
-
-
 def make_chunk(source: TaskSource, algorithm: Algorithm, settings: Settings) -> Callable:
-    """chunk(state, data, first, stop) -> state, metrics of shape (log_every,) each."""
-    base_key = jax.random.key(settings.seed)
+    """chunk(state, data, key, first, stop) -> state, metrics of shape (log_every,) each.
 
-    def iteration(state: AlgorithmState, data: Tree, n: Array) -> tuple[AlgorithmState, Metrics]:
-        task_key, step_key = jax.random.split(jax.random.fold_in(base_key, n))
+    The key, that of the seed, is data: runs of other seeds share the compiled program.
+    """
+
+    def iteration(
+        state: AlgorithmState, data: Tree, key: Array, n: Array
+    ) -> tuple[AlgorithmState, Metrics]:
+        task_key, step_key = jax.random.split(jax.random.fold_in(key, n))
         tasks = source.sample(data, task_key, "train", settings.meta_batch_size)
         return algorithm.step(state, step_key, tasks)
 
-    def chunk(state: AlgorithmState, data: Tree, first: Array, stop: Array):
-        shapes = jax.eval_shape(iteration, state, data, first)[1]
+    def chunk(state: AlgorithmState, data: Tree, key: Array, first: Array, stop: Array):
+        shapes = jax.eval_shape(iteration, state, data, key, first)[1]
         rows = jax.tree.map(lambda s: jnp.zeros((settings.log_every, *s.shape), s.dtype), shapes)
 
         def body(n: Array, carry: tuple[AlgorithmState, Tree]) -> tuple[AlgorithmState, Tree]:
             state, rows = carry
-            state, metrics = iteration(state, data, n)
+            state, metrics = iteration(state, data, key, n)
             rows = jax.tree.map(lambda r, m: r.at[n - first].set(m), rows, metrics)
             return state, rows
 
@@ -59,30 +56,26 @@ def make_chunk(source: TaskSource, algorithm: Algorithm, settings: Settings) -> 
 
 
 def train(
-    settings: Settings,
-    monitor: Monitor,
-    source: TaskSource,
-    algorithm: Algorithm,
+    experiment: Experiment,
     evaluate: Evaluate,
     checkpoints: Checkpoints,
-    state: AlgorithmState,
-    best: AlgorithmState,
-    progress: Progress,
+    snapshot: Snapshot,
     writer: Writer,
-) -> Trained:
-    """Iterate from `progress.step` to num_iterations.
+) -> Snapshot:
+    """Iterate from `snapshot` to num_iterations.
 
     Raises UserError at the first metric that is not finite, with the iteration and its name; the
     last checkpoint stays usable.
     """
-    chunk = make_chunk(source, algorithm, settings)
-    step, pending = progress.step, list(progress.pending)
-    best_value, best_step = progress.best_value, progress.best_step
+    settings, monitor, source = experiment.settings, experiment.monitor, experiment.source
+    chunk = make_chunk(source, experiment.algorithm, settings)
+    key = jax.random.key(settings.seed)
+    state, best, progress = snapshot
     began = time.perf_counter() - progress.seconds
-    # Iterations and seconds in chunks, without the first chunk (it compiles) and evaluations.
-    timed_steps, timed_seconds, compiled = 0, 0.0, False
+    first_chunk = True
 
-    while step < settings.num_iterations:
+    while progress.step < settings.num_iterations:
+        step = progress.step
         stop = min(
             settings.num_iterations,
             *(
@@ -91,51 +84,51 @@ def train(
             ),
         )
         chunk_began = time.perf_counter()
-        state, rows = chunk(state, source.data, jnp.int32(step), jnp.int32(stop))
-        rows = jax.device_get(rows)
-        pending += [
-            {name: float(column[i]) for name, column in rows.items()} for i in range(stop - step)
-        ]
-        _refuse_divergence(pending, stop, checkpoints)
+        state, columns = chunk(state, source.data, key, jnp.int32(step), jnp.int32(stop))
+        columns = jax.device_get(columns)
         now = time.perf_counter()
-        if compiled:
-            timed_steps, timed_seconds = (
-                timed_steps + stop - step,
-                timed_seconds + now - chunk_began,
+        rows = tuple(
+            {name: float(column[i]) for name, column in columns.items()} for i in range(stop - step)
+        )
+        progress = progress._replace(
+            step=stop, pending=progress.pending + rows, seconds=now - began
+        )
+        if not first_chunk:
+            progress = progress._replace(
+                timed_steps=progress.timed_steps + stop - step,
+                timed_seconds=progress.timed_seconds + now - chunk_began,
             )
-        compiled = True
-        rate = timed_steps / timed_seconds if timed_steps else 0.0
-        step = stop
-        writer.progress(step, pending[-1]["upper_loss"], rate)
+        first_chunk = False
+        _refuse_divergence(progress.pending, stop, checkpoints)
+        rate = progress.iterations_per_second()
+        writer.progress(stop, rows[-1]["upper_loss"], rate)
 
         row: dict = {}
-        if step % settings.log_every == 0:
+        if stop % settings.log_every == 0:
+            pending = progress.pending
             row = {f"train/{name}": _mean(pending, name) for name in pending[0]}
-            pending = []
-        if step % settings.eval_every == 0:
+            progress = progress._replace(pending=())
+        if stop % settings.eval_every == 0:
             scores = evaluate(state, "validation", settings.num_validation_tasks)
-            refuse_bad_scores(scores, step, checkpoints)
+            refuse_bad_scores(scores, stop, checkpoints)
             row |= scores
-            value = monitored(monitor, scores)
-            if better(monitor, value, best_value):
-                best_value, best_step = value, step
+            value = scores[monitor.metric]
+            if better(monitor, value, progress.best_value):
+                progress = progress._replace(best_value=value, best_step=stop)
                 best = evaluation_state(state)
         if row:
-            row = {"step": step, **row}
+            row = {"step": stop, **row}
             row |= {
-                "seconds": now - began,
+                "seconds": progress.seconds,
                 "iterations_per_second": rate,
                 "peak_memory_mib": peak_memory_mib(),
             }
             writer.log(row)
-        if step % settings.checkpoint_every == 0 or step == settings.num_iterations:
-            _refuse_non_finite(state, step, checkpoints)
-            progress = Progress(
-                step, tuple(pending), best_value, best_step, time.perf_counter() - began
-            )
-            checkpoints.save(state, best, progress)
-    rate = timed_steps / timed_seconds if timed_steps else 0.0
-    return Trained(state, best, progress, rate)
+        if stop % settings.checkpoint_every == 0 or stop == settings.num_iterations:
+            _refuse_non_finite(state, stop, checkpoints)
+            progress = progress._replace(seconds=time.perf_counter() - began)
+            checkpoints.save(Snapshot(state, best, progress))
+    return Snapshot(state, best, progress)
 
 
 def evaluation_state(state: AlgorithmState) -> AlgorithmState:
@@ -143,26 +136,18 @@ def evaluation_state(state: AlgorithmState) -> AlgorithmState:
     return jax.tree.map(jnp.copy, state._replace(upper_state=(), carry=()))
 
 
-def monitored(monitor: Monitor, scores: dict[str, float]) -> float:
-    """The metric that chooses the best state. Raises UserError where it is not reported."""
-    if monitor.metric not in scores:
-        raise UserError(
-            f"problem.monitor.metric={monitor.metric} is not reported; choose one of "
-            f"{', '.join(scores)}"
-        )
-    return scores[monitor.metric]
-
-
 def better(monitor: Monitor, value: float, best: float | None) -> bool:
     """Whether a validation score beats the best so far."""
     return best is None or (value > best if monitor.mode == "max" else value < best)
 
 
-def _mean(rows: list[dict[str, float]], name: str) -> float:
+def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
     return math.fsum(row[name] for row in rows) / len(rows)
 
 
-def _refuse_divergence(pending: list[dict], stop: int, checkpoints: Checkpoints) -> None:
+def _refuse_divergence(
+    pending: Sequence[Mapping[str, float]], stop: int, checkpoints: Checkpoints
+) -> None:
     for offset, row in enumerate(pending):
         ordered = sorted(row, key=lambda n: CAUSES.index(n) if n in CAUSES else len(CAUSES))
         for name in ordered:

@@ -1,32 +1,26 @@
 """One run, from a composed config to result.json."""
 
 import fcntl
-import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental.compilation_cache import compilation_cache
 
 from src.bilevel.types import Algorithm, AlgorithmState, Array
+from src.data.array_cache import default_folder
 from src.experiment.build import Experiment, build
-from src.experiment.checkpoint import Checkpoints, Progress, claim, open_checkpoints
+from src.experiment.checkpoint import Checkpoints, Progress, Snapshot, claim, open_checkpoints
 from src.experiment.config import identity_of
 from src.experiment.errors import UserError
 from src.experiment.evaluation import Evaluate, make_evaluate
 from src.experiment.files import write_json
-from src.experiment.loop import (
-    Trained,
-    better,
-    evaluation_state,
-    monitored,
-    refuse_bad_scores,
-    train,
-)
+from src.experiment.loop import better, evaluation_state, refuse_bad_scores, train
 from src.experiment.plots import learning_curves
 from src.experiment.provenance import peak_memory_mib, provenance
 from src.experiment.writers import (
@@ -46,58 +40,58 @@ def run(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
 
     Raises UserError with a message for people; nothing of another run's folder is touched then.
     """
-    if config.get("compilation_cache") is True:
-        _use_compilation_cache()
-    with jax.enable_x64(config.get("dtype") == "float64"):
+    _use_compilation_cache(config.get("compilation_cache") is True)
+    with jax.enable_x64(config.get("dtype") == "float64"), ExitStack() as stack:
         experiment = build(config)
-        with _sole_writer(run_dir):
-            claim(run_dir, identity_of(config), experiment.settings.resume)
-            write_json(run_dir / "config.json", dict(config))
-            write_json(run_dir / "provenance.json", provenance())
-            return _train_and_score(experiment, config, run_dir)
+        stack.enter_context(_sole_writer(run_dir))
+        claim(run_dir, identity_of(config), experiment.settings.resume)
+        checkpoints = open_checkpoints(run_dir)
+        stack.callback(checkpoints.manager.close)
+        snapshot = _snapshot(experiment, checkpoints, run_dir)
+        write_json(run_dir / "config.json", dict(config))
+        write_json(run_dir / "provenance.json", provenance())
+        return _train_and_score(experiment, config, run_dir, checkpoints, snapshot)
+
+
+def _snapshot(experiment: Experiment, checkpoints: Checkpoints, run_dir: Path) -> Snapshot:
+    """Where the run stands: at its last checkpoint, or before its first iteration."""
+    settings = experiment.settings
+    state = initial_state(experiment.algorithm, settings.seed)
+    fresh = Snapshot(state, evaluation_state(state), Progress())
+    snapshot = checkpoints.restore(fresh)
+    if snapshot is None:
+        return fresh
+    step = snapshot.progress.step
+    if step > settings.num_iterations:
+        raise UserError(
+            f"num_iterations={settings.num_iterations} is behind the checkpoint of {run_dir} "
+            f"(iteration {step}); choose num_iterations={step} or more, or another hydra.run.dir"
+        )
+    print(f"resuming {run_dir} from iteration {step}", file=sys.stderr)
+    return snapshot
 
 
 def _train_and_score(
-    experiment: Experiment, config: Mapping[str, Any], run_dir: Path
+    experiment: Experiment,
+    config: Mapping[str, Any],
+    run_dir: Path,
+    checkpoints: Checkpoints,
+    snapshot: Snapshot,
 ) -> dict[str, Any]:
-    settings, algorithm = experiment.settings, experiment.algorithm
-    checkpoints = open_checkpoints(run_dir)
-    state = initial_state(algorithm, settings.seed)
-    best, progress = evaluation_state(state), Progress()
-    restored = checkpoints.restore(state, best)
-    if restored is not None:
-        state, best, progress = restored
-        print(f"resuming {run_dir} from iteration {progress.step}", file=sys.stderr)
-    if progress.step > settings.num_iterations:
-        raise UserError(
-            f"num_iterations={settings.num_iterations} is behind the checkpoint of {run_dir} "
-            f"(iteration {progress.step}); choose num_iterations={progress.step} or more, or "
-            "another hydra.run.dir"
-        )
+    settings = experiment.settings
     evaluate = make_evaluate(
         experiment.problem,
         experiment.source,
-        algorithm,
+        experiment.algorithm,
         seed=settings.seed,
         num_lower_steps=settings.num_lower_steps,
         batch_size=settings.meta_batch_size,
     )
-    writer = _open_writers(experiment, config, run_dir, progress.step)
+    writer = _open_writers(experiment, config, run_dir, snapshot.progress.step)
     result: dict[str, Any] | None = None
     pictures: list[Path] = []
     try:
-        trained = train(
-            settings,
-            experiment.monitor,
-            experiment.source,
-            algorithm,
-            evaluate,
-            checkpoints,
-            state,
-            best,
-            progress,
-            writer,
-        )
+        trained = train(experiment, evaluate, checkpoints, snapshot, writer)
         result = _result(experiment, evaluate, trained, checkpoints)
         write_json(run_dir / "result.json", result)
         title = f"{config['problem']['name']} — {config['method']['name']}, seed {settings.seed}"
@@ -106,7 +100,6 @@ def _train_and_score(
             pictures.append(curves)
     finally:
         writer.close(result, pictures)
-        checkpoints.manager.close()
     assert result is not None  # otherwise an exception is on its way
     return result
 
@@ -126,15 +119,14 @@ def initial_state(algorithm: Algorithm, seed: int) -> AlgorithmState:
 
 
 def _result(
-    experiment: Experiment, evaluate: Evaluate, trained: Trained, checkpoints: Checkpoints
+    experiment: Experiment, evaluate: Evaluate, trained: Snapshot, checkpoints: Checkpoints
 ) -> dict[str, Any]:
     """Final scores under their logged names; those of the best state behind "best/"."""
     settings, monitor = experiment.settings, experiment.monitor
     final = evaluate(trained.state, "validation", settings.num_validation_tasks)
     final |= evaluate(trained.state, "test", settings.num_test_tasks)
     refuse_bad_scores(final, settings.num_iterations, checkpoints)
-    value = monitored(monitor, final)
-    if better(monitor, value, trained.progress.best_value):
+    if better(monitor, final[monitor.metric], trained.progress.best_value):
         best_step, best = settings.num_iterations, final
     else:
         best_step = trained.progress.best_step
@@ -147,7 +139,7 @@ def _result(
         "monitor": monitor.metric,
         "iterations": settings.num_iterations,
         "seconds": trained.progress.seconds,
-        "iterations_per_second": trained.iterations_per_second,
+        "iterations_per_second": trained.progress.iterations_per_second(),
         "peak_memory_mib": peak_memory_mib(),
     }
     x = trained.state.variables["problem"]
@@ -191,12 +183,12 @@ def _sole_writer(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def cache_folder() -> Path:
-    """The user's cache folder for this project ($XDG_CACHE_HOME or ~/.cache, then bilevel)."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "bilevel"
-
-
-def _use_compilation_cache() -> None:
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+def _use_compilation_cache(wanted: bool) -> None:
+    """Set per run, since the jobs of a sweep share a process; a cache set by others is left be."""
+    folder = default_folder("jax")
+    current = jax.config.values["jax_compilation_cache_dir"]
+    if folder is None or (not wanted and current != str(folder)):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder) if wanted else None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    compilation_cache.reset_cache()
