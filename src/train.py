@@ -33,8 +33,9 @@ def main(config: DictConfig) -> float:
 def summary(result: Mapping[str, Any]) -> str:
     """The test scores of the last and of the best state with their intervals, and the speed."""
     columns = {f"last state (iteration {result['iterations']})": ""}
-    if result["best/step"] != result["iterations"]:
-        columns[f"best by {result['monitor']} (iteration {result['best/step']})"] = "best/"
+    monitored = result["monitor"]
+    if result[monitored] != result[f"best/{monitored}"]:
+        columns[f"best by {monitored} (iteration {result['best/step']})"] = "best/"
     names = [key for key in result if key.startswith("test/") and not key.endswith("_ci95")]
     table = [["", *columns]]
     table += [
