@@ -169,7 +169,7 @@ def damaged_copy(kind, whole, folder):
     target = folder / whole.name
     content = bytearray(whole.read_bytes())
     if kind == "missing":
-        return "holds no omniglot28.npz"
+        return "omniglot28.npz: download"
     if kind == "empty":
         target.write_bytes(b"")
     elif kind == "truncated":

@@ -52,6 +52,22 @@ def split_classes(
     }
 
 
+def add_rotations(classes: ImageClasses) -> ImageClasses:
+    """Each class, then the same turned by 90, 180 and 270 degrees as classes of their own.
+
+    The four stay in one split: a turned character is no new character for the test.
+    """
+    turned = [np.rot90(classes.images, quarter, axes=(2, 3)) for quarter in range(4)]
+    images = np.stack(turned, axis=1).reshape(-1, *classes.images.shape[1:])
+    suffixes = ("", "/turned090", "/turned180", "/turned270")
+    names = tuple(f"{name}{suffix}" for name in classes.names for suffix in suffixes)
+    splits = {
+        split: (4 * chosen[:, None] + np.arange(4)).ravel()
+        for split, chosen in classes.splits.items()
+    }
+    return ImageClasses(images, names, splits)
+
+
 def _assign(
     groups: list[str], sizes: Sequence[int], generator: np.random.Generator, key: str
 ) -> dict[str, int]:

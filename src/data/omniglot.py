@@ -1,4 +1,4 @@
-"""Omniglot at 28x28 from one npz file."""
+"""Omniglot at 28x28: from the official archives, their folders, or one npz file."""
 
 import zipfile
 import zlib
@@ -6,35 +6,60 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.image_classes import ImageClasses, split_classes
+from src.data.image_classes import ImageClasses, add_rotations, split_classes
+from src.data.omniglot_images import OFFICIAL, RESIZED, find_sources, read_images
 
 FILE = "omniglot28.npz"
+ADVICE = (
+    f"download {OFFICIAL[0]}.zip and {OFFICIAL[1]}.zip from "
+    "https://github.com/brendenlake/omniglot (folder python), put them there, zipped or unpacked; "
+    "or choose data=glyphs, which needs no file"
+)
 
 
 def omniglot(
-    *, root: str | None, split_sizes: tuple[int, int, int], split_seed: int = 0
+    *,
+    root: str | None,
+    split_sizes: tuple[int, int, int],
+    split_seed: int = 0,
+    rotations: bool = False,
 ) -> ImageClasses:
-    """1,623 characters of 50 alphabets, 20 drawings each, from `root`/omniglot28.npz.
+    """1,623 characters of 50 alphabets, 20 drawings each, from what `root` holds.
 
-    The file holds `images`, uint8 (classes, drawings, 28, 28) with 0 for ink and 255 for paper,
-    and `characters`, "alphabet/character" per class. Lake, Salakhutdinov, Tenenbaum: Human-level
+    Either images_background and images_evaluation, each as the official zip file or unpacked
+    (105x105, averaged down), or omniglot_resized/ (BOML's folder), or omniglot28.npz: `images`,
+    uint8 (classes, drawings, 28, 28) with 0 for ink, and `characters`, "alphabet/character".
+    `rotations` adds each character turned by 90, 180 and 270 degrees as further classes, in the
+    split of the character (Santoro et al., ICML 2016). Lake, Salakhutdinov, Tenenbaum: Human-level
     concept learning through probabilistic program induction, Science 2015.
 
-    Raises ValueError where the file is missing, truncated or of another form.
+    Raises ValueError where nothing is found, or what is found is damaged or of another form.
     """
     if root is None:
         raise ValueError(
-            f"root is not set: name the folder that holds {FILE}, with data.root=FOLDER or the "
-            "environment variable BILEVEL_DATA; data=glyphs needs no file"
+            "root is not set: name a folder with data.root=FOLDER or the environment variable "
+            f"BILEVEL_DATA; {ADVICE}"
         )
-    path = Path(root) / FILE
-    if not path.is_file():
-        raise ValueError(
-            f"root={root} holds no {FILE}: name the folder that does, or choose data=glyphs, "
-            "which needs no file"
-        )
+    folder = Path(root)
+    if (folder / FILE).is_file():
+        images, names = _read_npz(root)
+    elif sources := find_sources(folder):
+        images, names = read_images(sources)
+    else:
+        looked_for = ", ".join((*OFFICIAL, RESIZED, FILE))
+        raise ValueError(f"root={root} holds none of {looked_for}: {ADVICE}")
+    order = np.argsort(names)
+    sorted_names = tuple(str(names[i]) for i in order)
+    ink = 255 - images[order][..., None]
+    splits = split_classes(sorted_names, split_sizes, split_seed)
+    classes = ImageClasses(ink, sorted_names, splits)
+    return add_rotations(classes) if rotations else classes
+
+
+def _read_npz(root: str) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        # Opened here, since numpy leaves a file open that turns out to be damaged.
+        with open(Path(root) / FILE, "rb") as file, np.load(file, allow_pickle=False) as archive:
             images, names = archive["images"], archive["characters"]
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
@@ -50,7 +75,4 @@ def omniglot(
             f"root={root}: `characters` of {FILE} is {names.dtype} {names.shape}, but a text for "
             f"each of the {images.shape[0]} classes is needed"
         )
-    order = np.argsort(names)
-    sorted_names = tuple(str(name) for name in names[order])
-    ink = 255 - images[order][..., None]
-    return ImageClasses(ink, sorted_names, split_classes(sorted_names, split_sizes, split_seed))
+    return images, names
