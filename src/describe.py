@@ -65,7 +65,7 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
         yield from _listed(tree)
     yield ""
     yield f"  monitored: {experiment.monitor.metric} ({experiment.monitor.mode})"
-    yield f"  results go to {run_dir}: result.json, metrics.jsonl, learning_curves.png, checkpoints"
+    yield f"  results go to {run_dir}: result.json, metrics.jsonl, pictures, checkpoints"
 
 
 def _shapes(experiment: Any) -> dict[str, Any]:

@@ -70,7 +70,14 @@ def mixed_objective(
 
 def for_testing(aggregation: Aggregation) -> Aggregation:
     """The same aggregation where the labels of F must not be seen: weights (0, t)."""
+    if not aggregation.sees_upper:
+        return aggregation
+
+    def init(num_lower_steps: int) -> dict[str, Array]:
+        return {name: v for name, v in aggregation.init(num_lower_steps).items() if name == "t"}
+
     return aggregation._replace(
+        init=init,
         weights=aggregation.test_weights,
         formula="d_k = t grad_y f(x, y_{k-1})",
         sees_upper=False,

@@ -62,9 +62,18 @@ class Checkpoints(NamedTuple):
         )
         self.manager.wait_until_finished()
 
-    def restore(self, like: Snapshot) -> Snapshot | None:
-        """The latest checkpoint, in the shapes of `like`; None where there is none."""
-        step = self.manager.latest_step()
+    def restore(self, like: Snapshot, step: int | None = None) -> Snapshot | None:
+        """A checkpoint (None: the latest) in the shapes of `like`; None where there is none.
+
+        Raises UserError where that step is not kept, or its files cannot be read.
+        """
+        kept = self.manager.all_steps()
+        if step is not None and step not in kept:
+            raise UserError(
+                f"checkpoint={step} is not kept in {self.manager.directory}; choose one of "
+                f"{', '.join(map(str, sorted(kept)))}, or last, or best"
+            )
+        step = self.manager.latest_step() if step is None else step
         if step is None:
             return None
         shapes = jax.tree.map(
@@ -88,14 +97,20 @@ class Checkpoints(NamedTuple):
         return Snapshot(restored["state"]["last"], restored["state"]["best"], progress)
 
 
-def open_checkpoints(run_dir: Path) -> Checkpoints:
-    """The checkpoints of a run folder: the last two are kept, half-written ones removed."""
+def open_checkpoints(run_dir: Path, read_only: bool = False) -> Checkpoints:
+    """The checkpoints of a run folder: the last two are kept, half-written ones removed.
+
+    read_only: nothing is touched, so a run that is still going on may be looked at.
+    """
     for name in ("absl", "orbax"):
         logging.getLogger(name).setLevel(logging.ERROR)
     manager = ocp.CheckpointManager(
         (run_dir / "checkpoints").resolve(),
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=2,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         ),
     )
     return Checkpoints(manager)

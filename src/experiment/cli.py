@@ -51,6 +51,8 @@ def refusals_as_messages(traceback: bool) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit("stopped by the keyboard; run the same command in the same folder to resume")
     except Exception as error:

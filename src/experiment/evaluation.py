@@ -1,43 +1,62 @@
-"""Scoring a state on held-out tasks: means and 95 % intervals over tasks."""
+"""Scoring a state on held-out tasks: means and 95 % intervals over tasks, step by step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import stdtrit
 
-from src.bilevel.types import Algorithm, AlgorithmState, Array, BilevelProblem, TaskSource, Tree
+from src.bilevel.types import AlgorithmState, Array, Tree
+from src.experiment.build import Experiment
 
 Evaluate = Callable[[AlgorithmState, str, int], dict[str, float]]
+Curve = dict[str, list[float]]
+EvaluateCurve = Callable[[AlgorithmState, str, int], Curve]
 
 _SPLITS = {"validation": 1, "test": 2}
 
 
-def make_evaluate(
-    problem: BilevelProblem,
-    source: TaskSource,
-    algorithm: Algorithm,
-    *,
-    seed: int,
-    num_lower_steps: int,
-    batch_size: int,
-) -> Evaluate:
+def make_evaluate(experiment: Experiment) -> Evaluate:
     """evaluate(state, split, num_tasks) -> {"split/name": mean, "split/name_ci95": half-width}.
 
-    The tasks of a split are the same at every call (they follow from the seed alone), so scores
-    of two states of one run differ by the states. The half-width is Student's t at 95 % over
-    tasks. A persistent task is one task and has no interval.
+    After the last of the K lower steps. The tasks of a split are the same at every call (they
+    follow from the seed alone), so scores of two states of one run differ by the states. The
+    half-width is Student's t at 95 % over tasks. A persistent task is one task and has no interval.
     """
+    scores = _make_scores(experiment, experiment.settings.num_lower_steps, every_step=False)
+
+    def evaluate(state: AlgorithmState, split: str, num_tasks: int) -> dict[str, float]:
+        summary = _summary(scores(state, split, num_tasks))
+        return {f"{split}/{name}": float(value[0]) for name, value in summary.items()}
+
+    return evaluate
+
+
+def make_evaluate_curve(experiment: Experiment, num_lower_steps: int) -> EvaluateCurve:
+    """curve(state, split, num_tasks) -> the same as lists over 0..num_lower_steps steps."""
+    scores = _make_scores(experiment, num_lower_steps, every_step=True)
+
+    def curve(state: AlgorithmState, split: str, num_tasks: int) -> Curve:
+        summary = _summary(scores(state, split, num_tasks))
+        return {f"{split}/{name}": values.tolist() for name, values in summary.items()}
+
+    return curve
+
+
+def _make_scores(experiment: Experiment, num_lower_steps: int, every_step: bool) -> Callable:
+    """scores(state, split, num_tasks) -> {name: (tasks, steps)}, steps 0..K or the last alone."""
+    problem, source, algorithm = experiment.problem, experiment.source, experiment.algorithm
 
     def score_one(state: AlgorithmState, data: Tree, key: Array, split: str) -> dict[str, Array]:
         task_key, adapt_key = jax.random.split(key)
         task = jax.tree.map(lambda leaf: leaf[0], source.sample(data, task_key, split, 1))
-        y = jax.tree.map(
-            lambda leaf: leaf[-1], algorithm.adapt(state, adapt_key, task, num_lower_steps)
-        )
+        iterates = algorithm.adapt(state, adapt_key, task, num_lower_steps)
+        if not every_step:
+            iterates = jax.tree.map(lambda leaf: leaf[-1:], iterates)
         x = state.variables["problem"]
-        return dict(problem.evaluate(x, problem.prepare(x, task), task, y))
+        context = problem.prepare(x, task)
+        return dict(jax.vmap(lambda y: problem.evaluate(x, context, task, y))(iterates))
 
     def score(
         state: AlgorithmState, data: Tree, key: Array, split: str, num_tasks: int
@@ -47,24 +66,28 @@ def make_evaluate(
         return jax.lax.map(
             lambda key: score_one(state, data, key, split),
             keys,
-            batch_size=min(batch_size, num_tasks),
+            batch_size=min(experiment.settings.meta_batch_size, num_tasks),
         )
 
-    seed_key = jax.random.key(seed)
+    seed_key = jax.random.key(experiment.settings.seed)
     compiled = jax.jit(score, static_argnames=("split", "num_tasks"))
 
-    def evaluate(state: AlgorithmState, split: str, num_tasks: int) -> dict[str, float]:
+    def scores(state: AlgorithmState, split: str, num_tasks: int) -> dict[str, np.ndarray]:
         tasks = 1 if source.persistent else num_tasks
         # Without what only training needs, so that the last and the best state share a program.
         state = state._replace(upper_state=(), carry=())
-        scored = compiled(state, source.data, seed_key, split=split, num_tasks=tasks)
-        summary: dict[str, float] = {}
-        for name, values in jax.device_get(scored).items():
-            summary[f"{split}/{name}"] = float(np.mean(values, dtype=np.float64))
-            if tasks > 1:
-                spread = float(np.std(values, ddof=1, dtype=np.float64))
-                width = float(stdtrit(tasks - 1, 0.975)) * spread / tasks**0.5
-                summary[f"{split}/{name}_ci95"] = width
-        return summary
+        return jax.device_get(compiled(state, source.data, seed_key, split=split, num_tasks=tasks))
 
-    return evaluate
+    return scores
+
+
+def _summary(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{name: mean over tasks, name_ci95: half-width}, each (steps,)."""
+    summary: dict[str, np.ndarray] = {}
+    for name, values in scores.items():
+        tasks = len(values)
+        summary[name] = np.asarray(np.mean(values, axis=0, dtype=np.float64))
+        if tasks > 1:
+            spread = np.std(values, axis=0, ddof=1, dtype=np.float64)
+            summary[f"{name}_ci95"] = float(stdtrit(tasks - 1, 0.975)) * spread / tasks**0.5
+    return summary

@@ -131,6 +131,20 @@ def train(
     return Snapshot(state, best, progress)
 
 
+def initial_state(algorithm: Algorithm, seed: int) -> AlgorithmState:
+    """The state before the first iteration; a later or a restored one runs the same programs."""
+
+    def init(key: Array) -> AlgorithmState:
+        # jnp.full and the like are weakly typed, updates are not: the loop would compile twice.
+        return jax.tree.map(
+            lambda leaf: lax.convert_element_type(leaf, leaf.dtype), algorithm.init(key)
+        )
+
+    state = jax.jit(init)(jax.random.fold_in(jax.random.key(seed), 2**31 - 3))
+    # Bound to the device, as what a checkpoint restores is: jit tells the two apart.
+    return jax.device_put(state, jax.devices()[0])
+
+
 def evaluation_state(state: AlgorithmState) -> AlgorithmState:
     """A copy of what `adapt` needs: the learned variables and the start."""
     return jax.tree.map(jnp.copy, state._replace(upper_state=(), carry=()))

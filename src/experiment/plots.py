@@ -1,6 +1,10 @@
-"""Learning curves as a picture."""
+"""Pictures of a run: its learning curves, its scores step by step, some of its tasks."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from src.experiment.files import write_atomically
 from src.experiment.writers import Row
@@ -51,6 +55,94 @@ def learning_curves(rows: list[Row], path: Path, title: str) -> bool:
         axes.legend(fontsize=7, frameon=False)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     return True
+
+
+def adaptation_curve(curve: Mapping[str, list[float]], path: Path, title: str) -> bool:
+    """Draw scores against lower steps with their 95 % intervals; False where there is none."""
+    from matplotlib.figure import Figure
+
+    panels = {
+        name: [metric for metric in curve if metric.endswith(endings)]
+        for name, endings in PANELS.items()
+    }
+    panels = {name: metrics for name, metrics in panels.items() if metrics}
+    if not panels:
+        return False
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for axes, (name, metrics) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for metric in metrics:
+            values = np.array(curve[metric])
+            steps = np.arange(len(values))
+            half = np.array(curve.get(f"{metric}_ci95", np.zeros(len(values))))
+            axes.plot(
+                steps, values, label=metric.replace("_", " ").replace("/", " "), linewidth=1.3
+            )
+            axes.fill_between(steps, values - half, values + half, alpha=0.2, linewidth=0)
+        axes.set_xlabel("lower steps")
+        axes.set_title(name, fontsize=10)
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=7, frameon=False)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    return True
+
+
+def has_images(task: Any) -> bool:
+    """Whether a task is one of images: {"support": {"images", "labels"}, "query": {...}}."""
+    return isinstance(task, Mapping) and all(
+        isinstance(task.get(part), Mapping) and "images" in task[part]
+        for part in ("support", "query")
+    )
+
+
+def task_sheet(
+    tasks_by_split: Mapping[str, Any], path: Path, classes: int = 10, queries: int = 8
+) -> bool:
+    """Draw tasks of images: a class per row, its support drawings left of its query drawings.
+
+    tasks_by_split: {split: tasks with a leading axis}. At most `classes` rows and `queries` query
+    drawings of a task are shown.
+    """
+    from matplotlib.figure import Figure
+
+    blocks = [
+        (f"{split}, task {i + 1}", *(_by_class(tasks[part], i) for part in ("support", "query")))
+        for split, tasks in tasks_by_split.items()
+        for i in range(len(tasks["support"]["labels"]))
+    ]
+    number = len(next(iter(tasks_by_split.values()))["support"]["labels"])
+    strips = [_strip(s[:classes, :queries], q[:classes, :queries]) for _, s, q in blocks]
+    height, width = strips[0].shape[:2]
+    figure = Figure(figsize=(number * width / 60, len(tasks_by_split) * (height / 60 + 0.4)))
+    grid = figure.subplots(len(tasks_by_split), number, squeeze=False)
+    for axes, (title, *_), strip in zip(grid.flat, blocks, strips, strict=True):
+        axes.imshow(strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(f"{title}: support | query", fontsize=9)
+        axes.axis("off")
+    figure.tight_layout()
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    return True
+
+
+def _by_class(part: Mapping[str, Any], task: int) -> np.ndarray:
+    """(classes, drawings of each, height, width, channels)."""
+    labels, images = np.asarray(part["labels"][task]), np.asarray(part["images"][task])
+    order = np.argsort(labels, kind="stable")
+    return images[order].reshape(labels.max() + 1, -1, *images.shape[1:])
+
+
+def _strip(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """One picture, ink dark: rows are classes; a grey bar between support and query."""
+
+    def tiled(images: np.ndarray) -> np.ndarray:
+        framed = np.pad(1 - images.mean(-1), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.8)
+        return np.concatenate(np.concatenate(framed, axis=1), axis=1)
+
+    left, right = tiled(support), tiled(query)
+    bar = np.full((len(left), 6), 0.5)
+    return np.concatenate([left, bar, right], axis=1)
 
 
 def _columns(rows: list[Row], endings: tuple[str, ...]) -> dict[str, tuple[list, list]]:

@@ -2,26 +2,36 @@
 
 import fcntl
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
-from jax.experimental.compilation_cache import compilation_cache
 
-from src.bilevel.types import Algorithm, AlgorithmState, Array
-from src.data.array_cache import default_folder
+from src.bilevel.types import AlgorithmState
 from src.experiment.build import Experiment, build
 from src.experiment.checkpoint import Checkpoints, Progress, Snapshot, claim, open_checkpoints
+from src.experiment.compilation import use_compilation_cache
 from src.experiment.config import identity_of
 from src.experiment.errors import UserError
-from src.experiment.evaluation import Evaluate, make_evaluate
+from src.experiment.evaluation import (
+    Curve,
+    Evaluate,
+    EvaluateCurve,
+    make_evaluate,
+    make_evaluate_curve,
+)
 from src.experiment.files import write_json
-from src.experiment.loop import better, evaluation_state, refuse_bad_scores, train
-from src.experiment.plots import learning_curves
+from src.experiment.loop import (
+    better,
+    evaluation_state,
+    initial_state,
+    refuse_bad_scores,
+    train,
+)
+from src.experiment.plots import adaptation_curve, has_images, learning_curves, task_sheet
 from src.experiment.provenance import peak_memory_mib, provenance
 from src.experiment.writers import (
     Writer,
@@ -40,7 +50,7 @@ def run(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
 
     Raises UserError with a message for people; nothing of another run's folder is touched then.
     """
-    _use_compilation_cache(config.get("compilation_cache") is True)
+    use_compilation_cache(config.get("compilation_cache") is True)
     with jax.enable_x64(config.get("dtype") == "float64"), ExitStack() as stack:
         experiment = build(config)
         stack.enter_context(_sole_writer(run_dir))
@@ -79,59 +89,71 @@ def _train_and_score(
     snapshot: Snapshot,
 ) -> dict[str, Any]:
     settings = experiment.settings
-    evaluate = make_evaluate(
-        experiment.problem,
-        experiment.source,
-        experiment.algorithm,
-        seed=settings.seed,
-        num_lower_steps=settings.num_lower_steps,
-        batch_size=settings.meta_batch_size,
-    )
+    evaluate = make_evaluate(experiment)
+    curve = make_evaluate_curve(experiment, settings.num_lower_steps)
     writer = _open_writers(experiment, config, run_dir, snapshot.progress.step)
     result: dict[str, Any] | None = None
     pictures: list[Path] = []
     try:
+        pictures += _drawn(run_dir / "tasks.png", lambda path: _draw_tasks(experiment, path))
         trained = train(experiment, evaluate, checkpoints, snapshot, writer)
-        result = _result(experiment, evaluate, trained, checkpoints)
+        result = _result(experiment, evaluate, curve, trained, checkpoints)
         write_json(run_dir / "result.json", result)
         title = f"{config['problem']['name']} — {config['method']['name']}, seed {settings.seed}"
-        curves = run_dir / "learning_curves.png"
-        if learning_curves(read_rows(run_dir / "metrics.jsonl"), curves, title):
-            pictures.append(curves)
+        rows = read_rows(run_dir / "metrics.jsonl")
+        pictures += _drawn(
+            run_dir / "learning_curves.png", lambda path: learning_curves(rows, path, title)
+        )
+        pictures += _drawn(
+            run_dir / "adaptation_curve.png",
+            lambda path: adaptation_curve(result["adaptation"], path, title),
+        )
     finally:
         writer.close(result, pictures)
     assert result is not None  # otherwise an exception is on its way
     return result
 
 
-def initial_state(algorithm: Algorithm, seed: int) -> AlgorithmState:
-    """The state before the first iteration; a later or a restored one runs the same programs."""
+def _drawn(path: Path, draw: Callable[[Path], bool]) -> list[Path]:
+    """The picture as a list of one, or of none where there is nothing to draw."""
+    return [path] if draw(path) else []
 
-    def init(key: Array) -> AlgorithmState:
-        # jnp.full and the like are weakly typed, updates are not: the loop would compile twice.
-        return jax.tree.map(
-            lambda leaf: lax.convert_element_type(leaf, leaf.dtype), algorithm.init(key)
-        )
 
-    state = jax.jit(init)(jax.random.fold_in(jax.random.key(seed), 2**31 - 3))
-    # Bound to the device, as what a checkpoint restores is: jit tells the two apart.
-    return jax.device_put(state, jax.devices()[0])
+def _draw_tasks(experiment: Experiment, path: Path) -> bool:
+    """Two tasks of each split, where tasks have images."""
+    key = jax.random.key(experiment.settings.seed)
+    sample = experiment.source.sample
+    splits = ("train", "validation", "test")
+    shapes = jax.eval_shape(lambda: sample(experiment.source.data, key, "train", 2))
+    if not has_images(shapes):
+        return False
+    drawn = {
+        split: jax.device_get(sample(experiment.source.data, key, split, 2)) for split in splits
+    }
+    return task_sheet(drawn, path)
 
 
 def _result(
-    experiment: Experiment, evaluate: Evaluate, trained: Snapshot, checkpoints: Checkpoints
+    experiment: Experiment,
+    evaluate: Evaluate,
+    curve: EvaluateCurve,
+    trained: Snapshot,
+    checkpoints: Checkpoints,
 ) -> dict[str, Any]:
     """Final scores under their logged names; those of the best state behind "best/"."""
     settings, monitor = experiment.settings, experiment.monitor
-    final = evaluate(trained.state, "validation", settings.num_validation_tasks)
-    final |= evaluate(trained.state, "test", settings.num_test_tasks)
+
+    def scores(state: AlgorithmState) -> tuple[dict[str, float], Curve]:
+        by_step = curve(state, "test", settings.num_test_tasks)
+        last = {name: values[-1] for name, values in by_step.items()}
+        return evaluate(state, "validation", settings.num_validation_tasks) | last, by_step
+
+    final, adaptation = scores(trained.state)
     refuse_bad_scores(final, settings.num_iterations, checkpoints)
     if better(monitor, final[monitor.metric], trained.progress.best_value):
         best_step, best = settings.num_iterations, final
     else:
-        best_step = trained.progress.best_step
-        best = evaluate(trained.best, "validation", settings.num_validation_tasks)
-        best |= evaluate(trained.best, "test", settings.num_test_tasks)
+        best_step, best = trained.progress.best_step, scores(trained.best)[0]
     result: dict[str, Any] = {
         **final,
         **{f"best/{name}": value for name, value in best.items()},
@@ -141,6 +163,7 @@ def _result(
         "seconds": trained.progress.seconds,
         "iterations_per_second": trained.progress.iterations_per_second(),
         "peak_memory_mib": peak_memory_mib(),
+        "adaptation": adaptation,
     }
     x = trained.state.variables["problem"]
     if sum(leaf.size for leaf in jax.tree.leaves(x)) <= MAX_LISTED_ENTRIES:
@@ -181,14 +204,3 @@ def _sole_writer(run_dir: Path) -> Iterator[None]:
                 "hydra.run.dir"
             ) from error
         yield
-
-
-def _use_compilation_cache(wanted: bool) -> None:
-    """Set per run, since the jobs of a sweep share a process; a cache set by others is left be."""
-    folder = default_folder("jax")
-    current = jax.config.values["jax_compilation_cache_dir"]
-    if folder is None or (not wanted and current != str(folder)):
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder) if wanted else None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    compilation_cache.reset_cache()

@@ -13,10 +13,28 @@ from src.bilevel.types import Array
 WINDOW = 3
 Convolve = Callable[[Array, Array, int], Array]
 ConvolutionName = Literal["auto", "patches", "native"]
+WeightsInit = Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "lecun_normal"]
 
 
-def conv3x3(inputs: Array, filters: int, stride: int, convolve: Convolve) -> Array:
-    """3x3 convolution, SAME padding, no bias, Xavier uniform weights (3, 3, channels, filters).
+def initializer(name: WeightsInit) -> hk.initializers.Initializer:
+    """Weights of variance scale / fan: Xavier (Glorot) 1 / mean of the fans, He 2 / fan in,
+    LeCun 1 / fan in; the normal ones are truncated at two standard deviations."""
+    kind, _, shape = name.partition("_")
+    scale, mode = {"xavier": (1.0, "fan_avg"), "he": (2.0, "fan_in"), "lecun": (1.0, "fan_in")}[
+        kind
+    ]
+    distribution = "uniform" if shape == "uniform" else "truncated_normal"
+    return hk.initializers.VarianceScaling(scale, mode, distribution)
+
+
+def conv3x3(
+    inputs: Array,
+    filters: int,
+    stride: int,
+    convolve: Convolve,
+    weights_init: WeightsInit = "xavier_uniform",
+) -> Array:
+    """3x3 convolution, SAME padding, no bias, weights (3, 3, channels, filters).
 
     (n, height, width, channels) -> (n, ceil(height / stride), ceil(width / stride), filters).
     """
@@ -24,7 +42,7 @@ def conv3x3(inputs: Array, filters: int, stride: int, convolve: Convolve) -> Arr
         "conv_weights",
         (WINDOW, WINDOW, inputs.shape[-1], filters),
         inputs.dtype,
-        hk.initializers.VarianceScaling(1.0, "fan_avg", "uniform"),
+        initializer(weights_init),
     )
     return convolve(inputs, weights, stride)
 
@@ -72,9 +90,10 @@ def _same(size: int, stride: int) -> tuple[int, int, int]:
 def batch_norm(inputs: Array, epsilon: float = 1e-3) -> Array:
     """(inputs - mean) / sqrt(variance + epsilon) + offset per channel, over this batch alone.
 
-    inputs: (n, height, width, channels). There are no running statistics to leak or to forget.
+    inputs: (n, ..., channels). There are no running statistics to leak or to forget.
     """
     offset = hk.get_parameter("batch_norm_offset", inputs.shape[-1:], inputs.dtype, jnp.zeros)
-    mean = inputs.mean((0, 1, 2))
-    variance = jnp.square(inputs - mean).mean((0, 1, 2))
+    axes = tuple(range(inputs.ndim - 1))
+    mean = inputs.mean(axes)
+    variance = jnp.square(inputs - mean).mean(axes)
     return (inputs - mean) * jax.lax.rsqrt(variance + epsilon) + offset

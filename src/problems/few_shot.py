@@ -8,12 +8,21 @@ of BOML's MetaFeat. Support and query pass through the network as two batches, s
 of batch norm never mix.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
 from src.bilevel.types import Array, BilevelProblem, Metrics, Model, Roles, TaskSource, Tree
 from src.data.episodes import episodes
 from src.data.image_classes import ImageClasses
+
+HeadInit = Literal["zeros", "xavier", "normal"]
+HEADS = {
+    "zeros": jax.nn.initializers.zeros,
+    "xavier": jax.nn.initializers.glorot_uniform(),
+    "normal": jax.nn.initializers.normal(1.0),
+}
 
 
 def few_shot(
@@ -25,10 +34,13 @@ def few_shot(
     shots: int,
     queries: int,
     lower_l2: float = 0.0,
+    head_init: HeadInit = "zeros",
 ) -> tuple[BilevelProblem, TaskSource]:
-    """x: weights of `model`; y: {"weights": (d, ways), "bias": (ways,)}, from zeros.
+    """x: weights of `model`; y: {"weights": (d, ways), "bias": (ways,)}, the bias from zeros.
 
-    context: {"support": (ways * shots, d), "query": (ways * queries, d)} features.
+    context: {"support": (ways * shots, d), "query": (ways * queries, d)} features. `head_init`
+    draws the weights that y starts from: zeros (all tasks start at chance), xavier (BOML's option,
+    uniform +-sqrt(6 / (d + ways))) or normal (variance 1).
 
     Raises ValueError for roles other than head / false, a negative lower_l2, or episodes that the
     data does not admit.
@@ -36,11 +48,12 @@ def few_shot(
     if roles != Roles("head", False):
         raise ValueError(
             f"lower_variable={roles.lower_variable}, learn_start={roles.learn_start} (method.*) is "
-            "not offered: the features are learned above and a head per task below, from zeros; "
+            "not offered: the features are learned above, a head per task adapts below; "
             "choose method.lower_variable=head method.learn_start=false"
         )
     if not lower_l2 >= 0:
         raise ValueError(f"lower_l2={lower_l2} must not be negative; choose lower_l2=0 for none")
+    draw_head = HEADS[head_init]
     source = episodes(data, ways=ways, shots=shots, queries=queries)
     image_shape = data.images.shape[2:]
 
@@ -51,12 +64,9 @@ def few_shot(
         return {part: model.apply(x, task[part]["images"]) for part in ("support", "query")}
 
     def init_lower(key: Array, x: Tree) -> Tree:
-        del key
         features = jax.eval_shape(model.apply, x, jnp.zeros((1, *image_shape)))
-        return {
-            "weights": jnp.zeros((features.shape[-1], ways), features.dtype),
-            "bias": jnp.zeros(ways, features.dtype),
-        }
+        shape, dtype = (features.shape[-1], ways), features.dtype
+        return {"weights": draw_head(key, shape, dtype), "bias": jnp.zeros(ways, dtype)}
 
     def logits(context: Tree, y: Tree, part: str) -> Array:
         return context[part] @ y["weights"] + y["bias"]

@@ -1,0 +1,131 @@
+"""A finished or running run, looked at again from its folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from src.bilevel.types import AlgorithmState, Tree
+from src.experiment.build import Experiment, build
+from src.experiment.checkpoint import Progress, Snapshot, open_checkpoints
+from src.experiment.compilation import use_compilation_cache
+from src.experiment.errors import UserError
+from src.experiment.evaluation import Curve, make_evaluate_curve
+from src.experiment.loop import evaluation_state, initial_state
+
+
+class Scored(NamedTuple):
+    """What `evaluate_again` found: the iteration of the state, and test scores over lower steps."""
+
+    step: int
+    num_test_tasks: int
+    curve: Curve
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The resolved configuration of a run. Raises UserError where the folder holds none."""
+    path = run_dir / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"run={run_dir} is not a run folder: there is no config.json in it; name the folder "
+            "that holds result.json"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); the run cannot be read") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged: it holds no configuration")
+    return config
+
+
+def evaluate_again(
+    run_dir: Path,
+    config: Mapping[str, Any],
+    checkpoint: str,
+    num_test_tasks: int | None,
+    num_lower_steps: int | None,
+) -> Scored:
+    """Test scores of a stored state after 0..num_lower_steps lower steps, on the run's own tasks.
+
+    checkpoint: "last", "best" or the number of an iteration whose checkpoint is kept. None takes
+    the run's own number. Raises UserError where the state cannot adapt for that many steps.
+    """
+    use_compilation_cache(config.get("compilation_cache") is True)
+    changed = {} if num_test_tasks is None else {"num_test_tasks": num_test_tasks}
+    with jax.enable_x64(config.get("dtype") == "float64"):
+        experiment = build({**config, **changed})
+        settings = experiment.settings
+        steps = settings.num_lower_steps if num_lower_steps is None else num_lower_steps
+        _refuse_other_steps(experiment, steps)
+        step, state = _stored_state(run_dir, experiment, checkpoint)
+        tasks = 1 if experiment.source.persistent else settings.num_test_tasks
+        curve = make_evaluate_curve(experiment, steps)(state, "test", tasks)
+    return Scored(step, tasks, curve)
+
+
+def _stored_state(
+    run_dir: Path, experiment: Experiment, checkpoint: str
+) -> tuple[int, AlgorithmState]:
+    step = None
+    if checkpoint not in ("last", "best"):
+        if not checkpoint.isdigit():
+            raise UserError(f"checkpoint={checkpoint} must be last, best or an iteration")
+        step = int(checkpoint)
+    if not (run_dir / "checkpoints").is_dir():
+        raise UserError(f"run={run_dir} holds no checkpoint yet: let it reach checkpoint_every")
+    state = initial_state(experiment.algorithm, experiment.settings.seed)
+    checkpoints = open_checkpoints(run_dir, read_only=True)
+    try:
+        fresh = Snapshot(state, evaluation_state(state), Progress())
+        snapshot = checkpoints.restore(fresh, step)
+    finally:
+        checkpoints.manager.close()
+    if snapshot is None:
+        raise UserError(f"run={run_dir} holds no checkpoint yet: let it reach checkpoint_every")
+    progress = snapshot.progress
+    if checkpoint != "best" or _last_is_best(run_dir, progress.step):
+        return progress.step, snapshot.state
+    if progress.best_step is None:
+        raise UserError(
+            f"checkpoint=best: {run_dir} has not been validated before iteration {progress.step}; "
+            "choose checkpoint=last"
+        )
+    return progress.best_step, snapshot.best
+
+
+def _last_is_best(run_dir: Path, step: int) -> bool:
+    """A run that ends between two validations is validated once more, after its checkpoint."""
+    try:
+        result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return result.get("best/step") == step
+
+
+def _refuse_other_steps(experiment: Experiment, num_lower_steps: int) -> None:
+    """Parameters with one value per step exist for the steps that were trained, and no others."""
+    trained = experiment.settings.num_lower_steps
+    if num_lower_steps < 1:
+        raise UserError(f"num_lower_steps={num_lower_steps} must be at least 1")
+
+    def shapes(steps: int) -> Tree:
+        key = jax.random.key(0)
+        problem, dynamics = experiment.problem, experiment.test_dynamics
+        return jax.eval_shape(
+            lambda: dynamics.init_params(steps, problem.init_lower(key, problem.init_upper(key)))
+        )
+
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(shapes(trained)),
+        jax.tree.leaves(shapes(num_lower_steps)),
+        strict=True,
+    ):
+        if one.shape != other.shape:
+            raise UserError(
+                f"num_lower_steps={num_lower_steps}: {path[-1].key} was learned with one value for "
+                f"each of {trained} lower steps, and there is none for other steps; choose "
+                f"num_lower_steps={trained}"
+            )
