@@ -1,5 +1,8 @@
 """Networks: parameter counts, the two convolutions, and batch norm against numpy."""
 
+import itertools
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,8 @@ import pytest
 
 from src.bilevel.types import Roles
 from src.models.conv4 import conv4
-from src.models.layers import convolve_by_patches, convolve_natively
+from src.models.layers import WeightsInit, convolve_by_patches, convolve_natively
+from src.models.mlp import linear, mlp
 from src.problems.few_shot import accuracy, cross_entropy, few_shot
 from tests.conftest import tiny_images
 
@@ -105,3 +109,84 @@ def test_cross_entropy_and_accuracy_against_numpy():
 def test_sizes_below_one_are_refused(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}=0 must be at least 1"):
         conv4(**options)
+
+
+def test_parameter_counts_of_the_other_networks():
+    images = jnp.asarray(IMAGES)
+
+    def count(model):
+        return sum(leaf.size for leaf in jax.tree.leaves(model.init(jax.random.key(0), images)))
+
+    sizes = (784, 256, 128, 64, 64)
+    weights = sum(a * b for a, b in itertools.pairwise(sizes))
+    assert count(mlp()) == weights + sum(sizes[1:]) == 246_272
+    assert count(mlp(normalise=False)) == weights + sum(sizes[1:])
+    assert count(mlp(hidden_sizes=(7,))) == 784 * 7 + 7
+    assert count(linear()) == 784 * 64
+    for model, features in ((mlp(), 64), (linear(num_features=9), 9)):
+        weights = model.init(jax.random.key(0), images)
+        assert model.apply(weights, images).shape == (6, features)
+
+
+def test_linear_features_are_linear_and_mlp_layers_normalised():
+    images = jnp.asarray(IMAGES)
+    model = linear(num_features=5)
+    weights = model.init(jax.random.key(1), images)
+    matrix = jax.tree.leaves(weights)[0]
+    np.testing.assert_allclose(model.apply(weights, images), images.reshape(6, -1) @ matrix)
+
+    model = mlp(hidden_sizes=(5,))
+    weights = jax.tree.map(lambda leaf: leaf + 0.1, model.init(jax.random.key(1), images))
+    matrix = next(leaf for leaf in jax.tree.leaves(weights) if leaf.ndim == 2)
+    hidden = np.asarray(images.reshape(6, -1) @ matrix)
+    normal = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-3) + 0.1
+    np.testing.assert_allclose(model.apply(weights, images), np.maximum(normal, 0), atol=1e-9)
+
+
+VARIANCES = {
+    "xavier_uniform": 2 / (784 + 300),
+    "xavier_normal": 2 / (784 + 300),
+    "he_uniform": 2 / 784,
+    "he_normal": 2 / 784,
+    "lecun_normal": 1 / 784,
+}
+
+
+@pytest.mark.parametrize("name", get_args(WeightsInit))
+def test_initial_weights_have_their_variance(name):
+    model = linear(num_features=300, weights_init=name)
+    matrix = np.asarray(jax.tree.leaves(model.init(jax.random.key(0), jnp.asarray(IMAGES)))[0])
+    assert matrix.var() == pytest.approx(VARIANCES[name], rel=0.02)
+    if name.endswith("uniform"):
+        assert np.abs(matrix).max() <= np.sqrt(3 * VARIANCES[name])
+
+
+@pytest.mark.parametrize(
+    ("head_init", "variance"), [("zeros", 0), ("xavier", 2 / 512), ("normal", 1)]
+)
+def test_the_head_starts_as_asked(head_init, variance):
+    options = {"ways": 3, "shots": 1, "queries": 2, "head_init": head_init}
+    problem, _ = few_shot(tiny_images(), linear(num_features=509), Roles("head", False), **options)
+    x = problem.init_upper(jax.random.key(0))
+    y0 = problem.init_lower(jax.random.key(1), x)
+    assert float(y0["weights"].var()) == pytest.approx(variance, rel=0.1)
+    assert not y0["bias"].any()
+    other = problem.init_lower(jax.random.key(2), x)
+    assert np.array_equal(y0["weights"], other["weights"]) == (head_init == "zeros")
+
+
+def test_the_l2_term_of_the_lower_objective():
+    options = {"ways": 3, "shots": 1, "queries": 2}
+    roles, model = Roles("head", False), linear(num_features=4)
+    plain, source = few_shot(tiny_images(), model, roles, **options)
+    ridge, _ = few_shot(tiny_images(), model, roles, lower_l2=0.3, **options)
+    key = jax.random.key(0)
+    x = plain.init_upper(key)
+    task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, key, "train", 1))
+    context = plain.prepare(x, task)
+    y = {"weights": jax.random.normal(key, (4, 3)), "bias": jnp.ones(3)}
+    square = float(jnp.sum(y["weights"] ** 2) + 3)
+    difference = ridge.lower_objective(context, task, y, None) - plain.lower_objective(
+        context, task, y, None
+    )
+    assert float(difference) == pytest.approx(0.15 * square)
