@@ -42,7 +42,7 @@ def test_the_files_and_the_result_of_a_run(tmp_path):
     assert result == json.loads((tmp_path / "result.json").read_text())
     metrics = ("upper_loss", "lower_loss", "upper_variable_error", "lower_variable_error")
     scores = {f"{split}/{name}" for split in ("validation", "test") for name in metrics}
-    others = {"iterations", "monitor", "upper_variable", "best/step"}
+    others = {"iterations", "monitor", "upper_variable", "best/step", "adaptation"}
     timings = {"seconds", "iterations_per_second", "peak_memory_mib"}
     assert set(result) == scores | {f"best/{name}" for name in scores} | others | timings
     assert (result["iterations"], result["monitor"]) == (12, "validation/upper_loss")
