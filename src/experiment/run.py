@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from src.bilevel.types import AlgorithmState
+from src.bilevel.types import AlgorithmState, Array, Tree
 from src.experiment.build import Experiment, build
 from src.experiment.checkpoint import Checkpoints, Progress, Snapshot, claim, open_checkpoints
 from src.experiment.compilation import use_compilation_cache
@@ -95,7 +95,6 @@ def _train_and_score(
     result: dict[str, Any] | None = None
     pictures: list[Path] = []
     try:
-        pictures += _drawn(run_dir / "tasks.png", lambda path: _draw_tasks(experiment, path))
         trained = train(experiment, evaluate, checkpoints, snapshot, writer)
         result = _result(experiment, evaluate, curve, trained, checkpoints)
         write_json(run_dir / "result.json", result)
@@ -108,6 +107,7 @@ def _train_and_score(
             run_dir / "adaptation_curve.png",
             lambda path: adaptation_curve(result["adaptation"], path, title),
         )
+        pictures += _drawn(run_dir / "tasks.png", lambda path: _draw_tasks(experiment, path))
     finally:
         writer.close(result, pictures)
     assert result is not None  # otherwise an exception is on its way
@@ -121,16 +121,15 @@ def _drawn(path: Path, draw: Callable[[Path], bool]) -> list[Path]:
 
 def _draw_tasks(experiment: Experiment, path: Path) -> bool:
     """Two tasks of each split, where tasks have images."""
-    key = jax.random.key(experiment.settings.seed)
-    sample = experiment.source.sample
-    splits = ("train", "validation", "test")
-    shapes = jax.eval_shape(lambda: sample(experiment.source.data, key, "train", 2))
-    if not has_images(shapes):
+    source, key = experiment.source, jax.random.key(experiment.settings.seed)
+
+    def draw(data: Tree, key: Array) -> dict[str, Tree]:
+        splits = ("train", "validation", "test")
+        return {split: source.sample(data, key, split, 2) for split in splits}
+
+    if not has_images(jax.eval_shape(draw, source.data, key)["train"]):
         return False
-    drawn = {
-        split: jax.device_get(sample(experiment.source.data, key, split, 2)) for split in splits
-    }
-    return task_sheet(drawn, path)
+    return task_sheet(jax.device_get(jax.jit(draw)(source.data, key)), path)
 
 
 def _result(
