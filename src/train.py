@@ -4,6 +4,7 @@ Prints the path of result.json last and returns problem.monitor's metric of the 
 Hydra sweepers. Run again in the same hydra.run.dir, it continues where the run stopped.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,11 @@ def main(config: DictConfig) -> float:
 
     with refusals_as_messages(traceback=config.traceback):
         run_dir = Path(HydraConfig.get().runtime.output_dir)
-        result = run(resolve(config), run_dir)
+        try:
+            result = run(resolve(config), run_dir)
+        except KeyboardInterrupt:
+            print(f"stopped; to continue, add hydra.run.dir={run_dir}", file=sys.stderr)
+            sys.exit(130)
     print(summary(result))
     print(run_dir / "result.json")
     return result[f"best/{result['monitor']}"]

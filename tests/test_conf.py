@@ -78,14 +78,19 @@ def test_every_file_builds_and_runs(group, file, omniglot_folder, tmp_path):
     assert result["iterations"] == fitting[0]["num_iterations"]
 
 
+# Pairs of a method and a problem that are refused on purpose; none so far.
+REFUSED: set[tuple[str, str]] = set()
+
+
 @pytest.mark.parametrize("problem", FILES["problem"])
 @pytest.mark.parametrize("method", FILES["method"])
 def test_every_method_runs_on_every_problem_or_is_refused(method, problem, omniglot_folder):
     config = config_of(*overrides_for(problem, omniglot_folder), f"method={method}")
-    try:
-        experiment = build_for_run(config)
-    except UserError as error:
-        pytest.skip(f"refused: {error}")
+    if (method, problem) in REFUSED:
+        with pytest.raises(UserError):
+            build_for_run(config)
+        return
+    experiment = build_for_run(config)
     with jax.enable_x64(False):
         key = jax.random.key(0)
         state = jax.jit(experiment.algorithm.init)(key)

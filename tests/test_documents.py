@@ -51,3 +51,10 @@ def test_what_the_readme_names_exists():
         assert (ROOT / path).exists(), path
     for module in re.findall(r"python -m ([\w.]+)", README):
         assert importlib.util.find_spec(module) is not None
+
+
+def test_no_placeholder_is_left():
+    for path in (ROOT / "README.md", ROOT / "DESIGN.md"):
+        assert not re.findall(
+            r"\b[A-Z]+_[A-Z]+\b(?!\w)", path.read_text(encoding="utf-8").replace("BILEVEL_DATA", "")
+        ), path

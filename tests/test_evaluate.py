@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from src import evaluate
 from src.experiment.build import build
 from src.experiment.errors import UserError
-from src.experiment.evaluation import make_evaluate_curve
+from src.experiment.evaluation import _summary, make_evaluate_curve
 from src.experiment.loop import initial_state, make_chunk
 from src.experiment.run import run
 from src.experiment.stored_run import evaluate_again, read_config
@@ -171,3 +172,12 @@ def test_nothing_passes_through_the_host_inside_a_chunk(omniglot_folder):
             pytest.raises(Exception, match="Disallowed host-to-device transfer"),
         ):
             chunk(state, experiment.source.data, key, np.int32(0), stop)
+
+
+def test_intervals_are_student_s_t():
+    values = np.random.default_rng(0).random((7, 3))
+    summary = _summary({"accuracy": values})
+    low, high = scipy.stats.t.interval(0.95, 6, values.mean(0), scipy.stats.sem(values, axis=0))
+    np.testing.assert_allclose(summary["accuracy"], values.mean(0))
+    np.testing.assert_allclose(summary["accuracy_ci95"], (high - low) / 2)
+    assert set(_summary({"accuracy": values[:1]})) == {"accuracy"}

@@ -123,6 +123,22 @@ REFUSED = [
     (FEW_SHOT, ["problem.queries=6"], ["problem.shots=1 and queries=6", "has 6", "queries=5"]),
     (FEW_SHOT, ["data.split_sizes=[19,6,6]"], ["data.split_sizes=[19, 6, 6]", "31", "has 30"]),
     (FEW_SHOT, ["data.split_sizes=[18,6]"], ["data.split_sizes=[18, 6] has too few entries"]),
+    (FEW_SHOT, ["problem.ways=1"], ["problem.ways=1", "choose ways=5"]),
+    (
+        ["problem=ridge", "method=trhg"],
+        ["hypergradient.keep_last=0", "lower_optimizer.learn=scalar"],
+        ["keep_last=0", "lower_optimizer.step_size would never be learned"],
+    ),
+    (
+        ["problem=ridge", "method=bda"],
+        ["hypergradient=truncated", "aggregation.law=per_step", "aggregation.learn=[alpha]"],
+        ["aggregation.alpha has one value per lower step", "hypergradient.keep_last=100"],
+    ),
+    (
+        ["problem=ridge"],
+        ["problem.initial_log_penalty=3.0"],
+        ["problem.initial_log_penalty=3.0", "max_log_penalty=1.0"],
+    ),
     (FEW_SHOT, ["data.split_seed=-1"], ["data.split_seed=-1", "negative"]),
     (FEW_SHOT, ["lower_start=warm"], ["lower_start=warm", "few_shot", "fixed or redrawn"]),
     (

@@ -15,6 +15,7 @@ from src.bilevel.dynamics import compose, for_testing
 from src.bilevel.hypergradients.truncated import truncated
 from src.bilevel.hypergradients.unrolled import unrolled
 from src.bilevel.lower_optimizers import sgd
+from src.bilevel.types import BilevelProblem
 from src.bilevel.upper_optimizers import sgd as upper_sgd
 from tests.gradients import directional_error
 from tests.problems import CASES
@@ -101,7 +102,15 @@ def reference(problem, tasks, law, step_size_kind, y0):
     return phi
 
 
-def build(case, aggregation, learn_step_size="none", tasks_at_once=None, make=unrolled, **options):
+def build(
+    case,
+    aggregation,
+    learn_step_size="none",
+    tasks_at_once=None,
+    make=unrolled,
+    upper_step=UPPER_STEP,
+    **options,
+):
     optimizer = sgd(step_size=0.1, learn=learn_step_size)
     dynamics = compose(aggregation, optimizer)
     return hypergradient_descent(
@@ -109,7 +118,7 @@ def build(case, aggregation, learn_step_size="none", tasks_at_once=None, make=un
         dynamics,
         compose(for_testing(aggregation), optimizer),
         make(case.problem, dynamics, K, **options),
-        upper_sgd(step_size=UPPER_STEP),
+        upper_sgd(step_size=upper_step),
         num_lower_steps=K,
         meta_batch_size=case.tasks,
         tasks_at_once=tasks_at_once or case.tasks,
@@ -224,10 +233,9 @@ def test_the_start_is_fixed_redrawn_or_warm():
             state, metrics = chosen.step(state, jax.random.key(n), tasks)
             losses[lower_start].append(float(metrics["lower_loss"]))
         if lower_start == "warm":
-            scored = chosen.adapt(state, jax.random.key(9), jax.tree.map(lambda a: a[0], tasks), 0)
-            assert_same(
-                jax.tree.map(lambda a: a[0], scored), jax.tree.map(lambda a: a[0], state.start), 0
-            )
+            one = jax.tree.map(lambda a: a[0], tasks)
+            scored = chosen.adapt(state, jax.random.key(9), one, 0, None)
+            assert_same(scored, jax.tree.map(lambda a: a[0], state.start), 0)
     assert losses["fixed"][0] == pytest.approx(losses["fixed"][2], abs=1e-9)
     assert len(set(losses["redrawn"])) == 3
     assert losses["warm"][0] > losses["warm"][1] > losses["warm"][2]
@@ -239,7 +247,7 @@ def test_adaptation_at_test_time_never_reads_the_query_labels():
     state, tasks = start_of(case, algorithm)
     task = jax.tree.map(lambda leaf: leaf[0], tasks)
     other = {**task, "query": {**task["query"], "labels": (task["query"]["labels"] + 1) % 3}}
-    adapted = [algorithm.adapt(state, jax.random.key(0), t, K) for t in (task, other)]
+    adapted = [algorithm.adapt(state, jax.random.key(0), t, K, lambda y: y) for t in (task, other)]
     assert_same(adapted[0], adapted[1], 0)
     assert jax.tree.leaves(adapted[0])[0].shape[0] == K + 1
 
@@ -253,3 +261,109 @@ def test_training_scores_of_bda_are_marked_as_having_seen_the_labels():
         algorithm = build(case, aggregation)
         _, metrics = results(algorithm, *start_of(case, algorithm))
         assert [key for key in metrics if "accuracy" in key] == [name]
+
+
+def stream_with_a_learned_start(noise):
+    """Many tasks, a start y0 = g(x) + noise drawn from the key, a context that depends on both."""
+    matrix = jnp.asarray(np.random.default_rng(0).standard_normal((3, 3)))
+
+    def lower(context, task, y, batch):
+        residual = jnp.tanh(matrix @ y["a"]) - y["b"] - context["c"] * task["t"]
+        return 0.5 * jnp.sum(residual**2)
+
+    def upper(context, task, y, batch):
+        value = jnp.sum(jnp.cos(y["a"]) * y["b"] * task["t"]) + 0.1 * jnp.sum(context["c"] ** 2)
+        return value + jnp.sum(y["a"] ** 2), {}
+
+    return BilevelProblem(
+        init_upper=lambda key: {
+            "a": jax.random.normal(key, (3,)),
+            "b": jnp.ones(3),
+            "c": jnp.full(3, 0.3),
+        },
+        prepare=lambda x, task: {"c": jnp.sin(x["c"]) * task["t"]},
+        init_lower=lambda key, x: {
+            "a": x["a"] + noise * jax.random.normal(key, (3,)),
+            "b": x["b"] ** 2,
+        },
+        lower_objective=lower,
+        upper_objective=upper,
+        evaluate=lambda x, context, task, y: {},
+        formulas={"f": "", "F": ""},
+    )
+
+
+@pytest.mark.parametrize("tasks_at_once", [1, 2, 4])
+@pytest.mark.parametrize("lower_start", ["fixed", "redrawn"])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_a_learned_start_gets_its_gradient(noise, lower_start, tasks_at_once):
+    problem, number = stream_with_a_learned_start(noise), 4
+    dynamics = compose(
+        descent_with("per_step", "alpha", "s", "t"), sgd(step_size=0.1, learn="per_weight")
+    )
+    algorithm = hypergradient_descent(
+        problem,
+        dynamics,
+        dynamics,
+        unrolled(problem, dynamics, K),
+        upper_sgd(step_size=UPPER_STEP),
+        num_lower_steps=K,
+        meta_batch_size=number,
+        tasks_at_once=tasks_at_once,
+        lower_start=lower_start,
+    )
+    key = jax.random.key(7)
+    state = algorithm.init(jax.random.key(0))
+    tasks = {"t": jax.random.normal(key, (number, 3))}
+    after, metrics = jax.jit(algorithm.step)(state, key, tasks)
+    gradient = jax.tree.map(lambda a, b: (a - b) / UPPER_STEP, state.variables, after.variables)
+
+    def phi(variables):
+        total = 0.0
+        for i, own_key in enumerate(jax.random.split(key, number)):
+            task = {"t": tasks["t"][i : i + 1]}
+            start_key = state.start if lower_start == "fixed" else own_key
+            y0 = problem.init_lower(start_key, variables["problem"])
+            total += reference(problem, task, "per_step", "per_weight", y0)(variables)
+        return total / number
+
+    assert directional_error(phi, state.variables, gradient) < 1e-8
+    assert float(jnp.abs(gradient["problem"]["a"]).max()) > 1e-3
+    norm = np.linalg.norm(np.concatenate([np.ravel(g) for g in jax.tree.leaves(gradient)]))
+    assert float(metrics["hypergradient_norm"]) == pytest.approx(norm)
+
+
+def test_learned_parameters_stay_inside_their_bounds():
+    """A huge upper step, up and down: what has bounds ends on one of them."""
+    case = CASES["few_shot"]()
+    aggregation = descent_with("per_step", "alpha", "s", "t")
+    algorithm = build(case, aggregation, "per_weight", upper_step=1e6)
+    state, tasks = start_of(case, algorithm)
+    after, _ = results(algorithm, state, tasks)
+    alpha = after.variables["aggregation"]["alpha"]
+    assert ((alpha == 0) | (alpha == 1)).all()
+    bounded = {k: v for k, v in after.variables.items() if k != "problem"}
+    assert min(float(leaf.min()) for leaf in jax.tree.leaves(bounded)) == 0.0
+
+
+def test_diagnostics_against_numpy():
+    case = CASES["ridge"]()
+    algorithm = build(case, lower_only())
+    state, tasks = start_of(case, algorithm)
+    _, metrics = results(algorithm, state, tasks)
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf[0]), tasks["train"])
+    inputs, targets = rows["inputs"], rows["targets"]
+    penalties = np.exp(np.asarray(state.variables["problem"]))
+    hessian = inputs.T @ inputs / len(inputs) + np.diag(penalties)
+    right = inputs.T @ targets / len(inputs)
+    y = np.zeros(len(right))
+    for _ in range(K):
+        y = y - 0.1 * (hessian @ y - right)
+    value = 0.5 * np.mean((inputs @ y - targets) ** 2) + 0.5 * np.sum(penalties * y**2)
+    assert float(metrics["lower_loss"]) == pytest.approx(value)
+    assert float(metrics["stationarity_norm"]) == pytest.approx(np.linalg.norm(hessian @ y - right))
+    held_out = jax.tree.map(lambda leaf: leaf[0], tasks["held_out"])
+    task = jax.tree.map(lambda leaf: leaf[0], tasks)
+    scores = case.problem.evaluate(state.variables["problem"], None, task, jnp.asarray(y))
+    error = np.mean((np.asarray(held_out["inputs"]) @ y - np.asarray(held_out["targets"])) ** 2)
+    assert float(scores["mean_squared_error"]) == pytest.approx(error)

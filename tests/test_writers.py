@@ -5,6 +5,7 @@ import json
 import struct
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 
@@ -143,6 +144,7 @@ def test_a_wandb_run_is_finished_even_where_its_last_words_fail(
     fake = FakeRun()
 
     class Module:
+        errors = SimpleNamespace(Error=RuntimeError)
         Settings = staticmethod(lambda **options: None)
         Image = staticmethod(lambda path: path)
         init = staticmethod(lambda **options: fake)

@@ -15,7 +15,7 @@ def sgd(*, step_size: float, learn: LearnStepSize = "none") -> LowerOptimizer:
     """y_k = y_{k-1} - step_size d_k.
 
     `learn` makes the step size an upper variable: one scalar (BOML's "Meta-SGD"), one per step,
-    shape (K,), or one per weight, the shape of y (Li et al., Meta-SGD, 2017, eq. 2). A learned
+    shape (K,), or one per weight, the shape of y (Li et al., Meta-SGD, 2017). A learned
     step size is projected to [0, inf) after each upper update.
 
     Raises ValueError where step_size <= 0.

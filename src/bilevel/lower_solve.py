@@ -1,5 +1,7 @@
 """K lower steps as one `lax.scan`."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -33,12 +35,13 @@ def trajectory(
     task: Tree,
     y0: Tree,
     num_lower_steps: int,
+    observe: Callable[[Tree], Tree],
 ) -> Tree:
-    """y_0, ..., y_K stacked along a leading axis of length K + 1."""
+    """observe(y_0), ..., observe(y_K) along a leading axis; the y_k are not kept."""
 
     def body(state: LowerState, k: jax.Array) -> tuple[LowerState, Tree]:
         state = dynamics.step(problem, params, context, task, state, k, None)
-        return state, state.y
+        return state, observe(state.y)
 
-    _, steps = lax.scan(body, dynamics.init(params, y0), jnp.arange(1, num_lower_steps + 1))
-    return jax.tree.map(lambda start, rest: jnp.concatenate([start[None], rest]), y0, steps)
+    _, rest = lax.scan(body, dynamics.init(params, y0), jnp.arange(1, num_lower_steps + 1))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), observe(y0), rest)

@@ -53,6 +53,7 @@ class BilevelProblem(NamedTuple):
     evaluate(x, context, task, y) -> metrics    what is reported on held-out data
     formulas                           {"f": ..., "F": ...} for `python -m src.describe`
     exact                              closed forms (oracle problems only)
+    project_upper(x) -> x              inside its bounds, after each upper update
     """
 
     init_upper: Callable[[Array], Tree]
@@ -63,6 +64,7 @@ class BilevelProblem(NamedTuple):
     evaluate: Callable[[Tree, Tree, Tree, Tree], Metrics]
     formulas: Mapping[str, str]
     exact: Exact = Exact()
+    project_upper: Callable[[Tree], Tree] = lambda x: x
 
 
 class TaskSource(NamedTuple):
@@ -179,7 +181,7 @@ class AlgorithmState(NamedTuple):
 
     variables: {"problem": x, "aggregation": ..., "lower_optimizer": ...}, all learned together
     upper_state: of the upper optimizer; carry: of the hypergradient
-    start: y0 of a fixed or warm start, or () where it is drawn anew
+    start: the key of a fixed start, y_K of a warm one, or () where y0 is drawn anew
     """
 
     variables: dict[str, Tree]
@@ -193,9 +195,10 @@ class Algorithm(NamedTuple):
 
     init(key) -> state
     step(state, key, tasks) -> (state, metrics)
-    adapt(state, key, task, K) -> trajectory y_0 .. y_K of one task (leading axis K + 1)
+    adapt(state, key, task, K, observe) -> observe(y_k) of one task for k = 0..K (leading axis
+        K + 1); observe None: y_K alone
     """
 
     init: Callable[[Array], AlgorithmState]
     step: Callable[[AlgorithmState, Array, Tree], tuple[AlgorithmState, Metrics]]
-    adapt: Callable[[AlgorithmState, Array, Tree, int], Tree]
+    adapt: Callable[[AlgorithmState, Array, Tree, int, Callable[[Tree], Tree] | None], Tree]

@@ -20,6 +20,8 @@ def episodes(classes: ImageClasses, *, ways: int, shots: int, queries: int) -> T
     for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
+    if ways < 2:
+        raise ValueError(f"ways={ways}: one class leaves nothing to tell apart; choose ways=5")
     smallest = min(len(indices) for indices in classes.splits.values())
     if ways > smallest:
         raise ValueError(

@@ -43,8 +43,13 @@ def omniglot(
     folder = Path(root)
     if (folder / FILE).is_file():
         images, names = _read_npz(root)
-    elif sources := find_sources(folder):
-        images, names = read_images(sources)
+    elif not folder.is_dir():
+        raise ValueError(f"root={root} is not a folder: {ADVICE}")
+    elif sources := _sources(root):
+        try:
+            images, names = read_images(sources)
+        except ValueError as error:
+            raise ValueError(f"root={root}: {error}") from error
     else:
         looked_for = ", ".join((*OFFICIAL, RESIZED, FILE))
         raise ValueError(f"root={root} holds none of {looked_for}: {ADVICE}")
@@ -54,6 +59,13 @@ def omniglot(
     splits = split_classes(sorted_names, split_sizes, split_seed)
     classes = ImageClasses(ink, sorted_names, splits)
     return add_rotations(classes) if rotations else classes
+
+
+def _sources(root: str) -> list[Path]:
+    try:
+        return find_sources(Path(root))
+    except ValueError as error:
+        raise ValueError(f"root={root}: {error}") from error
 
 
 def _read_npz(root: str) -> tuple[np.ndarray, np.ndarray]:

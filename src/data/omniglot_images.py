@@ -30,7 +30,7 @@ def find_sources(root: Path) -> list[Path]:
     if len(found) == 1:
         other = next(name for name in OFFICIAL if name not in found[0].name)
         raise ValueError(
-            f"root={root} holds {found[0].name} but no {other}: put {other}.zip beside it, or the "
+            f"it holds {found[0].name} but no {other}: put {other}.zip beside it, or the "
             "folder that it unpacks to"
         )
     return found
@@ -51,11 +51,11 @@ def read_images(sources: Sequence[Path]) -> tuple[np.ndarray, list[str]]:
     usual = max(map(len, files.values()), default=0)
     if not usual:
         listed = " and ".join(str(source) for source in sources)
-        raise ValueError(f"root: no alphabet/character/*.png in {listed}; unpack the archive again")
+        raise ValueError(f"no alphabet/character/*.png in {listed}; unpack the archive again")
     for character, of_class in sorted(files.items()):
         if len(of_class) != usual:
             raise ValueError(
-                f"root: the class {character} has {len(of_class)} drawings where others have "
+                f"the class {character} has {len(of_class)} drawings where others have "
                 f"{usual}; unpack the archive again"
             )
     names = sorted(files)
@@ -93,7 +93,7 @@ def _from_zip(source: Path) -> dict[str, dict[str, bytes]]:
                     of_class[parts[3]] = archive.read(name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(
-            f"root: {source} is not a whole zip file ({error}); download it again"
+            f"{source} is not a whole zip file ({error}); download it again"
         ) from error
     return files
 
@@ -103,10 +103,10 @@ def _decode(content: bytes, where: str) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as image:
             grey = image.convert("L")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"root: {where} is not an image ({error}); unpack it again") from error
+        raise ValueError(f"{where} is not an image ({error}); unpack it again") from error
     if grey.width != grey.height or grey.width not in SIDES:
         raise ValueError(
-            f"root: {where} is {grey.width}x{grey.height}; Omniglot's drawings are 105x105 "
+            f"{where} is {grey.width}x{grey.height}; Omniglot's drawings are 105x105 "
             f"(or {SIDE}x{SIDE} where they were resized)"
         )
     if grey.width != SIDE:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 import jax
+import jax.numpy as jnp
 
 from src.bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from src.bilevel.dynamics import compose, for_testing
@@ -16,6 +17,7 @@ from src.bilevel.types import (
     Metrics,
     Roles,
     TaskSource,
+    Tree,
 )
 from src.experiment.config import (
     NODES,
@@ -56,6 +58,9 @@ def build(config: Mapping[str, Any]) -> Experiment:
     writers = check_writers(config.get("logger") or {})
     method = check("method", get_type_hints(Method), config.get("method") or {})
     labels = config["problem"]
+    for name in ("name", "monitor"):
+        if name not in labels:
+            raise UserError(f"problem.{name} is missing: conf/problem/ridge.yaml shows one")
     monitor = Monitor(**check("problem.monitor", get_type_hints(Monitor), labels["monitor"]))
 
     aggregation = call(_present(nodes, "aggregation"))
@@ -63,6 +68,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     dynamics = compose(aggregation, optimizer)
     upper_optimizer = call(_present(nodes, "upper_optimizer"))
     problem, source = _build_problem(nodes, Method(**method))
+    _check_objectives(labels["name"], problem, source)
     _check_monitor(monitor, problem, source)
     if source.persistent and settings.meta_batch_size != 1:
         raise UserError(
@@ -81,6 +87,11 @@ def build(config: Mapping[str, Any]) -> Experiment:
         dynamics=dynamics,
         num_lower_steps=settings.num_lower_steps,
     )
+    module = sys.modules[hypergradient_node.factory.__module__]
+    if hasattr(module, "dropped_steps"):
+        steps = settings.num_lower_steps
+        dropped = module.dropped_steps(steps, **hypergradient_node.options)
+        _refuse_unlearnable(problem, dynamics, steps, dropped)
     # A stream of tasks is scored as at deployment, without the query labels; a persistent task
     # as it was trained.
     test_dynamics = dynamics if source.persistent else compose(for_testing(aggregation), optimizer)
@@ -95,7 +106,6 @@ def build(config: Mapping[str, Any]) -> Experiment:
         tasks_at_once=_tasks_at_once(settings),
         lower_start=settings.lower_start,
     )
-    module = sys.modules[hypergradient_node.factory.__module__]
     return Experiment(
         settings,
         writers,
@@ -107,6 +117,32 @@ def build(config: Mapping[str, Any]) -> Experiment:
         algorithm,
         module.DIFFERENTIATES,
     )
+
+
+def _check_objectives(name: str, problem: BilevelProblem, source: TaskSource) -> None:
+    """Refuse variables that are not floats and objectives that are no scalars, by tracing."""
+
+    def everything(key: Array) -> dict[str, Tree]:
+        task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, key, "train", 1))
+        x = problem.init_upper(key)
+        y = problem.init_lower(key, x)
+        context = problem.prepare(x, task)
+        f = problem.lower_objective(context, task, y, None)
+        return {"x": x, "y": y, "f": f, "F": problem.upper_objective(context, task, y, None)[0]}
+
+    shapes = jax.eval_shape(everything, jax.random.key(0))
+    for what, shape in shapes.items():
+        for leaf in jax.tree.leaves(shape):
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise UserError(
+                    f"problem={name}: {what} holds {leaf.dtype}, which has no gradient; make it "
+                    "floats (1.0 for 1)"
+                )
+            if what in ("f", "F") and leaf.shape:
+                raise UserError(
+                    f"problem={name}: {what} has shape {leaf.shape}, but an objective is one "
+                    "number per task; take jnp.sum or jnp.mean of it"
+                )
 
 
 def _check_monitor(monitor: Monitor, problem: BilevelProblem, source: TaskSource) -> None:
@@ -123,6 +159,38 @@ def _check_monitor(monitor: Monitor, problem: BilevelProblem, source: TaskSource
             f"problem.monitor.metric={monitor.metric} is not reported; choose one of "
             f"{', '.join(reported)}"
         )
+
+
+def learned_shapes(problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int) -> Tree:
+    """Shapes of the learned parameters of the lower step, found by tracing."""
+
+    def init(key: Array) -> Tree:
+        return dynamics.init_params(
+            num_lower_steps, problem.init_lower(key, problem.init_upper(key))
+        )
+
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def _refuse_unlearnable(
+    problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, dropped: int
+) -> None:
+    """Refuse to learn what no gradient would ever reach."""
+    leaves = jax.tree_util.tree_leaves_with_path(learned_shapes(problem, dynamics, num_lower_steps))
+    others = jax.tree.leaves(learned_shapes(problem, dynamics, num_lower_steps + 1))
+    for (path, leaf), other in zip(leaves, others, strict=True):
+        name = f"{path[0].key}.{path[1].key}"
+        if dropped == num_lower_steps:
+            raise UserError(
+                f"hypergradient.keep_last=0 reaches no lower step, so {name} would never be "
+                "learned; keep a step, or learn nothing of the lower step"
+            )
+        if dropped and leaf.shape != other.shape:
+            raise UserError(
+                f"{name} has one value per lower step, but the hypergradient does not reach the "
+                f"first {dropped} of {num_lower_steps} steps, whose values would never be learned; "
+                f"choose hypergradient.keep_last={num_lower_steps}, or one value for all steps"
+            )
 
 
 def _tasks_at_once(settings: Settings) -> int:
@@ -174,4 +242,10 @@ def _build_problem(
         if reason is not None:
             raise UserError(reason)
         supplied[name] = call(given)
-    return call(node, **supplied)
+    made = call(node, **supplied)
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], BilevelProblem)):
+        raise UserError(
+            f"problem._target_: {node.factory.__name__} must return two things, the problem and "
+            "its source of tasks: return problem, persistent_source(task)"
+        )
+    return made

@@ -124,6 +124,11 @@ def claim(run_dir: Path, identity: Mapping[str, Any], resume: str) -> None:
     """
     path = run_dir / "identity.json"
     mine = json.loads(json.dumps(identity))
+    if not path.exists() and any((run_dir / "checkpoints").glob("*")):
+        raise UserError(
+            f"{run_dir} holds checkpoints but no identity.json, so nobody knows whose they are: "
+            "choose another hydra.run.dir"
+        )
     if not path.exists():
         write_json(path, {"format": FORMAT, "config": mine})
         return

@@ -163,6 +163,9 @@ def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
         for name, parameter in inspect.signature(factory).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
+    for name in parameters:
+        if name not in hints:
+            raise UserError(f"{path}.{name}: {target} must say its type, as in `{name}: float`")
     fields = {name: hints[name] for name in parameters}
     defaults = {
         name: parameter.default

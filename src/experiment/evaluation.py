@@ -14,6 +14,7 @@ Evaluate = Callable[[AlgorithmState, str, int], dict[str, float]]
 Curve = dict[str, list[float]]
 EvaluateCurve = Callable[[AlgorithmState, str, int], Curve]
 
+ACCELERATOR_TASKS = 64  # tasks scored together on an accelerator
 _SPLITS = {"validation": 1, "test": 2}
 
 
@@ -47,16 +48,22 @@ def make_evaluate_curve(experiment: Experiment, num_lower_steps: int) -> Evaluat
 def _make_scores(experiment: Experiment, num_lower_steps: int, every_step: bool) -> Callable:
     """scores(state, split, num_tasks) -> {name: (tasks, steps)}, steps 0..K or the last alone."""
     problem, source, algorithm = experiment.problem, experiment.source, experiment.algorithm
+    # As in training: one task at a time stays in a CPU's cache.
+    tasks_at_once = 1 if jax.default_backend() == "cpu" else ACCELERATOR_TASKS
 
     def score_one(state: AlgorithmState, data: Tree, key: Array, split: str) -> dict[str, Array]:
         task_key, adapt_key = jax.random.split(key)
         task = jax.tree.map(lambda leaf: leaf[0], source.sample(data, task_key, split, 1))
-        iterates = algorithm.adapt(state, adapt_key, task, num_lower_steps)
-        if not every_step:
-            iterates = jax.tree.map(lambda leaf: leaf[-1:], iterates)
         x = state.variables["problem"]
         context = problem.prepare(x, task)
-        return dict(jax.vmap(lambda y: problem.evaluate(x, context, task, y))(iterates))
+
+        def scored(y: Tree) -> dict[str, Array]:
+            return dict(problem.evaluate(x, context, task, y))
+
+        if every_step:
+            return algorithm.adapt(state, adapt_key, task, num_lower_steps, scored)
+        last = scored(algorithm.adapt(state, adapt_key, task, num_lower_steps, None))
+        return jax.tree.map(lambda leaf: leaf[None], last)
 
     def score(
         state: AlgorithmState, data: Tree, key: Array, split: str, num_tasks: int
@@ -66,7 +73,7 @@ def _make_scores(experiment: Experiment, num_lower_steps: int, every_step: bool)
         return jax.lax.map(
             lambda key: score_one(state, data, key, split),
             keys,
-            batch_size=min(experiment.settings.meta_batch_size, num_tasks),
+            batch_size=min(tasks_at_once, num_tasks),
         )
 
     seed_key = jax.random.key(experiment.settings.seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write(temporary)` in the same folder, then rename over `path`; synced to the disk."""
+    """`write(temporary)` in the same folder, synced to the disk, then renamed over `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)

@@ -1,5 +1,6 @@
 """What a run was made of: versions, revision, machine, command."""
 
+import json
 import platform
 import resource
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from src.experiment.files import write_json
 
 PACKAGES = ("jax", "jaxlib", "jaxopt", "dm-haiku", "optax", "orbax-checkpoint", "hydra-core")
 
@@ -26,6 +29,17 @@ def provenance() -> dict[str, Any]:
         "platform": platform.platform(),
         "devices": [str(device.device_kind) for device in jax.devices()],
     }
+
+
+def record_provenance(path: Path, first_iteration: int) -> None:
+    """Append this process to the list of those that worked on a run."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))["processes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        earlier = []
+    write_json(
+        path, {"processes": [*earlier, {"first_iteration": first_iteration, **provenance()}]}
+    )
 
 
 def peak_memory_mib() -> float:

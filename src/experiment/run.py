@@ -32,7 +32,7 @@ from src.experiment.loop import (
     train,
 )
 from src.experiment.plots import adaptation_curve, has_images, learning_curves, task_sheet
-from src.experiment.provenance import peak_memory_mib, provenance
+from src.experiment.provenance import peak_memory_mib, record_provenance
 from src.experiment.writers import (
     Writer,
     console_writer,
@@ -50,6 +50,8 @@ def run(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
 
     Raises UserError with a message for people; nothing of another run's folder is touched then.
     """
+    if run_dir.resolve() == Path(__file__).resolve().parents[2]:
+        raise UserError("hydra.run.dir is the project's own folder: choose another, such as runs/a")
     use_compilation_cache(config.get("compilation_cache") is True)
     with jax.enable_x64(config.get("dtype") == "float64"), ExitStack() as stack:
         experiment = build(config)
@@ -59,7 +61,10 @@ def run(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
         stack.callback(checkpoints.manager.close)
         snapshot = _snapshot(experiment, checkpoints, run_dir)
         write_json(run_dir / "config.json", dict(config))
-        write_json(run_dir / "provenance.json", provenance())
+        record_provenance(run_dir / "provenance.json", snapshot.progress.step)
+        if snapshot.progress.step < experiment.settings.num_iterations:
+            # A longer run of the same identity goes on: its old result is no longer the result.
+            (run_dir / "result.json").unlink(missing_ok=True)
         return _train_and_score(experiment, config, run_dir, checkpoints, snapshot)
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from src.bilevel.types import AlgorithmState, Tree
-from src.experiment.build import Experiment, build
+from src.bilevel.types import AlgorithmState
+from src.experiment.build import Experiment, build, learned_shapes
 from src.experiment.checkpoint import Progress, Snapshot, open_checkpoints
 from src.experiment.compilation import use_compilation_cache
 from src.experiment.errors import UserError
@@ -111,16 +111,10 @@ def _refuse_other_steps(experiment: Experiment, num_lower_steps: int) -> None:
     if num_lower_steps < 1:
         raise UserError(f"num_lower_steps={num_lower_steps} must be at least 1")
 
-    def shapes(steps: int) -> Tree:
-        key = jax.random.key(0)
-        problem, dynamics = experiment.problem, experiment.test_dynamics
-        return jax.eval_shape(
-            lambda: dynamics.init_params(steps, problem.init_lower(key, problem.init_upper(key)))
-        )
-
+    problem, dynamics = experiment.problem, experiment.test_dynamics
     for (path, one), other in zip(
-        jax.tree_util.tree_leaves_with_path(shapes(trained)),
-        jax.tree.leaves(shapes(num_lower_steps)),
+        jax.tree_util.tree_leaves_with_path(learned_shapes(problem, dynamics, trained)),
+        jax.tree.leaves(learned_shapes(problem, dynamics, num_lower_steps)),
         strict=True,
     ):
         if one.shape != other.shape:

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 class Writer(NamedTuple):
-    """progress(step, upper_loss, iterations/s) often; log(row) for each row; close(result, ok)."""
+    """progress(step, upper_loss, iterations/s) often; log(row); close(result, pictures) once."""
 
     progress: Callable[[int, float, float], None]
     log: Callable[[Row], None]
@@ -108,6 +108,17 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def _start_wandb(wandb: Any, **options: Any) -> Any:
+    try:
+        return wandb.init(**options)
+    except (wandb.errors.Error, OSError) as error:
+        raise UserError(
+            f"logger.wandb.mode={options['mode']}: wandb does not start ({error}); run "
+            "`wandb login` for mode=online, choose logger.wandb.mode=offline, or leave it out with "
+            "logger=[console,jsonl]"
+        ) from error
+
+
 def wandb_writer(options: WandbOptions, run_dir: Path, config: Mapping[str, Any]) -> Writer:
     """A wandb run in the run folder, offline by default; resuming continues the same run id."""
     try:
@@ -120,7 +131,8 @@ def wandb_writer(options: WandbOptions, run_dir: Path, config: Mapping[str, Any]
     id_file = run_dir / "wandb_id.txt"
     if not id_file.exists():
         write_text(id_file, secrets.token_hex(4))
-    run = wandb.init(
+    run = _start_wandb(
+        wandb,
         dir=run_dir,
         id=id_file.read_text(encoding="utf-8").strip(),
         resume="allow",

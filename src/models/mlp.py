@@ -18,7 +18,7 @@ def mlp(
 
     Each layer: linear, batch norm on the batch at hand (where `normalise`; then without a bias,
     which it would cancel), ReLU. The default sizes are those of MAML's Omniglot network without
-    convolutions (Finn et al., ICML 2017, sec. 5.2).
+    convolutions (Finn et al., ICML 2017).
 
     Raises ValueError where there is no layer or a size is below 1.
     """

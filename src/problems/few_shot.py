@@ -3,8 +3,8 @@
     f(x, y) = mean cross-entropy of the support set  + lower_l2/2 |y|^2
     F(x, y) = mean cross-entropy of the query set,   logits = features(x, image) W + b, y = (W, b)
 
-The hyper-representation setting of Franceschi et al., ICML 2018 (arXiv 1806.04910), sec. 3.2, and
-of BOML's MetaFeat. Support and query pass through the network as two batches, so the statistics
+The hyper-representation setting of Franceschi et al., ICML 2018 (arXiv 1806.04910), and of
+BOML's MetaFeat. Support and query pass through the network as two batches, so the statistics
 of batch norm never mix.
 """
 

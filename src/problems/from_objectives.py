@@ -42,9 +42,9 @@ def problem_from_objectives(
         return {"upper_loss": upper(x, y, task), "lower_loss": lower(x, y, task), **extra}
 
     return BilevelProblem(
-        init_upper=init_upper,
+        init_upper=lambda key: jax.tree.map(jnp.asarray, init_upper(key)),
         prepare=lambda x, task: x,
-        init_lower=lambda key, x: init_lower(key),
+        init_lower=lambda key, x: jax.tree.map(jnp.asarray, init_lower(key)),
         lower_objective=lower_objective,
         upper_objective=upper_objective,
         evaluate=report,
@@ -62,7 +62,8 @@ def persistent_source(task: Tree, held_out: Mapping[str, Any] | None = None) -> 
         one = {**task, "held_out": held_out[split]} if held_out else task
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), one)
 
-    return TaskSource(data=(task, held_out), sample=sample, persistent=True)
+    data = jax.tree.map(jnp.asarray, (task, held_out))
+    return TaskSource(data=data, sample=sample, persistent=True)
 
 
 def _summary(function: Callable) -> str:

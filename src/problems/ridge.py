@@ -23,8 +23,20 @@ def ridge(
     *,
     penalty: Literal["scalar", "per_feature"] = "per_feature",
     initial_log_penalty: float = -2.0,
+    max_log_penalty: float = 1.0,
 ) -> tuple[BilevelProblem, TaskSource]:
-    """x: log penalties, shape () or (p,); y: weights, shape (p,); data: rows of three splits."""
+    """x: log penalties, shape () or (p,); y: weights, shape (p,); data: rows of three splits.
+
+    x is projected to at most `max_log_penalty`: an irrelevant feature wants an infinite penalty,
+    and lower steps diverge where step_size (largest eigenvalue of A^T A / n + exp x) > 2.
+
+    Raises ValueError where x starts above its bound.
+    """
+    if initial_log_penalty > max_log_penalty:
+        raise ValueError(
+            f"initial_log_penalty={initial_log_penalty} is above "
+            f"max_log_penalty={max_log_penalty}; choose for example initial_log_penalty=-2.0"
+        )
     num_features = data["train"]["inputs"].shape[1]
     shape = () if penalty == "scalar" else (num_features,)
 
@@ -68,6 +80,7 @@ def ridge(
         evaluate=evaluate,
         exact=Exact(lower_solution=lower_solution, hypergradient=hypergradient),
     )
+    problem = problem._replace(project_upper=lambda x: jnp.minimum(x, max_log_penalty))
     rows = {
         split: {name: jnp.asarray(array, dtype=float) for name, array in part.items()}
         for split, part in data.items()

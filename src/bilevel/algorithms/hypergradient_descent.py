@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from src.bilevel.lower_solve import trajectory
+from src.bilevel.lower_solve import run_steps, trajectory
 from src.bilevel.types import (
     Algorithm,
     AlgorithmState,
@@ -118,20 +118,23 @@ def hypergradient_descent(
     def step(state: AlgorithmState, key: Array, tasks: Tree) -> tuple[AlgorithmState, Metrics]:
         x, params = _split(state.variables)
         keys = jax.random.split(key, meta_batch_size)
-        y0_key = state.start if lower_start == "fixed" else key
         warm = state.start if lower_start == "warm" else ()
+        y0_key = state.start  # a fixed start's key; the other starts read their group's own
         everything = Group(tasks, state.carry, warm, keys)
         if tasks_at_once == meta_batch_size:
             total, outcome = of_group(x, params, y0_key, everything)
         else:
             total, outcome = _accumulate(
-                lambda group: of_group(x, params, y0_key, group), everything, tasks_at_once
+                lambda group: of_group(x, params, y0_key, group),
+                everything,
+                tasks_at_once,
+                jax.tree.map(jnp.zeros_like, state.variables),
             )
         gradient = jax.tree.map(lambda leaf: leaf / meta_batch_size, total)
 
         updates, upper_state = upper_optimizer.update(gradient, state.upper_state, state.variables)
         x, params = _split(optax.apply_updates(state.variables, updates))  # pyright: ignore
-        variables = {"problem": x, **dynamics.project(params)}
+        variables = {"problem": problem.project_upper(x), **dynamics.project(params)}
 
         metrics = {
             **jax.tree.map(jnp.mean, dict(outcome.metrics)),
@@ -141,14 +144,23 @@ def hypergradient_descent(
         start = outcome.y if lower_start == "warm" else state.start
         return AlgorithmState(variables, upper_state, outcome.carry, start), metrics
 
-    def adapt(state: AlgorithmState, key: Array, task: Tree, num_steps: int) -> Tree:
+    def adapt(
+        state: AlgorithmState,
+        key: Array,
+        task: Tree,
+        num_steps: int,
+        observe: Callable[[Tree], Tree] | None = None,
+    ) -> Tree:
         x, params = _split(state.variables)
         if lower_start == "warm":
             y0 = jax.tree.map(lambda leaf: leaf[0], state.start)
         else:
             y0 = problem.init_lower(state.start if lower_start == "fixed" else key, x)
         context = problem.prepare(x, task)
-        return trajectory(problem, test_dynamics, params, context, task, y0, num_steps)
+        if observe is not None:
+            return trajectory(problem, test_dynamics, params, context, task, y0, num_steps, observe)
+        start = test_dynamics.init(params, y0)
+        return run_steps(problem, test_dynamics, params, context, task, start, 1, num_steps).y
 
     return Algorithm(init=init, step=step, adapt=adapt)
 
@@ -165,12 +177,10 @@ def _split(variables: dict[str, Tree]) -> tuple[Tree, dict[str, Tree]]:
 
 
 def _accumulate(
-    of_group: Callable[[Group], tuple[Tree, Outcome]], everything: Group, size: int
+    of_group: Callable[[Group], tuple[Tree, Outcome]], everything: Group, size: int, zeros: Tree
 ) -> tuple[Tree, Outcome]:
     """Walk the tasks in groups of `size`: gradients summed, outcomes put back side by side."""
     groups = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), everything)
-    shapes = jax.eval_shape(of_group, jax.tree.map(lambda leaf: leaf[0], groups))[0]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def body(total: Tree, group: Group) -> tuple[Tree, Outcome]:
         gradient, outcome = of_group(group)

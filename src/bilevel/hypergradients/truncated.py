@@ -1,14 +1,14 @@
 """Truncated hypergradient: reverse mode through the last n of the K lower steps (TRHG, K-RMD).
 
 Shaban, Cheng, Hatch, Boots: Truncated back-propagation for bilevel optimization, AISTATS 2019
-(arXiv 1810.10667), eq. 6.
+(arXiv 1810.10667).
 
     g = d/dx F(x, Phi_K o ... o Phi_{K-n+1}(x, y_{K-n}))   with y_{K-n} held fixed
 
 Where the start is learned, the Jacobian of the dropped steps, d y_{K-n} / d y_0, is taken to be
-the identity, so that n = 0 is FOMAML. n = K is `unrolled`. Time: K steps forward, n back. Memory:
-n lower iterates. The bias shrinks like (1 - step_size mu)^n where f is mu-strongly convex; with
-several lower solutions it does not shrink.
+the identity, so that n = 0 gives the start FOMAML's gradient. n = K is `unrolled`. Time: K steps
+forward, n back. Memory: n lower iterates. The bias shrinks like (1 - step_size mu)^n where f is
+mu-strongly convex; with several lower solutions it does not shrink.
 """
 
 import jax
@@ -70,6 +70,11 @@ def target(
 
 
 TARGET = target
+
+
+def dropped_steps(num_lower_steps: int, *, keep_last: int) -> int:
+    """How many of the first lower steps no gradient reaches."""
+    return num_lower_steps - keep_last
 
 
 def truncated(
