@@ -70,26 +70,17 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
 
 def _shapes(experiment: Any) -> dict[str, Any]:
     """Shapes and dtypes of everything that a newcomer asks for."""
-    import jax
+    from src.experiment.shapes import learned_shapes, shapes_of
 
-    problem, settings = experiment.problem, experiment.settings
-
-    def everything(key):
-        task = jax.tree.map(
-            lambda leaf: leaf[0], experiment.source.sample(experiment.source.data, key, "train", 1)
-        )
-        x = problem.init_upper(key)
-        y = problem.init_lower(key, x)
-        params = experiment.dynamics.init_params(settings.num_lower_steps, y)
-        return task, x, problem.prepare(x, task), y, params
-
-    task, x, context, y, params = jax.eval_shape(everything, jax.random.key(0))
+    problem = experiment.problem
+    shapes = shapes_of(problem, experiment.source, "train")
+    steps = experiment.settings.num_lower_steps
     return {
-        "one task": task,
-        "x, the upper variable (learned)": x,
-        "context, what the objectives see of x": context,
-        "y, the lower variable": y,
-        "learned parameters of the lower step": params,
+        "one task": shapes.task,
+        "x, the upper variable (learned)": shapes.x,
+        "context, what the objectives see of x": shapes.context,
+        "y, the lower variable": shapes.y,
+        "learned parameters of the lower step": learned_shapes(problem, experiment.dynamics, steps),
     }
 
 

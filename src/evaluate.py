@@ -8,9 +8,9 @@ logged scores again. Writes DIR/evaluations/*.json and *.png; the path is printe
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from src.experiment.cli import refusals_as_messages
+from src.experiment.tables import aligned, with_interval
 
 KEYS = ("run", "checkpoint", "num_test_tasks", "num_lower_steps", "traceback")
 
@@ -21,9 +21,9 @@ def main() -> None:
         print(__doc__)
         return
     with refusals_as_messages(traceback="traceback=true" in sys.argv):
-        from src.experiment.files import write_json
-        from src.experiment.plots import adaptation_curve
+        from src.experiment.plots import adaptation_curve, title_of
         from src.experiment.stored_run import evaluate_again, read_config
+        from src.files import write_json
 
         given = read_arguments(sys.argv[1:])
         run_dir = Path(given["run"])
@@ -40,10 +40,7 @@ def main() -> None:
         name = f"{checkpoint}-K{steps}-tasks{scored.num_test_tasks}"
         folder = run_dir / "evaluations"
         folder.mkdir(exist_ok=True)
-        title = (
-            f"{config['problem']['name']} — {config['method']['name']}, seed {config['seed']}, "
-            f"iteration {scored.step}"
-        )
+        title = f"{title_of(config)}, iteration {scored.step}"
         adaptation_curve(scored.curve, folder / f"{name}.png", title)
         write_json(folder / f"{name}.json", scored._asdict())
     print(f"{title} ({checkpoint}), {scored.num_test_tasks} test tasks")
@@ -84,18 +81,17 @@ def whole_number(given: Mapping[str, str], key: str) -> int | None:
 def table(curve: Mapping[str, Sequence[float]]) -> str:
     """One row per lower step, one column per score, with the 95 % half-widths."""
     names = [name for name in curve if not name.endswith("_ci95")]
-    rows: list[list[Any]] = [["lower steps", *names]]
+    rows = [["lower steps", *names]]
     for step in range(len(curve[names[0]])):
-        cells = []
-        for name in names:
-            half = curve.get(f"{name}_ci95")
-            cells.append(f"{curve[name][step]:.5g}" + (f" +- {half[step]:.2g}" if half else ""))
+        halves = [
+            curve[f"{name}_ci95"][step] if f"{name}_ci95" in curve else None for name in names
+        ]
+        cells = [
+            with_interval(curve[name][step], half, digits=5)
+            for name, half in zip(names, halves, strict=True)
+        ]
         rows.append([str(step), *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return "\n".join(aligned(rows))
 
 
 if __name__ == "__main__":

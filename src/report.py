@@ -31,7 +31,7 @@ def main() -> None:
 
     import jax
 
-    from src.experiment.files import write_text
+    from src.files import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
     with jax.enable_x64(True):
@@ -146,7 +146,7 @@ def draw(solved: dict[str | None, Solved], path: Path) -> None:
     """What each method minimises, and where its iterates go."""
     from matplotlib.figure import Figure
 
-    from src.experiment.files import write_atomically
+    from src.files import write_atomically
 
     shown = {
         None: "RHG: descends f alone",

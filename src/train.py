@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from src.experiment.cli import CONF, refusals_as_messages, run_for_people
 from src.experiment.config import resolve
+from src.experiment.tables import aligned, with_interval
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
@@ -46,18 +47,12 @@ def summary(result: Mapping[str, Any]) -> str:
     table += [
         [name, *(_score(result, prefix + name) for prefix in columns.values())] for name in names
     ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
     speed = f"{result['iterations_per_second']:.4g} iterations/s, {result['seconds']:.1f} s in all"
-    return "\n".join([*lines, speed])
+    return "\n".join([*aligned(table), speed])
 
 
 def _score(result: Mapping[str, Any], name: str) -> str:
-    interval = result.get(f"{name}_ci95")
-    return f"{result[name]:.6g}" + ("" if interval is None else f" +- {interval:.2g}")
+    return with_interval(result[name], result.get(f"{name}_ci95"), digits=6)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from src.data.image_classes import ImageClasses
-from src.experiment.cli import compose_config
+from src.experiment.cli import compose_config, refusals_as_messages
 from src.experiment.config import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,3 +112,12 @@ def python(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.
         timeout=300,
         check=False,
     )
+
+
+def message_of(action) -> str:
+    """What a person would read on stderr. Fails where nothing is refused, or with a traceback."""
+    with pytest.raises(SystemExit) as stop, refusals_as_messages(traceback=False):
+        action()
+    message = str(stop.value.code)
+    assert message.startswith("error: ")
+    return message.removeprefix("error: ")

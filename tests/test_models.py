@@ -14,6 +14,7 @@ from src.models.layers import WeightsInit, convolve_by_patches, convolve_nativel
 from src.models.mlp import linear, mlp
 from src.problems.few_shot import accuracy, cross_entropy, few_shot
 from tests.conftest import tiny_images
+from tests.problems import tiny_few_shot
 
 IMAGES = np.random.default_rng(0).random((6, 28, 28, 1))
 
@@ -78,14 +79,7 @@ def test_a_block_is_conv_batch_norm_relu():
 
 
 def test_statistics_of_support_and_query_never_mix():
-    problem, source = few_shot(
-        tiny_images(),
-        conv4(filters=3, num_blocks=2),
-        Roles("head", False),
-        ways=3,
-        shots=1,
-        queries=2,
-    )
+    problem, source, _ = tiny_few_shot()
     key = jax.random.key(0)
     x = problem.init_upper(key)
     task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, key, "train", 1))

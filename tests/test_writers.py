@@ -11,7 +11,6 @@ import pytest
 
 from src.experiment.config import WandbOptions
 from src.experiment.errors import UserError
-from src.experiment.files import write_atomically, write_json
 from src.experiment.plots import learning_curves
 from src.experiment.run import run
 from src.experiment.writers import (
@@ -22,6 +21,7 @@ from src.experiment.writers import (
     together,
     wandb_writer,
 )
+from src.files import write_atomically, write_json
 from tests.conftest import config_of, python, read_metrics
 
 COUNTEREXAMPLE = ["problem=counterexample", "compilation_cache=false", "num_iterations=12"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import uuid
 import warnings
 import zipfile
 import zlib
@@ -10,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from src.files import write_atomically
 
 DIGEST = "sha256"
 
@@ -49,17 +50,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Whole or not at all, whoever else writes the same file. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+
+    def write(temporary: Path) -> None:
+        # An open file, since numpy appends .npz to a name without it.
         with open(temporary, "xb") as file:
             np.savez_compressed(
                 file, allow_pickle=False, **{**arrays, DIGEST: np.array(digest(arrays))}
             )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    write_atomically(path, write)
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:

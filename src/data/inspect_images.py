@@ -1,12 +1,12 @@
 """How hard a set of drawings is, in one number, and how it looks, on one sheet."""
 
-import uuid
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from src.data.image_classes import ImageClasses
+from src.files import write_atomically
 
 
 def nearest_neighbour_accuracy(
@@ -69,9 +69,4 @@ def contact_sheet(
             cell.spines[:].set(color="0.8", linewidth=0.5)
         name = classes.names[index].replace("/", "\n", 1)
         axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7, wrap=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=120)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))

@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +41,16 @@ def omniglot(
             "root is not set: name a folder with data.root=FOLDER or the environment variable "
             f"BILEVEL_DATA; {ADVICE}"
         )
-    folder = Path(root)
-    if (folder / FILE).is_file():
-        images, names = _read_npz(root)
-    elif not folder.is_dir():
+    if not Path(root).is_dir():
         raise ValueError(f"root={root} is not a folder: {ADVICE}")
-    elif sources := _sources(root):
-        try:
-            images, names = read_images(sources)
-        except ValueError as error:
-            raise ValueError(f"root={root}: {error}") from error
-    else:
+    try:
+        found = _read(Path(root))
+    except ValueError as error:
+        raise ValueError(f"root={root}: {error}") from error
+    if found is None:
         looked_for = ", ".join((*OFFICIAL, RESIZED, FILE))
         raise ValueError(f"root={root} holds none of {looked_for}: {ADVICE}")
+    images, names = found
     order = np.argsort(names)
     sorted_names = tuple(str(names[i]) for i in order)
     ink = 255 - images[order][..., None]
@@ -61,30 +59,31 @@ def omniglot(
     return add_rotations(classes) if rotations else classes
 
 
-def _sources(root: str) -> list[Path]:
-    try:
-        return find_sources(Path(root))
-    except ValueError as error:
-        raise ValueError(f"root={root}: {error}") from error
+def _read(folder: Path) -> tuple[np.ndarray, Sequence[str] | np.ndarray] | None:
+    """(images, names) from the first form of the data set that is there; None without any."""
+    if (folder / FILE).is_file():
+        return _read_npz(folder / FILE)
+    sources = find_sources(folder)
+    return read_images(sources) if sources else None
 
 
-def _read_npz(root: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         # Opened here, since numpy leaves a file open that turns out to be damaged.
-        with open(Path(root) / FILE, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             images, names = archive["images"], archive["characters"]
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"root={root}: {FILE} is damaged or not the file that is meant ({error}); copy it again"
+            f"{FILE} is damaged or not the file that is meant ({error}); copy it again"
         ) from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2:] != (28, 28):
         raise ValueError(
-            f"root={root}: `images` of {FILE} is {images.dtype} {images.shape}, "
+            f"`images` of {FILE} is {images.dtype} {images.shape}, "
             "but uint8 (classes, drawings, 28, 28) is needed"
         )
     if names.shape != images.shape[:1] or names.dtype.kind != "U":
         raise ValueError(
-            f"root={root}: `characters` of {FILE} is {names.dtype} {names.shape}, but a text for "
+            f"`characters` of {FILE} is {names.dtype} {names.shape}, but a text for "
             f"each of the {images.shape[0]} classes is needed"
         )
     return images, names

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from src.data.image_classes import SPLITS
+
 
 def synthetic_regression(
     *,
@@ -31,7 +33,7 @@ def synthetic_regression(
     relevant = generator.permutation(num_features)[:num_relevant]
     weights[relevant] = generator.standard_normal(num_relevant)
     splits = {}
-    for split, rows in zip(("train", "validation", "test"), num_rows, strict=True):
+    for split, rows in zip(SPLITS, num_rows, strict=True):
         inputs = generator.standard_normal((rows, num_features))
         targets = inputs @ weights + noise * generator.standard_normal(rows)
         splits[split] = {"inputs": inputs, "targets": targets}

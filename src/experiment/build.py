@@ -9,16 +9,7 @@ import jax.numpy as jnp
 
 from src.bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from src.bilevel.dynamics import compose, for_testing
-from src.bilevel.types import (
-    Algorithm,
-    Array,
-    BilevelProblem,
-    LowerDynamics,
-    Metrics,
-    Roles,
-    TaskSource,
-    Tree,
-)
+from src.bilevel.types import Algorithm, BilevelProblem, LowerDynamics, Roles, TaskSource
 from src.experiment.config import (
     NODES,
     Method,
@@ -35,6 +26,7 @@ from src.experiment.config import (
     takes,
 )
 from src.experiment.errors import UserError
+from src.experiment.shapes import Shapes, learned_per_step, shapes_of
 
 
 class Experiment(NamedTuple):
@@ -68,8 +60,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     dynamics = compose(aggregation, optimizer)
     upper_optimizer = call(_present(nodes, "upper_optimizer"))
     problem, source = _build_problem(nodes, Method(**method))
-    _check_objectives(labels["name"], problem, source)
-    _check_monitor(monitor, problem, source)
+    _check_problem(labels["name"], monitor, shapes_of(problem, source, "validation"))
     if source.persistent and settings.meta_batch_size != 1:
         raise UserError(
             f"meta_batch_size={settings.meta_batch_size}: problem={labels['name']} is one fixed "
@@ -119,41 +110,22 @@ def build(config: Mapping[str, Any]) -> Experiment:
     )
 
 
-def _check_objectives(name: str, problem: BilevelProblem, source: TaskSource) -> None:
-    """Refuse variables that are not floats and objectives that are no scalars, by tracing."""
-
-    def everything(key: Array) -> dict[str, Tree]:
-        task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, key, "train", 1))
-        x = problem.init_upper(key)
-        y = problem.init_lower(key, x)
-        context = problem.prepare(x, task)
-        f = problem.lower_objective(context, task, y, None)
-        return {"x": x, "y": y, "f": f, "F": problem.upper_objective(context, task, y, None)[0]}
-
-    shapes = jax.eval_shape(everything, jax.random.key(0))
-    for what, shape in shapes.items():
-        for leaf in jax.tree.leaves(shape):
+def _check_problem(name: str, monitor: Monitor, shapes: Shapes) -> None:
+    """Refuse variables without a gradient, objectives that are no scalars, an unknown metric."""
+    objectives = {"f": shapes.lower_objective, "F": shapes.upper_objective}
+    for what, tree in {"x": shapes.x, "y": shapes.y, **objectives}.items():
+        for leaf in jax.tree.leaves(tree):
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise UserError(
                     f"problem={name}: {what} holds {leaf.dtype}, which has no gradient; make it "
                     "floats (1.0 for 1)"
                 )
-            if what in ("f", "F") and leaf.shape:
+            if what in objectives and leaf.shape:
                 raise UserError(
                     f"problem={name}: {what} has shape {leaf.shape}, but an objective is one "
                     "number per task; take jnp.sum or jnp.mean of it"
                 )
-
-
-def _check_monitor(monitor: Monitor, problem: BilevelProblem, source: TaskSource) -> None:
-    """Refuse a metric that the problem does not report; found by tracing, nothing is compiled."""
-
-    def scores(key: Array) -> Metrics:
-        task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, key, "validation", 1))
-        x = problem.init_upper(key)
-        return problem.evaluate(x, problem.prepare(x, task), task, problem.init_lower(key, x))
-
-    reported = [f"validation/{name}" for name in jax.eval_shape(scores, jax.random.key(0))]
+    reported = [f"validation/{score}" for score in shapes.scores]
     if monitor.metric not in reported:
         raise UserError(
             f"problem.monitor.metric={monitor.metric} is not reported; choose one of "
@@ -161,31 +133,17 @@ def _check_monitor(monitor: Monitor, problem: BilevelProblem, source: TaskSource
         )
 
 
-def learned_shapes(problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int) -> Tree:
-    """Shapes of the learned parameters of the lower step, found by tracing."""
-
-    def init(key: Array) -> Tree:
-        return dynamics.init_params(
-            num_lower_steps, problem.init_lower(key, problem.init_upper(key))
-        )
-
-    return jax.eval_shape(init, jax.random.key(0))
-
-
 def _refuse_unlearnable(
     problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, dropped: int
 ) -> None:
     """Refuse to learn what no gradient would ever reach."""
-    leaves = jax.tree_util.tree_leaves_with_path(learned_shapes(problem, dynamics, num_lower_steps))
-    others = jax.tree.leaves(learned_shapes(problem, dynamics, num_lower_steps + 1))
-    for (path, leaf), other in zip(leaves, others, strict=True):
-        name = f"{path[0].key}.{path[1].key}"
+    for name, per_step in learned_per_step(problem, dynamics, num_lower_steps).items():
         if dropped == num_lower_steps:
             raise UserError(
                 f"hypergradient.keep_last=0 reaches no lower step, so {name} would never be "
                 "learned; keep a step, or learn nothing of the lower step"
             )
-        if dropped and leaf.shape != other.shape:
+        if dropped and per_step:
             raise UserError(
                 f"{name} has one value per lower step, but the hypergradient does not reach the "
                 f"first {dropped} of {num_lower_steps} steps, whose values would never be learned; "

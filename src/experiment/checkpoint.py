@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from src.bilevel.types import AlgorithmState
 from src.experiment.errors import UserError
-from src.experiment.files import write_json
+from src.files import write_json
 
 FORMAT = 1
 

@@ -9,6 +9,7 @@ from scipy.special import stdtrit
 
 from src.bilevel.types import AlgorithmState, Array, Tree
 from src.experiment.build import Experiment
+from src.experiment.shapes import one_task
 
 Evaluate = Callable[[AlgorithmState, str, int], dict[str, float]]
 Curve = dict[str, list[float]]
@@ -53,7 +54,7 @@ def _make_scores(experiment: Experiment, num_lower_steps: int, every_step: bool)
 
     def score_one(state: AlgorithmState, data: Tree, key: Array, split: str) -> dict[str, Array]:
         task_key, adapt_key = jax.random.split(key)
-        task = jax.tree.map(lambda leaf: leaf[0], source.sample(data, task_key, split, 1))
+        task = one_task(source, data, task_key, split)
         x = state.variables["problem"]
         context = problem.prepare(x, task)
 

@@ -16,7 +16,7 @@ from jax import lax
 
 from src.bilevel.types import Algorithm, AlgorithmState, Array, Metrics, TaskSource, Tree
 from src.experiment.build import Experiment
-from src.experiment.checkpoint import Checkpoints, Snapshot
+from src.experiment.checkpoint import Checkpoints, Progress, Snapshot
 from src.experiment.config import Monitor, Settings
 from src.experiment.errors import UserError
 from src.experiment.evaluation import Evaluate
@@ -143,6 +143,12 @@ def initial_state(algorithm: Algorithm, seed: int) -> AlgorithmState:
     state = jax.jit(init)(jax.random.fold_in(jax.random.key(seed), 2**31 - 3))
     # Bound to the device, as what a checkpoint restores is: jit tells the two apart.
     return jax.device_put(state, jax.devices()[0])
+
+
+def fresh_snapshot(experiment: Experiment) -> Snapshot:
+    """A run before its first iteration."""
+    state = initial_state(experiment.algorithm, experiment.settings.seed)
+    return Snapshot(state, evaluation_state(state), Progress())
 
 
 def evaluation_state(state: AlgorithmState) -> AlgorithmState:

@@ -1,13 +1,13 @@
 """Pictures of a run: its learning curves, its scores step by step, some of its tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src.experiment.files import write_atomically
 from src.experiment.writers import Row
+from src.files import write_atomically
 
 # One panel each; a row's metrics are sorted into them by the end of their names.
 PANELS = {
@@ -23,18 +23,9 @@ WIDE = 20  # a logarithmic axis needs values that differ by more than this facto
 
 def learning_curves(rows: list[Row], path: Path, title: str) -> bool:
     """Draw every logged metric against iterations; False (no file) where there is none."""
-    # Imported here: matplotlib takes over a second, and only the end of a run needs it.
-    from matplotlib.figure import Figure
-
     panels = {name: _columns(rows, endings) for name, endings in PANELS.items()}
-    panels = {name: columns for name, columns in panels.items() if columns}
-    if not panels:
-        return False
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    for axes, (name, columns) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+
+    def draw(axes: Any, name: str, columns: dict[str, tuple[list, list]]) -> None:
         colours: dict[str, str] = {}
         for metric, (steps, values) in sorted(columns.items()):
             split, _, quantity = metric.partition("/")
@@ -49,44 +40,64 @@ def learning_curves(rows: list[Row], path: Path, title: str) -> bool:
         values = [value for _, column in columns.values() for value in column]
         if name in LOGARITHMIC and min(values) > 0 and max(values) > WIDE * min(values):
             axes.set_yscale("log")
-        axes.set_xlabel("iteration")
-        axes.set_title(name, fontsize=10)
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=7, frameon=False)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-    return True
+
+    return _draw_panels(panels, draw, path, title, "iteration")
 
 
 def adaptation_curve(curve: Mapping[str, list[float]], path: Path, title: str) -> bool:
     """Draw scores against lower steps with their 95 % intervals; False where there is none."""
-    from matplotlib.figure import Figure
-
     panels = {
         name: [metric for metric in curve if metric.endswith(endings)]
         for name, endings in PANELS.items()
     }
-    panels = {name: metrics for name, metrics in panels.items() if metrics}
-    if not panels:
-        return False
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    for axes, (name, metrics) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+
+    def draw(axes: Any, name: str, metrics: list[str]) -> None:
+        del name
         for metric in metrics:
             values = np.array(curve[metric])
             steps = np.arange(len(values))
             half = np.array(curve.get(f"{metric}_ci95", np.zeros(len(values))))
-            axes.plot(
-                steps, values, label=metric.replace("_", " ").replace("/", " "), linewidth=1.3
-            )
+            label = metric.replace("_", " ").replace("/", " ")
+            axes.plot(steps, values, label=label, linewidth=1.3)
             axes.fill_between(steps, values - half, values + half, alpha=0.2, linewidth=0)
-        axes.set_xlabel("lower steps")
+
+    return _draw_panels(panels, draw, path, title, "lower steps")
+
+
+def title_of(config: Mapping[str, Any]) -> str:
+    """What a run's pictures are headed."""
+    return f"{config['problem']['name']} — {config['method']['name']}, seed {config['seed']}"
+
+
+def _draw_panels(
+    panels: Mapping[str, Any],
+    draw: Callable[[Any, str, Any], None],
+    path: Path,
+    title: str,
+    xlabel: str,
+) -> bool:
+    """draw(axes, name, content) for each panel that has content; False (no file) if none has."""
+    # Imported here: matplotlib takes over a second, and only the end of a run needs it.
+    from matplotlib.figure import Figure
+
+    filled = {name: content for name, content in panels.items() if content}
+    if not filled:
+        return False
+    figure = Figure(figsize=(4.2 * len(filled), 3.4), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(1, len(filled), squeeze=False)[0]
+    for axes, (name, content) in zip(grid, filled.items(), strict=True):
+        draw(axes, name, content)
+        axes.set_xlabel(xlabel)
         axes.set_title(name, fontsize=10)
         axes.grid(alpha=0.25)
         axes.legend(fontsize=7, frameon=False)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    _save(figure, path)
     return True
+
+
+def _save(figure: Any, path: Path) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
 def has_images(task: Any) -> bool:
@@ -122,7 +133,7 @@ def task_sheet(
         axes.set_title(f"{title}: support | query", fontsize=9)
         axes.axis("off")
     figure.tight_layout()
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    _save(figure, path)
     return True
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from src.experiment.files import write_json
+from src.files import write_json
 
 PACKAGES = ("jax", "jaxlib", "jaxopt", "dm-haiku", "optax", "orbax-checkpoint", "hydra-core")
 

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from src.bilevel.types import AlgorithmState, Array, Tree
+from src.data.image_classes import SPLITS
 from src.experiment.build import Experiment, build
-from src.experiment.checkpoint import Checkpoints, Progress, Snapshot, claim, open_checkpoints
+from src.experiment.checkpoint import Checkpoints, Snapshot, claim, open_checkpoints
 from src.experiment.compilation import use_compilation_cache
 from src.experiment.config import identity_of
 from src.experiment.errors import UserError
@@ -23,15 +24,14 @@ from src.experiment.evaluation import (
     make_evaluate,
     make_evaluate_curve,
 )
-from src.experiment.files import write_json
-from src.experiment.loop import (
-    better,
-    evaluation_state,
-    initial_state,
-    refuse_bad_scores,
-    train,
+from src.experiment.loop import better, fresh_snapshot, refuse_bad_scores, train
+from src.experiment.plots import (
+    adaptation_curve,
+    has_images,
+    learning_curves,
+    task_sheet,
+    title_of,
 )
-from src.experiment.plots import adaptation_curve, has_images, learning_curves, task_sheet
 from src.experiment.provenance import peak_memory_mib, record_provenance
 from src.experiment.writers import (
     Writer,
@@ -41,6 +41,7 @@ from src.experiment.writers import (
     together,
     wandb_writer,
 )
+from src.files import write_json
 
 MAX_LISTED_ENTRIES = 1000
 
@@ -71,8 +72,7 @@ def run(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
 def _snapshot(experiment: Experiment, checkpoints: Checkpoints, run_dir: Path) -> Snapshot:
     """Where the run stands: at its last checkpoint, or before its first iteration."""
     settings = experiment.settings
-    state = initial_state(experiment.algorithm, settings.seed)
-    fresh = Snapshot(state, evaluation_state(state), Progress())
+    fresh = fresh_snapshot(experiment)
     snapshot = checkpoints.restore(fresh)
     if snapshot is None:
         return fresh
@@ -103,7 +103,7 @@ def _train_and_score(
         trained = train(experiment, evaluate, checkpoints, snapshot, writer)
         result = _result(experiment, evaluate, curve, trained, checkpoints)
         write_json(run_dir / "result.json", result)
-        title = f"{config['problem']['name']} — {config['method']['name']}, seed {settings.seed}"
+        title = title_of(config)
         rows = read_rows(run_dir / "metrics.jsonl")
         pictures += _drawn(
             run_dir / "learning_curves.png", lambda path: learning_curves(rows, path, title)
@@ -129,8 +129,7 @@ def _draw_tasks(experiment: Experiment, path: Path) -> bool:
     source, key = experiment.source, jax.random.key(experiment.settings.seed)
 
     def draw(data: Tree, key: Array) -> dict[str, Tree]:
-        splits = ("train", "validation", "test")
-        return {split: source.sample(data, key, split, 2) for split in splits}
+        return {split: source.sample(data, key, split, 2) for split in SPLITS}
 
     if not has_images(jax.eval_shape(draw, source.data, key)["train"]):
         return False

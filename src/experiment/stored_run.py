@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 
 from src.bilevel.types import AlgorithmState
-from src.experiment.build import Experiment, build, learned_shapes
-from src.experiment.checkpoint import Progress, Snapshot, open_checkpoints
+from src.experiment.build import Experiment, build
+from src.experiment.checkpoint import open_checkpoints
 from src.experiment.compilation import use_compilation_cache
 from src.experiment.errors import UserError
 from src.experiment.evaluation import Curve, make_evaluate_curve
-from src.experiment.loop import evaluation_state, initial_state
+from src.experiment.loop import fresh_snapshot
+from src.experiment.shapes import learned_per_step
 
 
 class Scored(NamedTuple):
@@ -74,17 +75,16 @@ def _stored_state(
         if not checkpoint.isdigit():
             raise UserError(f"checkpoint={checkpoint} must be last, best or an iteration")
         step = int(checkpoint)
+    none_yet = UserError(f"run={run_dir} holds no checkpoint yet: let it reach checkpoint_every")
     if not (run_dir / "checkpoints").is_dir():
-        raise UserError(f"run={run_dir} holds no checkpoint yet: let it reach checkpoint_every")
-    state = initial_state(experiment.algorithm, experiment.settings.seed)
+        raise none_yet
     checkpoints = open_checkpoints(run_dir, read_only=True)
     try:
-        fresh = Snapshot(state, evaluation_state(state), Progress())
-        snapshot = checkpoints.restore(fresh, step)
+        snapshot = checkpoints.restore(fresh_snapshot(experiment), step)
     finally:
         checkpoints.manager.close()
     if snapshot is None:
-        raise UserError(f"run={run_dir} holds no checkpoint yet: let it reach checkpoint_every")
+        raise none_yet
     progress = snapshot.progress
     if checkpoint != "best" or _last_is_best(run_dir, progress.step):
         return progress.step, snapshot.state
@@ -111,15 +111,12 @@ def _refuse_other_steps(experiment: Experiment, num_lower_steps: int) -> None:
     if num_lower_steps < 1:
         raise UserError(f"num_lower_steps={num_lower_steps} must be at least 1")
 
-    problem, dynamics = experiment.problem, experiment.test_dynamics
-    for (path, one), other in zip(
-        jax.tree_util.tree_leaves_with_path(learned_shapes(problem, dynamics, trained)),
-        jax.tree.leaves(learned_shapes(problem, dynamics, num_lower_steps)),
-        strict=True,
-    ):
-        if one.shape != other.shape:
+    per_step = learned_per_step(experiment.problem, experiment.test_dynamics, trained)
+    for name, one_each in per_step.items():
+        if one_each and num_lower_steps != trained:
+            parameter = name.partition(".")[2]
             raise UserError(
-                f"num_lower_steps={num_lower_steps}: {path[-1].key} was learned with one value for "
+                f"num_lower_steps={num_lower_steps}: {parameter} was learned with one value for "
                 f"each of {trained} lower steps, and there is none for other steps; choose "
                 f"num_lower_steps={trained}"
             )

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.experiment.config import WandbOptions
 from src.experiment.errors import UserError
-from src.experiment.files import write_text
+from src.files import write_text
 
 Row = dict[str, Any]
 

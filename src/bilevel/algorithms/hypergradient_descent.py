@@ -119,17 +119,14 @@ def hypergradient_descent(
         x, params = _split(state.variables)
         keys = jax.random.split(key, meta_batch_size)
         warm = state.start if lower_start == "warm" else ()
-        y0_key = state.start  # a fixed start's key; the other starts read their group's own
         everything = Group(tasks, state.carry, warm, keys)
+        # state.start is a fixed start's key; the other starts read their group's own.
+        gradient_of = partial(of_group, x, params, state.start)
         if tasks_at_once == meta_batch_size:
-            total, outcome = of_group(x, params, y0_key, everything)
+            total, outcome = gradient_of(everything)
         else:
-            total, outcome = _accumulate(
-                lambda group: of_group(x, params, y0_key, group),
-                everything,
-                tasks_at_once,
-                jax.tree.map(jnp.zeros_like, state.variables),
-            )
+            zeros = jax.tree.map(jnp.zeros_like, state.variables)
+            total, outcome = _accumulate(gradient_of, everything, tasks_at_once, zeros)
         gradient = jax.tree.map(lambda leaf: leaf / meta_batch_size, total)
 
         updates, upper_state = upper_optimizer.update(gradient, state.upper_state, state.variables)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """`write(temporary)` in the same folder, synced to the disk, then renamed over `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A name of its own, so that whoever else writes the same file is not disturbed.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb") as file:

@@ -1,0 +1,17 @@
+"""Scores as text."""
+
+from collections.abc import Sequence
+
+
+def with_interval(value: float, half_width: float | None, digits: int) -> str:
+    """value +- half_width; the value alone where there is no interval."""
+    return f"{value:.{digits}g}" + ("" if half_width is None else f" +- {half_width:.2g}")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line per row, the cells of a column below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
