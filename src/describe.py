@@ -10,8 +10,10 @@ from typing import Any
 from src.experiment.cli import compose_config, refusals_as_messages
 
 DIFFERENTIATED = {
-    "context": "x (pulled back from the context)",
-    "params": "the learned parameters of the lower step",
+    "context": "x, through F and through the lower level",
+    "direct": "x, where F contains it (not through the lower level)",
+    "aggregation": "learned alpha, s, t",
+    "lower_optimizer": "learned step sizes",
     "start": "the start y0, where it depends on x",
 }
 
@@ -50,7 +52,8 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
     yield f"  y0: {settings.lower_start}"
     yield ""
     name = config["hypergradient"]["_target_"].rpartition(".")[2]
-    yield f"  hypergradient {name}: d F(x, y_K) with respect to"
+    yield f"  hypergradient {name}:  {experiment.hypergradient.formula}"
+    yield "    with respect to"
     yield from (f"      {DIFFERENTIATED[part]}" for part in experiment.differentiates)
     upper = config["upper_optimizer"]
     upper_name = upper["_target_"].rpartition(".")[2]

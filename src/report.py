@@ -90,7 +90,7 @@ def solve(settings: dict[str, Any], law: str | None) -> Solved:
 
     y0 = problem.init_lower(key, state.variables["problem"])
     params = dynamics.init_params(num_lower_steps, y0)
-    at_point = target(problem, dynamics, num_lower_steps)({}, {}, params, y0)
+    at_point = target(problem, dynamics, num_lower_steps)({}, {}, params, y0, key)
 
     def weights(steps: int) -> np.ndarray:
         each = aggregation.weights({}, jax.numpy.arange(1, steps + 1))

@@ -70,7 +70,7 @@ def descent(
         shapes = {"alpha": (num_lower_steps,) if law == "per_step" else (), "s": (), "t": ()}
         return {name: jnp.full(shapes[name], float(fixed[name])) for name in learn}
 
-    def weights(params: Mapping[str, Array], k: Array) -> tuple[Array, Array]:
+    def weights(params: Mapping[str, Array], k: Array | int) -> tuple[Array, Array]:
         value = {name: jnp.asarray(number) for name, number in {**fixed, **params}.items()}
         upper, lower = law_function(value["alpha"], k, **options)
         return value["s"] * upper, value["t"] * lower

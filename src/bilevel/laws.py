@@ -9,7 +9,7 @@ its keyword-only arguments are the options it admits, and the first line of its 
 from src.bilevel.types import Array
 
 
-def constant(alpha: Array, k: Array) -> tuple[Array, Array]:
+def constant(alpha: Array, k: Array | int) -> tuple[Array, Array]:
     """a_k = alpha, b_k = 1 - alpha.
 
     Has a fixed point for every alpha in (0, 1); solves the counter-example exactly.
@@ -18,7 +18,7 @@ def constant(alpha: Array, k: Array) -> tuple[Array, Array]:
     return alpha, 1 - alpha
 
 
-def harmonic(alpha: Array, k: Array) -> tuple[Array, Array]:
+def harmonic(alpha: Array, k: Array | int) -> tuple[Array, Array]:
     """a_k = alpha / k, b_k = 1 - alpha / k.
 
     BOML's law; within the theory of Liu et al. (ICML 2020), which asks for a_k of order 1 / k.
@@ -27,7 +27,7 @@ def harmonic(alpha: Array, k: Array) -> tuple[Array, Array]:
     return share, 1 - share
 
 
-def geometric(alpha: Array, k: Array, *, ratio: float = 0.9) -> tuple[Array, Array]:
+def geometric(alpha: Array, k: Array | int, *, ratio: float = 0.9) -> tuple[Array, Array]:
     """a_k = alpha ratio^(k-1), b_k = 1 - alpha ratio^(k-1).
 
     Summable, hence outside the theory: the pull of F dies out after about 1 / (1 - ratio) steps.
@@ -36,7 +36,7 @@ def geometric(alpha: Array, k: Array, *, ratio: float = 0.9) -> tuple[Array, Arr
     return share, 1 - share
 
 
-def upper_geometric(alpha: Array, k: Array, *, ratio: float = 0.9) -> tuple[Array, Array]:
+def upper_geometric(alpha: Array, k: Array | int, *, ratio: float = 0.9) -> tuple[Array, Array]:
     """a_k = alpha ratio^(k-1), b_k = 1 - alpha.
 
     The law of the BDA authors' repository: only the upper part fades. Summable, as `geometric`.
@@ -44,7 +44,7 @@ def upper_geometric(alpha: Array, k: Array, *, ratio: float = 0.9) -> tuple[Arra
     return alpha * ratio ** (k - 1), 1 - alpha
 
 
-def per_step(alpha: Array, k: Array) -> tuple[Array, Array]:
+def per_step(alpha: Array, k: Array | int) -> tuple[Array, Array]:
     """a_k = alpha_k, b_k = 1 - alpha_k, one alpha per lower step.
 
     BOML's `learn_alpha_itr`, without its absolute value (whose slope is 0 at the start 0).
@@ -53,7 +53,7 @@ def per_step(alpha: Array, k: Array) -> tuple[Array, Array]:
     return share, 1 - share
 
 
-def tpami(alpha: Array, k: Array, *, beta: float = 1.0) -> tuple[Array, Array]:
+def tpami(alpha: Array, k: Array | int, *, beta: float = 1.0) -> tuple[Array, Array]:
     """a_k = alpha / (k + 1), b_k = (1 - alpha) beta_k, beta_k = 1 - (1 - beta) / (k + 1).
 
     Liu et al. (TPAMI 2022) with mu = alpha: a step length of order 1 / k for F, and for f factors

@@ -1,25 +1,151 @@
-"""Lower optimizers: how the lower variable moves along its direction."""
+"""Lower optimizers: how the lower variable moves along its direction.
 
-from collections.abc import Mapping
+All are smooth enough to differentiate through, and all can hand their step size to the upper
+level: `learn` makes it one scalar (BOML's "Meta-SGD"), one per step, shape (K,), or one per
+weight, the shape of y (Li et al., Meta-SGD, 2017). A learned step size is projected to [0, inf)
+after each upper update.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
+from optax import projections
 
 from src.bilevel.types import Array, LowerOptimizer, Tree
 
 LearnStepSize = Literal["none", "scalar", "per_step", "per_weight"]
+LEARNED = {
+    "none": "",
+    "scalar": " (learned)",
+    "per_step": " (learned, one per step)",
+    "per_weight": " (learned, one per weight)",
+}
 
 
 def sgd(*, step_size: float, learn: LearnStepSize = "none") -> LowerOptimizer:
-    """y_k = y_{k-1} - step_size d_k.
+    """y_k = y_{k-1} - step_size d_k. Raises ValueError where step_size <= 0."""
+    return _follow(optax.identity(), "y_k = y_{k-1} - eta d_k", step_size, learn)
 
-    `learn` makes the step size an upper variable: one scalar (BOML's "Meta-SGD"), one per step,
-    shape (K,), or one per weight, the shape of y (Li et al., Meta-SGD, 2017). A learned
-    step size is projected to [0, inf) after each upper update.
 
-    Raises ValueError where step_size <= 0.
+def momentum(
+    *, step_size: float, momentum: float = 0.5, learn: LearnStepSize = "none"
+) -> LowerOptimizer:
+    """Heavy ball: m_k = momentum m_{k-1} + d_k, y_k = y_{k-1} - step_size m_k (BOML: 0.5).
+
+    Raises ValueError where momentum is outside [0, 1) or step_size <= 0.
     """
+    _check_share("momentum", momentum)
+    formula = f"m_k = {momentum:g} m_{{k-1}} + d_k, y_k = y_{{k-1}} - eta m_k"
+    return _follow(optax.trace(momentum), formula, step_size, learn)
+
+
+def nesterov(
+    *, step_size: float, momentum: float = 0.5, learn: LearnStepSize = "none"
+) -> LowerOptimizer:
+    """m_k = momentum m_{k-1} + d_k, y_k = y_{k-1} - step_size (d_k + momentum m_k).
+
+    Sutskever, Martens, Dahl, Hinton, ICML 2013, in the form whose gradient is taken at y_{k-1}.
+    Raises ValueError where momentum is outside [0, 1) or step_size <= 0.
+    """
+    _check_share("momentum", momentum)
+    formula = f"m_k = {momentum:g} m_{{k-1}} + d_k, y_k = y_{{k-1}} - eta (d_k + {momentum:g} m_k)"
+    return _follow(optax.trace(momentum, nesterov=True), formula, step_size, learn)
+
+
+def adam(
+    *,
+    step_size: float,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    learn: LearnStepSize = "none",
+) -> LowerOptimizer:
+    """y_k = y_{k-1} - step_size m / sqrt(v + eps^2), m and v the bias-corrected moments of d.
+
+    Kingma and Ba, ICLR 2015, Alg. 1, with eps inside the root: there the derivative at d = 0 is
+    finite (1 / eps), where that of sqrt(v) + eps is not a number. A larger eps tames it.
+
+    Raises ValueError where b1 or b2 is outside [0, 1), eps <= 0 or step_size <= 0.
+    """
+    formula = "y_k = y_{k-1} - eta m_k / sqrt(v_k + eps^2), m_k and v_k Adam's moments of d"
+    return _follow(_adam_direction(b1, b2, eps), formula, step_size, learn)
+
+
+def adamw(
+    *,
+    step_size: float,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    learn: LearnStepSize = "none",
+) -> LowerOptimizer:
+    """Adam with decoupled decay: y_k = y_{k-1} - step_size (m / sqrt(v + eps^2) + decay y_{k-1}).
+
+    Loshchilov and Hutter, ICLR 2019. Where it rests, grad f is not zero, so it has no stationarity
+    condition (an L2 term belongs in f if implicit differentiation is wanted).
+
+    Raises ValueError as `adam`, and where weight_decay < 0.
+    """
+    if not weight_decay >= 0:
+        raise ValueError(
+            f"weight_decay={weight_decay} must not be negative; choose weight_decay=0.01"
+        )
+    optimizer = _follow(
+        optax.chain(_adam_direction(b1, b2, eps), optax.add_decayed_weights(weight_decay)),
+        f"y_k = y_{{k-1}} - eta (m_k / sqrt(v_k + eps^2) + {weight_decay:g} y_{{k-1}}), "
+        "m_k and v_k Adam's moments of d",
+        step_size,
+        learn,
+    )
+    if not weight_decay:
+        return optimizer
+    return optimizer._replace(
+        moving=(
+            "adamw's weight decay holds y away from the zero of the gradient; choose "
+            "lower_optimizer=adam with an L2 term in f, or hypergradient=unrolled"
+        )
+    )
+
+
+def projected(
+    *,
+    step_size: float,
+    set: Literal["box", "ball", "simplex"],
+    lower: float | None = None,
+    upper: float | None = None,
+    radius: float | None = None,
+    learn: LearnStepSize = "none",
+) -> LowerOptimizer:
+    """y_k = P(y_{k-1} - step_size d_k), P the Euclidean projection onto a convex set.
+
+    box: lower <= y <= upper in every entry; ball: |y| <= radius; simplex: y >= 0 with sum radius.
+    Ball and simplex take all entries of y together.
+
+    Raises ValueError for an empty set, an option that the set does not have, or step_size <= 0.
+    """
+    onto, text = _projection(set, lower, upper, radius)
+    plain = _follow(optax.identity(), f"y_k = P(y_{{k-1}} - eta d_k), {text}", step_size, learn)
+
+    def update(
+        params: Mapping[str, Tree], direction: Tree, slots: Tree, y: Tree, k: Array
+    ) -> tuple[Tree, Tree]:
+        y, slots = plain.update(params, direction, slots, y, k)
+        return onto(y), slots
+
+    return plain._replace(update=update, projection=onto)
+
+
+def _follow(
+    transformation: optax.GradientTransformation,
+    formula: str,
+    step_size: float,
+    learn: LearnStepSize,
+) -> LowerOptimizer:
+    """y_k = y_{k-1} - step_size * transformation(d_k), the step size learned or not."""
     if not step_size > 0:
         raise ValueError(
             f"step_size={step_size} must be positive: the lower level would not descend; "
@@ -43,18 +169,57 @@ def sgd(*, step_size: float, learn: LearnStepSize = "none") -> LowerOptimizer:
             size = params.get("step_size", step_size)
             size = size[k - 1] if learn == "per_step" else size
             sizes = jax.tree.map(lambda _: size, y)
-        return jax.tree.map(lambda w, d, eta: w - eta * d, y, direction, sizes), slots
+        update, slots = transformation.update(direction, slots, y)
+        return jax.tree.map(lambda w, d, eta: w - eta * d, y, update, sizes), slots
 
     return LowerOptimizer(
         init_params=init_params,
-        init=lambda params, y0: (),
+        init=lambda params, y0: transformation.init(y0),
         update=update,
         project=lambda params: jax.tree.map(lambda eta: jnp.maximum(eta, 0), params),
-        formula=f"y_k = y_{{k-1}} - eta d_k,  eta = {step_size:g}"
-        + {
-            "none": "",
-            "scalar": " (learned)",
-            "per_step": " (learned, one per step)",
-            "per_weight": " (learned, one per weight)",
-        }[learn],
+        formula=f"{formula},  eta = {step_size:g}{LEARNED[learn]}",
+    )
+
+
+def _adam_direction(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    _check_share("b1", b1)
+    _check_share("b2", b2)
+    if not eps > 0:
+        raise ValueError(f"eps={eps} must be positive; choose for example eps=1e-8")
+    return optax.scale_by_adam(b1, b2, eps=0.0, eps_root=eps**2)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}={value} is outside [0, 1); choose for example {name}=0.9")
+
+
+def _projection(
+    kind: str, lower: float | None, upper: float | None, radius: float | None
+) -> tuple[Callable[[Tree], Tree], str]:
+    """The projection and its set in words."""
+    for name, value in {"lower": lower, "upper": upper, "radius": radius}.items():
+        if (value is None) != ((name == "radius") == (kind == "box")):
+            needs = "lower and upper" if kind == "box" else "radius"
+            raise ValueError(f"{name}={value} does not go with set={kind}, which has {needs}")
+    if kind == "box":
+        assert lower is not None
+        assert upper is not None
+        if not lower < upper:
+            raise ValueError(f"lower={lower} must be below upper={upper}; choose lower=-1 upper=1")
+        return (
+            lambda y: jax.tree.map(lambda leaf: jnp.clip(leaf, lower, upper), y),
+            f"P onto {lower:g} <= y <= {upper:g}",
+        )
+    assert radius is not None
+    if not radius > 0:
+        raise ValueError(f"radius={radius} must be positive; choose radius=1")
+    if kind == "ball":
+        return (
+            lambda y: projections.projection_l2_ball(y, radius),
+            f"P onto |y| <= {radius:g}",
+        )
+    return (
+        lambda y: projections.projection_simplex(y, radius),
+        f"P onto y >= 0, sum(y) = {radius:g}",
     )

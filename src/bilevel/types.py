@@ -9,6 +9,7 @@ depend on x, because it is what gradients flow through.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -54,6 +55,9 @@ class BilevelProblem(NamedTuple):
     formulas                           {"f": ..., "F": ...} for `python -m src.describe`
     exact                              closed forms (oracle problems only)
     project_upper(x) -> x              inside its bounds, after each upper update
+    learned_start                      whether init_lower reads x
+    singular_hessians                  which of "f" and "f + F" (any mix of the two) are known to
+                                       have a singular Hessian in y
     """
 
     init_upper: Callable[[Array], Tree]
@@ -65,6 +69,8 @@ class BilevelProblem(NamedTuple):
     formulas: Mapping[str, str]
     exact: Exact = Exact()
     project_upper: Callable[[Tree], Tree] = lambda x: x
+    learned_start: bool = False
+    singular_hessians: tuple[str, ...] = ()
 
 
 class TaskSource(NamedTuple):
@@ -106,7 +112,9 @@ class Aggregation(NamedTuple):
     """
 
     init: Callable[[int], dict[str, Array]]
-    weights: Callable[[Mapping[str, Array], Array], tuple[Array | float | None, Array | float]]
+    weights: Callable[
+        [Mapping[str, Array], Array | int], tuple[Array | float | None, Array | float]
+    ]
     test_weights: Callable[[Mapping[str, Array], Array], tuple[Array | float | None, Array | float]]
     project: Callable[[dict[str, Array]], dict[str, Array]]
     formula: str
@@ -120,6 +128,9 @@ class LowerOptimizer(NamedTuple):
     init(params, y0) -> slots (momentum buffers and the like)
     update(params, direction, slots, y, k) -> (y, slots)
     project(params) -> params inside their bounds
+    formula                            the step in words, for `python -m src.describe`
+    projection(y) -> y                 onto the feasible set, where the steps end in a projection
+    moving                             why a zero of the direction is no resting point; "" if it is
     """
 
     init_params: Callable[[int, Tree], dict[str, Tree]]
@@ -127,6 +138,8 @@ class LowerOptimizer(NamedTuple):
     update: Callable[[Mapping[str, Tree], Tree, Tree, Tree, Array], tuple[Tree, Tree]]
     project: Callable[[dict[str, Tree]], dict[str, Tree]]
     formula: str
+    projection: Callable[[Tree], Tree] | None = None
+    moving: str = ""
 
 
 class LowerState(NamedTuple):
@@ -140,21 +153,38 @@ class LowerDynamics(NamedTuple):
     """One lower step y_{k-1} -> y_k; params = {"aggregation": ..., "lower_optimizer": ...}.
 
     init_params(K, y0), init(params, y0) -> LowerState
-    step(problem, params, context, task, state, k, batch) -> LowerState
+    objective(problem, params, context, task, y, k, batch) -> the scalar w_F F + w_f f
+    direction(problem, params, context, task, y, k, batch) -> d_k, its gradient in y
+    move(params, direction, state, k) -> LowerState
+    step(problem, params, context, task, state, k, batch) -> LowerState    the two in a row
+    stationarity(problem, params, context, task, y, batch) -> residual    zero where the steps
+        rest: d, or y - P(y - d) where they end in a projection P. None where they never rest
+    moving                             why stationarity is None
+    projection                         P, or None
     project(params) -> params inside their bounds
     sees_upper                         as in Aggregation
     """
 
     init_params: Callable[[int, Tree], dict[str, Tree]]
     init: Callable[[Tree, Tree], LowerState]
+    objective: Callable[..., Array]
+    direction: Callable[..., Tree]
+    move: Callable[[Tree, Tree, LowerState, Array], LowerState]
     step: Callable[..., LowerState]
+    stationarity: Callable[..., Tree] | None
+    moving: str
+    projection: Callable[[Tree], Tree] | None
     project: Callable[[dict[str, Tree]], dict[str, Tree]]
     formula: str
     sees_upper: bool
 
 
 class HypergradientOutput(NamedTuple):
-    """F(x, y_K), its estimated gradients, y_K, metrics for people, and the carry."""
+    """F(x, y_K), its estimated gradients, y_K, and what there is to say.
+
+    metrics: scores of F at y_K, averaged over tasks
+    diagnostics: of the estimate itself (linear residual); the worst task counts
+    """
 
     upper_loss: Array
     context_gradient: Tree
@@ -162,7 +192,16 @@ class HypergradientOutput(NamedTuple):
     start_gradient: Tree
     y: Tree
     metrics: Metrics
+    diagnostics: Metrics
     carry: Tree
+
+
+class Limit(NamedTuple):
+    """A run stops where a diagnostic exceeds the bound (or is no number)."""
+
+    bound: float
+    meaning: str
+    remedy: str
 
 
 class Hypergradient(NamedTuple):
@@ -170,10 +209,16 @@ class Hypergradient(NamedTuple):
 
     init(y0) -> carry (warm-started linear solves; () when there is nothing to carry)
     estimate(carry, context, task, params, y0, key) -> HypergradientOutput
+    formula                            the estimate in words, for `python -m src.describe`
+    check(context, params, y0)         raises ValueError on shapes that it cannot do; before tracing
+    limits                             {diagnostic: Limit}
     """
 
     init: Callable[[Tree], Tree]
     estimate: Callable[[Tree, Tree, Tree, Tree, Tree, Array], HypergradientOutput]
+    formula: str
+    check: Callable[[Tree, Tree, Tree], None] = lambda context, params, y0: None
+    limits: Mapping[str, Limit] = MappingProxyType({})
 
 
 class AlgorithmState(NamedTuple):

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 
 from src.bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from src.bilevel.dynamics import compose, for_testing
-from src.bilevel.types import Algorithm, BilevelProblem, LowerDynamics, Roles, TaskSource
+from src.bilevel.proximal import proximal
+from src.bilevel.types import (
+    Algorithm,
+    BilevelProblem,
+    Hypergradient,
+    LowerDynamics,
+    Roles,
+    TaskSource,
+)
 from src.experiment.config import (
     NODES,
     Method,
@@ -17,6 +25,7 @@ from src.experiment.config import (
     Node,
     Settings,
     Writers,
+    about,
     call,
     check,
     check_node,
@@ -26,7 +35,8 @@ from src.experiment.config import (
     takes,
 )
 from src.experiment.errors import UserError
-from src.experiment.shapes import Shapes, learned_per_step, shapes_of
+from src.experiment.refusals import refuse_unlearnable
+from src.experiment.shapes import Shapes, learned_shapes, shapes_of
 
 
 class Experiment(NamedTuple):
@@ -40,6 +50,7 @@ class Experiment(NamedTuple):
     dynamics: LowerDynamics
     test_dynamics: LowerDynamics
     algorithm: Algorithm
+    hypergradient: Hypergradient
     differentiates: tuple[str, ...]
 
 
@@ -60,7 +71,13 @@ def build(config: Mapping[str, Any]) -> Experiment:
     dynamics = compose(aggregation, optimizer)
     upper_optimizer = call(_present(nodes, "upper_optimizer"))
     problem, source = _build_problem(nodes, Method(**method))
-    _check_problem(labels["name"], monitor, shapes_of(problem, source, "validation"))
+    if settings.proximal_weight:
+        try:
+            problem = proximal(problem, settings.proximal_weight)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    shapes = shapes_of(problem, source, "validation")
+    _check_problem(labels["name"], monitor, shapes)
     if source.persistent and settings.meta_batch_size != 1:
         raise UserError(
             f"meta_batch_size={settings.meta_batch_size}: problem={labels['name']} is one fixed "
@@ -77,12 +94,15 @@ def build(config: Mapping[str, Any]) -> Experiment:
         problem=problem,
         dynamics=dynamics,
         num_lower_steps=settings.num_lower_steps,
+        persistent=source.persistent,
     )
     module = sys.modules[hypergradient_node.factory.__module__]
-    if hasattr(module, "dropped_steps"):
-        steps = settings.num_lower_steps
-        dropped = module.dropped_steps(steps, **hypergradient_node.options)
-        _refuse_unlearnable(problem, dynamics, steps, dropped)
+    refuse_unlearnable(
+        module, hypergradient_node, problem, dynamics, settings.num_lower_steps, shapes
+    )
+    learned = learned_shapes(problem, dynamics, settings.num_lower_steps)
+    with about(hypergradient_node):
+        hypergradient.check(shapes.context, learned, shapes.y)
     # A stream of tasks is scored as at deployment, without the query labels; a persistent task
     # as it was trained.
     test_dynamics = dynamics if source.persistent else compose(for_testing(aggregation), optimizer)
@@ -106,6 +126,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         dynamics,
         test_dynamics,
         algorithm,
+        hypergradient,
         module.DIFFERENTIATES,
     )
 
@@ -131,24 +152,6 @@ def _check_problem(name: str, monitor: Monitor, shapes: Shapes) -> None:
             f"problem.monitor.metric={monitor.metric} is not reported; choose one of "
             f"{', '.join(reported)}"
         )
-
-
-def _refuse_unlearnable(
-    problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, dropped: int
-) -> None:
-    """Refuse to learn what no gradient would ever reach."""
-    for name, per_step in learned_per_step(problem, dynamics, num_lower_steps).items():
-        if dropped == num_lower_steps:
-            raise UserError(
-                f"hypergradient.keep_last=0 reaches no lower step, so {name} would never be "
-                "learned; keep a step, or learn nothing of the lower step"
-            )
-        if dropped and per_step:
-            raise UserError(
-                f"{name} has one value per lower step, but the hypergradient does not reach the "
-                f"first {dropped} of {num_lower_steps} steps, whose values would never be learned; "
-                f"choose hypergradient.keep_last={num_lower_steps}, or one value for all steps"
-            )
 
 
 def _tasks_at_once(settings: Settings) -> int:

@@ -7,7 +7,8 @@ supplied by the builder. No option is written down twice.
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, get_origin, get_type_hints
 
@@ -57,6 +58,7 @@ class Settings(NamedTuple):
     meta_batch_size: int
     tasks_at_once: int | None
     lower_start: Literal["fixed", "redrawn", "warm"]
+    proximal_weight: float
     dtype: Literal["float32", "float64"]
     log_every: int
     eval_every: int
@@ -230,8 +232,15 @@ def call(node: Node, **supplied: Any) -> Any:
         for name, parameter in inspect.signature(node.factory).parameters.items()
         if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     ]
-    try:
+    with about(node):
         return node.factory(*(supplied[name] for name in wanted), **node.options)
+
+
+@contextmanager
+def about(node: Node) -> Iterator[None]:
+    """Turn a ValueError of the node's code into a message that names the node or its option."""
+    try:
+        yield
     except (ValueError, OSError) as error:
         about_option = re.split("[= ]", str(error))[0] in node.options
         raise UserError(f"{node.path}{'.' if about_option else ': '}{error}") from error

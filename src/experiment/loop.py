@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from src.bilevel.types import Algorithm, AlgorithmState, Array, Metrics, TaskSource, Tree
+from src.bilevel.types import (
+    Algorithm,
+    AlgorithmState,
+    Array,
+    Limit,
+    Metrics,
+    TaskSource,
+    Tree,
+)
 from src.experiment.build import Experiment
 from src.experiment.checkpoint import Checkpoints, Progress, Snapshot
 from src.experiment.config import Monitor, Settings
@@ -99,7 +107,7 @@ def train(
                 timed_seconds=progress.timed_seconds + now - chunk_began,
             )
         first_chunk = False
-        _refuse_divergence(progress.pending, stop, checkpoints)
+        _refuse_divergence(progress.pending, stop, experiment.hypergradient.limits, checkpoints)
         rate = progress.iterations_per_second()
         writer.progress(stop, rows[-1]["upper_loss"], rate)
 
@@ -166,13 +174,24 @@ def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def _refuse_divergence(
-    pending: Sequence[Mapping[str, float]], stop: int, checkpoints: Checkpoints
+    pending: Sequence[Mapping[str, float]],
+    stop: int,
+    limits: Mapping[str, Limit],
+    checkpoints: Checkpoints,
 ) -> None:
     for offset, row in enumerate(pending):
+        lower_level_is_finite = all(math.isfinite(row[name]) for name in CAUSES[:3])
+        step = stop - len(pending) + offset + 1
+        for name, limit in limits.items():
+            if lower_level_is_finite and not row[name] <= limit.bound:
+                raise UserError(
+                    f"train/{name} is {row[name]:.3g} at iteration {step}: {limit.meaning}; "
+                    f"{_kept(checkpoints)}. {limit.remedy}"
+                )
         ordered = sorted(row, key=lambda n: CAUSES.index(n) if n in CAUSES else len(CAUSES))
         for name in ordered:
             if not math.isfinite(row[name]):
-                _stop(f"train/{name}", row[name], stop - len(pending) + offset + 1, checkpoints)
+                _stop(f"train/{name}", row[name], step, checkpoints)
 
 
 def refuse_bad_scores(scores: dict[str, float], step: int, checkpoints: Checkpoints) -> None:
@@ -190,9 +209,12 @@ def _refuse_non_finite(state: AlgorithmState, step: int, checkpoints: Checkpoint
 
 
 def _stop(name: str, value: float, step: int, checkpoints: Checkpoints) -> None:
-    last = checkpoints.manager.latest_step()
-    kept = "no checkpoint was written yet" if last is None else f"the checkpoint of {last} is kept"
     raise UserError(
-        f"{name} became {value} at iteration {step}; {kept}. Smaller steps are the usual remedy: "
-        "lower_optimizer.step_size, upper_optimizer.step_size, or upper_optimizer.clip_norm=1"
+        f"{name} became {value} at iteration {step}; {_kept(checkpoints)}. Smaller steps are the "
+        "usual remedy: lower_optimizer.step_size, upper_optimizer.step_size, or upper_optimizer.clip_norm=1"
     )
+
+
+def _kept(checkpoints: Checkpoints) -> str:
+    last = checkpoints.manager.latest_step()
+    return "no checkpoint was written yet" if last is None else f"the checkpoint of {last} is kept"

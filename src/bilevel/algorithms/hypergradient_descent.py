@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from src.bilevel.dynamics import residual
 from src.bilevel.lower_solve import run_steps, trajectory
 from src.bilevel.types import (
     Algorithm,
@@ -50,6 +51,7 @@ class Outcome(NamedTuple):
     """What each task of a group reports; leading axis: tasks."""
 
     metrics: Metrics
+    diagnostics: Metrics
     y: Tree
     carry: Tree
 
@@ -94,26 +96,29 @@ def hypergradient_descent(
     def of_group(x: Tree, params: Tree, y0_key: Array, group: Group) -> tuple[Tree, Outcome]:
         """The summed gradient of some tasks, and what each of them reports (leading axis)."""
         size = group.keys.shape[0]
+        start_keys, own_keys = jax.vmap(jax.random.split, out_axes=1)(group.keys)
         prepare = jax.vmap(problem.prepare, (None, 0), axis_size=size)
         context, pull_context = jax.vjp(lambda x: prepare(x, group.tasks), x)
         if lower_start == "warm":
             y0, pull_start = group.start, lambda _: (jax.tree.map(jnp.zeros_like, x),)
         else:
-            y0, pull_start = jax.vjp(lambda x: draw_start(y0_key, group.keys, x), x)
+            y0, pull_start = jax.vjp(lambda x: draw_start(y0_key, start_keys, x), x)
         output = jax.vmap(hypergradient.estimate, (0, 0, 0, None, start_axis, 0))(
-            group.carry, context, group.tasks, params, y0, group.keys
+            group.carry, context, group.tasks, params, y0, own_keys
         )
         through_start = _sum(output.start_gradient) if start_axis is None else output.start_gradient
         x_gradient = jax.tree.map(
             jnp.add, *pull_context(output.context_gradient), *pull_start(through_start)
         )
         metrics = {
-            **jax.vmap(partial(lower_diagnostics, problem))(context, group.tasks, output.y),
+            **jax.vmap(partial(lower_diagnostics, problem, dynamics))(
+                context, group.tasks, output.y
+            ),
             "upper_loss": output.upper_loss,
             **_named(output.metrics, dynamics),
         }
         gradient = {"problem": x_gradient, **_sum(output.params_gradient)}
-        return gradient, Outcome(metrics, output.y, output.carry)
+        return gradient, Outcome(metrics, output.diagnostics, output.y, output.carry)
 
     def step(state: AlgorithmState, key: Array, tasks: Tree) -> tuple[AlgorithmState, Metrics]:
         x, params = _split(state.variables)
@@ -135,6 +140,8 @@ def hypergradient_descent(
 
         metrics = {
             **jax.tree.map(jnp.mean, dict(outcome.metrics)),
+            **jax.tree.map(jnp.max, dict(outcome.diagnostics)),
+            **_against_exact(problem, state.variables["problem"], tasks, gradient["problem"]),
             "hypergradient_norm": optax.tree.norm(gradient),
             **_learned_scalars(variables),
         }
@@ -162,10 +169,24 @@ def hypergradient_descent(
     return Algorithm(init=init, step=step, adapt=adapt)
 
 
-def lower_diagnostics(problem: BilevelProblem, context: Tree, task: Tree, y: Tree) -> Metrics:
-    """f(x, y_K) and |grad_y f(x, y_K)|: how far the lower level is from a solution."""
+def lower_diagnostics(
+    problem: BilevelProblem, dynamics: LowerDynamics, context: Tree, task: Tree, y: Tree
+) -> Metrics:
+    """f(x, y_K), and the norm of grad_y f (or y - P(y - grad_y f)): how far from a solution."""
     value, gradient = jax.value_and_grad(problem.lower_objective, argnums=2)(context, task, y, None)
-    return {"lower_loss": value, "stationarity_norm": optax.tree.norm(gradient)}
+    distance = optax.tree.norm(residual(dynamics.projection, gradient, y))
+    return {"lower_loss": value, "stationarity_norm": distance}
+
+
+def _against_exact(problem: BilevelProblem, x: Tree, tasks: Tree, gradient: Tree) -> Metrics:
+    """|g - g*| / |g*| where the problem knows its hypergradient g*."""
+    exact = problem.exact.hypergradient
+    if exact is None:
+        return {}
+    truth = jax.tree.map(lambda leaf: leaf.mean(axis=0), jax.vmap(exact, (None, 0))(x, tasks))
+    size = optax.tree.norm(truth)
+    error = optax.tree.norm(jax.tree.map(jnp.subtract, gradient, truth))
+    return {"hypergradient_error": error / jnp.where(size > 0, size, 1)}
 
 
 def _split(variables: dict[str, Tree]) -> tuple[Tree, dict[str, Tree]]:

@@ -27,7 +27,7 @@ from src.bilevel.types import (
     Tree,
 )
 
-DIFFERENTIATES = ("context", "params", "start")
+DIFFERENTIATES = ("context", "aggregation", "lower_optimizer", "start")
 
 
 def _kept_steps(
@@ -57,7 +57,8 @@ def target(
     """The function whose derivative `truncated` is, with the dropped steps frozen at a point."""
     freeze, finish = _kept_steps(problem, dynamics, num_lower_steps, keep_last)
 
-    def at_point(context: Tree, task: Tree, params: Tree, frozen_start: Tree):
+    def at_point(context: Tree, task: Tree, params: Tree, frozen_start: Tree, key: Array):
+        del key
         frozen = freeze(context, task, params, frozen_start)
 
         def phi(context: Tree, params: Tree, y0: Tree) -> Array:
@@ -104,4 +105,8 @@ def truncated(
         no_shift = jax.tree.map(jnp.zeros_like, y0)
         return differentiate(scored, carry, context, params, no_shift)
 
-    return Hypergradient(init=lambda y0: (), estimate=estimate)
+    return Hypergradient(
+        init=lambda y0: (),
+        estimate=estimate,
+        formula=f"g = d F(x, y_K(x)) / dx through the last {keep_last} of {num_lower_steps} steps",
+    )

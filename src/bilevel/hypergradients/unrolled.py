@@ -5,15 +5,17 @@ optimization, ICML 2017 (arXiv 1703.01785), Alg. 1.
 
     phi_K(x) = F(x, y_K(x)),   y_k = Phi_k(x, y_{k-1}),   y_0 = y_0(x)
 
-Time: about 3 to 4 lower solves. Memory: K lower iterates. Valid whenever the steps are
-differentiable; exact for phi_K, which for a strongly convex f tends to F(x, y*(x)) as K grows.
+Time: about 3 to 4 lower solves. Memory: K lower iterates; with checkpoints=sqrt about 2 sqrt(K)
+of them, for one more solve. Valid whenever the steps are differentiable; exact for phi_K, which
+for a strongly convex f tends to F(x, y*(x)) as K grows.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 
-from src.bilevel.lower_solve import run_steps
+from src.bilevel.lower_solve import run_steps, run_steps_in_segments
 from src.bilevel.types import (
     Array,
     BilevelProblem,
@@ -24,7 +26,8 @@ from src.bilevel.types import (
     Tree,
 )
 
-DIFFERENTIATES = ("context", "params", "start")
+DIFFERENTIATES = ("context", "aggregation", "lower_optimizer", "start")
+Checkpoints = Literal["none", "sqrt"]
 
 
 def solve_and_score(
@@ -35,23 +38,32 @@ def solve_and_score(
     task: Tree,
     params: Tree,
     y0: Tree,
+    checkpoints: Checkpoints = "none",
 ) -> tuple[Array, tuple[Tree, Metrics]]:
     """F(x, y_K), and (y_K, metrics)."""
     state = dynamics.init(params, y0)
-    y = run_steps(problem, dynamics, params, context, task, state, 1, num_lower_steps).y
-    value, metrics = problem.upper_objective(context, task, y, None)
-    return value, (y, metrics)
+    if checkpoints == "sqrt":
+        state = run_steps_in_segments(
+            problem, dynamics, params, context, task, state, num_lower_steps
+        )
+    else:
+        state = run_steps(problem, dynamics, params, context, task, state, 1, num_lower_steps)
+    value, metrics = problem.upper_objective(context, task, state.y, None)
+    return value, (state.y, metrics)
 
 
-def target(problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int):
-    """The function whose derivative `unrolled` is: (context, params, y0) -> F(x, y_K).
+def target(
+    problem: BilevelProblem,
+    dynamics: LowerDynamics,
+    num_lower_steps: int,
+    *,
+    checkpoints: Checkpoints = "none",
+):
+    """(context, params, y0) -> F(x, y_K), the same at every point."""
+    del checkpoints
 
-    Returned as a function of the point (context, task, params, y0) at which the derivative is
-    taken, which matters to estimators that freeze a part of the computation; not here.
-    """
-
-    def at_point(context: Tree, task: Tree, params: Tree, y0: Tree):
-        del context, params, y0
+    def at_point(context: Tree, task: Tree, params: Tree, y0: Tree, key: Array):
+        del context, params, y0, key
 
         def phi(context: Tree, params: Tree, y0: Tree) -> Array:
             return solve_and_score(problem, dynamics, num_lower_steps, context, task, params, y0)[0]
@@ -75,13 +87,20 @@ def differentiate(
     (value, (y, metrics)), gradients = jax.value_and_grad(scored, argnums=(0, 1, 2), has_aux=True)(
         context, params, y0
     )
-    return HypergradientOutput(value, *gradients, y=y, metrics=metrics, carry=carry)
+    return HypergradientOutput(value, *gradients, y=y, metrics=metrics, diagnostics={}, carry=carry)
 
 
 def unrolled(
-    problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int
+    problem: BilevelProblem,
+    dynamics: LowerDynamics,
+    num_lower_steps: int,
+    *,
+    checkpoints: Checkpoints = "none",
 ) -> Hypergradient:
-    """d phi_K / d (context, params, y0) by reverse mode through the K steps."""
+    """d phi_K / d (context, params, y0) by reverse mode through the K steps.
+
+    checkpoints: none keeps all K iterates, sqrt about 2 sqrt(K) of them (the same numbers).
+    """
 
     def estimate(
         carry: Tree, context: Tree, task: Tree, params: Tree, y0: Tree, key: Array
@@ -89,8 +108,14 @@ def unrolled(
         del key
 
         def scored(context: Tree, params: Tree, y0: Tree):
-            return solve_and_score(problem, dynamics, num_lower_steps, context, task, params, y0)
+            return solve_and_score(
+                problem, dynamics, num_lower_steps, context, task, params, y0, checkpoints
+            )
 
         return differentiate(scored, carry, context, params, y0)
 
-    return Hypergradient(init=lambda y0: (), estimate=estimate)
+    return Hypergradient(
+        init=lambda y0: (),
+        estimate=estimate,
+        formula="g = d F(x, y_K(x)) / dx, reverse mode through all K steps",
+    )

@@ -1,0 +1,83 @@
+"""Linear solvers for implicit differentiation: A q = b for a symmetric A given as a product.
+
+The only file that knows jaxopt (0.8.5, no longer maintained): everything else sees
+(matvec, b, ...) -> q on pytrees. tests/test_linear_solve.py guards what is relied on.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import jaxopt.linear_solve
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from src.bilevel.types import Array, Tree
+
+Matvec = Callable[[Tree], Tree]
+
+
+def conjugate_gradient(
+    matvec: Matvec, b: Tree, start: Tree, tolerance: Array, max_steps: int
+) -> Tree:
+    """CG (Hestenes and Stiefel, 1952) until |A q - b| <= tolerance |b|; A positive definite."""
+    return jaxopt.linear_solve.solve_cg(matvec, b, init=start, tol=tolerance, maxiter=max_steps)
+
+
+def normal_conjugate_gradient(
+    matvec: Matvec, b: Tree, start: Tree, tolerance: Array, max_steps: int
+) -> Tree:
+    """CG on A^T A q = A^T b, |A^T (A q - b)| <= tolerance |A^T b|; A merely regular."""
+    return jaxopt.linear_solve.solve_normal_cg(
+        matvec, b, init=start, tol=tolerance, maxiter=max_steps
+    )
+
+
+def gmres(
+    matvec: Matvec, b: Tree, start: Tree, tolerance: Array, max_steps: int, restart: int
+) -> Tree:
+    """GMRES(restart) until |A q - b| <= tolerance |b|, at most max_steps products; A regular."""
+    return jaxopt.linear_solve.solve_gmres(
+        matvec,
+        b,
+        init=start,
+        tol=tolerance,  # pyright: ignore[reportArgumentType]  may be traced
+        maxiter=max(1, max_steps // restart),
+        restart=restart,
+    )
+
+
+def neumann(matvec: Matvec, b: Tree, step_size: float, num_terms: int) -> Tree:
+    """q = step_size sum_{j < num_terms} (I - step_size A)^j b; needs step_size |A| < 2."""
+
+    def body(carry: tuple[Tree, Tree], _: None) -> tuple[tuple[Tree, Tree], None]:
+        total, term = carry
+        total = jax.tree.map(jnp.add, total, term)
+        term = jax.tree.map(lambda p, a: p - step_size * a, term, matvec(term))
+        return (total, term), None
+
+    zero = jax.tree.map(jnp.zeros_like, b)
+    (total, _), _ = lax.scan(body, (zero, b), None, length=num_terms)
+    return jax.tree.map(lambda leaf: step_size * leaf, total)
+
+
+def nystrom(matvec: Matvec, b: Tree, columns: Array, damping: float) -> Tree:
+    """q = (A_c A_cc^+ A_c^T + damping I)^{-1} b from the columns A_c = A[:, columns].
+
+    Through the singular values of A_c A_cc^{-1/2}, which float32 survives where the textbook's
+    difference of two terms of size 1 / damping does not. What of A_cc is not positive is dropped.
+    """
+    flat, unravel = ravel_pytree(b)
+
+    def column(index: Array) -> Array:
+        return ravel_pytree(matvec(unravel(jnp.zeros_like(flat).at[index].set(1))))[0]
+
+    tall = jax.vmap(column, out_axes=1)(columns)
+    core = tall[columns]
+    values, vectors = jnp.linalg.eigh((core + core.T) / 2)
+    kept = values > values.size * jnp.finfo(flat.dtype).eps * jnp.abs(values).max()
+    inverse_root = jnp.where(kept, lax.rsqrt(jnp.where(kept, values, 1)), 0)
+    basis, singular, _ = jnp.linalg.svd(tall @ (vectors * inverse_root), full_matrices=False)
+    inside = basis.T @ flat
+    solved = basis @ (inside / (singular**2 + damping)) + (flat - basis @ inside) / damping
+    return unravel(solved)

@@ -1,0 +1,61 @@
+"""The proximal term of iMAML, as a wrapper around any problem.
+
+Rajeswaran, Finn, Kakade, Levine: Meta-learning with implicit gradients, NeurIPS 2019 (arXiv
+1909.04630), eq. 3:
+
+    f_rho(x, y) = f(x, y) + rho/2 |y - y0(x)|^2
+
+It is part of the problem, not of the optimizer, so every estimator sees it: the centre y0(x) is in
+the context, through which gradients reach x even where the start itself does not matter.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from src.bilevel.dependence import read_by
+from src.bilevel.types import Array, BilevelProblem, Exact, Metrics, Tree
+
+
+def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
+    """f gains weight/2 |y - y0(x)|^2, y0 = init_lower(x); F and the scores stay as they are.
+
+    context: {"problem": that of the wrapped problem, "centre": y0(x)}. The closed forms of the
+    wrapped problem do not hold any more and are dropped.
+
+    Raises ValueError where weight < 0 or the start is drawn at random.
+    """
+    if not weight >= 0:
+        raise ValueError(
+            f"proximal_weight={weight} must not be negative; choose proximal_weight=0 for none"
+        )
+    key = jax.random.key(0)
+    x = jax.eval_shape(problem.init_upper, key)
+    if read_by(problem.init_lower, key, x)[0]:
+        raise ValueError(
+            f"proximal_weight={weight}: the term pulls y to the start y0, but this problem draws "
+            "y0 at random; choose a start that is not, or proximal_weight=0"
+        )
+
+    def prepare(x: Tree, task: Tree) -> Tree:
+        return {"problem": problem.prepare(x, task), "centre": problem.init_lower(key, x)}
+
+    def lower_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> Array:
+        distance = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), y, context["centre"])
+        term = 0.5 * weight * sum(jax.tree.leaves(distance))
+        return problem.lower_objective(context["problem"], task, y, batch) + term
+
+    def upper_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
+        return problem.upper_objective(context["problem"], task, y, batch)
+
+    def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
+        return problem.evaluate(x, context["problem"], task, y)
+
+    return problem._replace(
+        prepare=prepare,
+        lower_objective=lower_objective,
+        upper_objective=upper_objective,
+        evaluate=evaluate,
+        formulas={**problem.formulas, "f": f"{problem.formulas['f']} + {weight:g}/2 |y - y0|^2"},
+        exact=Exact(),
+        singular_hessians=(),
+    )
