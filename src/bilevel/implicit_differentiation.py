@@ -72,7 +72,7 @@ def implicit(
 
     lower_tolerance: stop the lower steps where |stationarity| <= lower_tolerance
     tolerance_decay^n, n the upper iteration; None for all K. A run stops where the relative
-    residual |A q - b| / |b| exceeds max_residual. `regularises`: the solver adds the damping itself.
+    residual |A q - b| / |b| exceeds max_residual. `regularises`: the solver itself adds damping.
 
     Raises ValueError on a value outside its range, on dynamics that never rest, and without damping
     on a lower Hessian that is known to be singular.

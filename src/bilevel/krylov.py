@@ -61,7 +61,7 @@ def krylov(
 def krylov_target(
     problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, *, damping: float, **_
 ):
-    """F along the solution of the (damped) stationarity condition through y_K."""
+    """F along d(x, y) + damping (y - y_K) = d(x, y_K)."""
     invert = partial(jnp.linalg.pinv, hermitian=True)
     return implicit_target(
         problem, dynamics, num_lower_steps, lambda matrix, key: invert(matrix), damping=damping

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, NamedTuple, get_type_hints
 
 import jax
@@ -88,21 +89,14 @@ def build(config: Mapping[str, Any]) -> Experiment:
             f"lower_start=warm: problem={labels['name']} draws new tasks each iteration, so the "
             "last y_K belongs to other tasks; choose lower_start=fixed or redrawn"
         )
-    hypergradient_node = _present(nodes, "hypergradient")
-    hypergradient = call(
-        hypergradient_node,
-        problem=problem,
-        dynamics=dynamics,
-        num_lower_steps=settings.num_lower_steps,
-        persistent=source.persistent,
+    hypergradient, module = make_hypergradient(
+        _present(nodes, "hypergradient"),
+        problem,
+        dynamics,
+        settings.num_lower_steps,
+        source.persistent,
+        shapes,
     )
-    module = sys.modules[hypergradient_node.factory.__module__]
-    refuse_unlearnable(
-        module, hypergradient_node, problem, dynamics, settings.num_lower_steps, shapes
-    )
-    learned = learned_shapes(problem, dynamics, settings.num_lower_steps)
-    with about(hypergradient_node):
-        hypergradient.check(shapes.context, learned, shapes.y)
     # A stream of tasks is scored as at deployment, without the query labels; a persistent task
     # as it was trained.
     test_dynamics = dynamics if source.persistent else compose(for_testing(aggregation), optimizer)
@@ -129,6 +123,30 @@ def build(config: Mapping[str, Any]) -> Experiment:
         hypergradient,
         module.DIFFERENTIATES,
     )
+
+
+def make_hypergradient(
+    node: Node,
+    problem: BilevelProblem,
+    dynamics: LowerDynamics,
+    num_lower_steps: int,
+    persistent: bool,
+    shapes: Shapes,
+) -> tuple[Hypergradient, ModuleType]:
+    """The estimator and its file. Raises UserError where it is not right for the other choices."""
+    hypergradient = call(
+        node,
+        problem=problem,
+        dynamics=dynamics,
+        num_lower_steps=num_lower_steps,
+        persistent=persistent,
+    )
+    module = sys.modules[node.factory.__module__]
+    refuse_unlearnable(module, node, problem, dynamics, num_lower_steps, shapes)
+    with about(node):
+        learned = learned_shapes(problem, dynamics, num_lower_steps)
+        hypergradient.check(shapes.context, learned, shapes.y)
+    return hypergradient, module
 
 
 def _check_problem(name: str, monitor: Monitor, shapes: Shapes) -> None:

@@ -211,7 +211,8 @@ def _refuse_non_finite(state: AlgorithmState, step: int, checkpoints: Checkpoint
 def _stop(name: str, value: float, step: int, checkpoints: Checkpoints) -> None:
     raise UserError(
         f"{name} became {value} at iteration {step}; {_kept(checkpoints)}. Smaller steps are the "
-        "usual remedy: lower_optimizer.step_size, upper_optimizer.step_size, or upper_optimizer.clip_norm=1"
+        "usual remedy: lower_optimizer.step_size, upper_optimizer.step_size, or "
+        "upper_optimizer.clip_norm=1"
     )
 
 

@@ -42,7 +42,7 @@ def target(
     *,
     radius: float | None,
 ):
-    """As for `truncated` with one kept step."""
+    """F(x, y_K(x)) with all but the last step frozen, as radius -> 0."""
     del radius
     return truncated_target(problem, dynamics, num_lower_steps, keep_last=1)
 

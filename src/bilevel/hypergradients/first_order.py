@@ -28,7 +28,7 @@ DIFFERENTIATES = ("direct", "aggregation", "lower_optimizer", "start")
 
 
 def target(problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int):
-    """F(x, y_K), the places at which the gradients below are taken frozen at a point."""
+    """F(x, y_K(x)) with the points at which gradients are taken frozen."""
 
     def at_point(context: Tree, task: Tree, params: Tree, y0: Tree, key: Array):
         del key

@@ -29,7 +29,7 @@ DIFFERENTIATES = ("context", "aggregation", "lower_optimizer", "start")
 def target(
     problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, *, max_scalars: int
 ):
-    """As for `unrolled`: F(x, y_K)."""
+    """F(x, y_K(x))."""
     del max_scalars
     return unrolled_target(problem, dynamics, num_lower_steps)
 

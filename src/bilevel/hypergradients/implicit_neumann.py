@@ -30,7 +30,7 @@ def target(
     num_terms: int,
     **_,
 ):
-    """F along the lower solution, the inverse of A replaced by its truncated series."""
+    """F along d(x, y) = d(x, y_K), the inverse Hessian replaced by the series."""
 
     def series(matrix: Array, key: Array) -> Array:
         del key

@@ -30,7 +30,7 @@ def target(
     rank: int,
     **_,
 ):
-    """F along the lower solution, the inverse of A replaced by that of its approximation."""
+    """F along d(x, y) = d(x, y_K), the inverse Hessian replaced by the approximation."""
 
     def approximate(matrix: Array, key: Array) -> Array:
         columns = matrix[:, _columns(key, len(matrix), rank)]

@@ -54,7 +54,7 @@ def _kept_steps(
 def target(
     problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, *, keep_last: int
 ):
-    """The function whose derivative `truncated` is, with the dropped steps frozen at a point."""
+    """F(x, y_K(x)) with the dropped steps frozen."""
     freeze, finish = _kept_steps(problem, dynamics, num_lower_steps, keep_last)
 
     def at_point(context: Tree, task: Tree, params: Tree, frozen_start: Tree, key: Array):

@@ -59,7 +59,7 @@ def target(
     *,
     checkpoints: Checkpoints = "none",
 ):
-    """(context, params, y0) -> F(x, y_K), the same at every point."""
+    """F(x, y_K(x))."""
     del checkpoints
 
     def at_point(context: Tree, task: Tree, params: Tree, y0: Tree, key: Array):

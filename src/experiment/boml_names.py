@@ -1,0 +1,116 @@
+"""BOML's option names, as overrides of this project's configuration.
+
+BOML (github.com/dut-media-lab/BOML) composes a method from `method`, `inner_method` and
+`outer_method`; here these are roles, aggregation and hypergradient. The twelve combinations that
+its users try are COMBINATIONS.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from src.experiment.config import unknown_key
+from src.experiment.errors import UserError
+
+DEFAULTS: Mapping[str, Any] = {
+    "method": "MetaFeat",
+    "inner_method": "Trad",
+    "outer_method": "Reverse",
+    "inner_opt": "SGD",
+    "truncate_iter": -1,
+    "learn_lr": False,
+    "learn_st": False,
+    "learn_alpha": False,
+    "learn_alpha_itr": False,
+    "first_order": False,
+}
+CHOICES = {
+    "method": {"MetaFeat": "MF", "MetaRepr": "MF", "MetaInit": "MI"},
+    "inner_method": {"Simple": "S", "Trad": "T", "Aggr": "A"},
+    "outer_method": {"Simple": "S", "Reverse": "R", "Implicit": "I", "Darts": "D", "Forward": "F"},
+    "inner_opt": {"SGD": "sgd", "Momentum": "momentum", "Adam": "adam"},
+}
+# Code -> what it means mathematically.
+COMBINATIONS = {
+    "MFSS": "features above, SGD on a head below, unrolled: the same as MFTR",
+    "MFAD": "BDA, the last step by finite differences",
+    "MFAR": "BDA",
+    "MFTR": "RHG",
+    "MFTI": "HOAG on a head",
+    "MFTD": "DARTS on a head",
+    "MISS": "MAML",
+    "MIAD": "MAML with an aggregated step, by finite differences",
+    "MIAR": "MAML with aggregated steps",
+    "MITR": "MAML in reverse mode: the same as MISS",
+    "MITI": "the implicit gradient of an initialisation, which is zero",
+    "MITD": "MAML without second derivatives of the last step",
+}
+
+
+def options_of(code: str) -> dict[str, str]:
+    """BOML's three options from a code such as MFAR."""
+    letters = {"method": code[:2], "inner_method": code[2], "outer_method": code[3]}
+    return {
+        option: next(name for name, letter in CHOICES[option].items() if letter == wanted)
+        for option, wanted in letters.items()
+    }
+
+
+def overrides_of(options: Mapping[str, Any]) -> list[str]:
+    """Overrides for `python -m src.train`.
+
+    Raises UserError for a name that BOML does not have, and for options that do not go together.
+    """
+    for name in options:
+        if name not in DEFAULTS:
+            raise UserError(unknown_key("", name, DEFAULTS))
+    chosen = {**DEFAULTS, **options}
+    for name, known in CHOICES.items():
+        if chosen[name] not in known:
+            raise UserError(f"{name}={chosen[name]} is none of BOML's {', '.join(known)}")
+    inner, outer, kept = chosen["inner_method"], chosen["outer_method"], chosen["truncate_iter"]
+    _refuse_contradictions(chosen)
+
+    if outer == "Reverse" and kept >= 0:
+        preset, hypergradient = "trhg", ["hypergradient=truncated", f"hypergradient.keep_last={kept}"]
+    else:
+        preset, file = {
+            "Simple": ("rhg", "first_order" if chosen["first_order"] else "unrolled"),
+            "Reverse": ("rhg", "unrolled"),
+            "Implicit": ("hoag", "implicit_cg"),
+            "Darts": ("darts", "finite_difference"),
+            "Forward": ("rhg", "forward"),
+        }[outer]
+        hypergradient = [f"hypergradient={file}"]
+    overrides = [f"method={'bda' if inner == 'Aggr' else preset}", *hypergradient]
+    if chosen["method"] == "MetaInit":
+        overrides += ["method.lower_variable=all", "method.learn_start=true"]
+    if inner == "Aggr":
+        learned = ["alpha"] * (chosen["learn_alpha"] or chosen["learn_alpha_itr"])
+        learned += ["s", "t"] * chosen["learn_st"]
+        law = "per_step" if chosen["learn_alpha_itr"] else "harmonic"
+        overrides += [f"aggregation.law={law}"]
+        overrides += [f"aggregation.learn=[{','.join(learned)}]"] if learned else []
+    if chosen["inner_opt"] != "SGD":
+        overrides += [f"lower_optimizer={CHOICES['inner_opt'][chosen['inner_opt']]}"]
+    if chosen["learn_lr"]:
+        overrides += ["lower_optimizer.learn=scalar"]
+    return overrides
+
+
+def _refuse_contradictions(chosen: Mapping[str, Any]) -> None:
+    if chosen["truncate_iter"] >= 0 and chosen["outer_method"] != "Reverse":
+        raise UserError(
+            f"truncate_iter={chosen['truncate_iter']} belongs to outer_method=Reverse, not "
+            f"{chosen['outer_method']}; choose truncate_iter=-1"
+        )
+    if chosen["first_order"] and chosen["outer_method"] != "Simple":
+        raise UserError(
+            "first_order=True drops second derivatives from an unrolled gradient "
+            f"(outer_method=Simple), not from {chosen['outer_method']}; choose first_order=False"
+        )
+    for name in ("learn_alpha", "learn_alpha_itr", "learn_st"):
+        if chosen[name] and chosen["inner_method"] != "Aggr":
+            raise UserError(
+                f"{name}=True: alpha, s and t are no part of inner_method="
+                f"{chosen['inner_method']}; choose inner_method=Aggr (BOML ignores it silently)"
+            )

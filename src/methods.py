@@ -1,0 +1,61 @@
+"""Methods: `python -m src.methods` prints which combinations run, and why the others are refused.
+
+Found by trying: estimators and their refusals are made as a run would make them; nothing is
+compiled or trained.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+from src.experiment.cli import refusals_as_messages
+
+
+def main() -> None:
+    """Print the tables of estimators, of combinations and of BOML's names."""
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        return
+    if sys.argv[1:]:
+        sys.exit(f"error: src.methods takes no arguments, but got {' '.join(sys.argv[1:])}")
+    with refusals_as_messages(traceback=False):
+        print("\n".join(tables()))
+
+
+def tables() -> Iterator[str]:
+    """The lines that `python -m src.methods` prints, in Markdown."""
+    from src.experiment.combinations import (
+        boml_rows,
+        combination_rows,
+        estimator_rows,
+        further_refusals,
+    )
+    from src.experiment.tables import markdown
+
+    yield "What each hypergradient gives a gradient of, and the function whose derivative it is"
+    yield "(d: the direction of the lower steps):"
+    yield ""
+    yield from markdown(list(estimator_rows()))
+    yield ""
+    rows, reasons = combination_rows()
+    yield "Lower optimizers that run with it, by aggregation (`lower_only`, or `descent` with a law):"
+    yield ""
+    yield from markdown(rows)
+    yield ""
+    yield from _numbered(reasons)
+    yield ""
+    yield "Refused for what the problem is, or for what is to be learned:"
+    yield ""
+    yield from (f"- {when}: {why}" for when, why in further_refusals())
+    yield ""
+    yield "BOML's twelve combinations, K = 5:"
+    yield ""
+    yield from markdown(boml_rows())
+
+
+def _numbered(reasons: Sequence[str]) -> Iterator[str]:
+    for number, reason in enumerate(reasons, start=1):
+        yield f"{number}. {reason}"
+
+
+if __name__ == "__main__":
+    main()
