@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train describe figures notebook lint format test clean
+.PHONY: help setup train describe figures certify notebook lint format test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ describe: $(VENV)/.installed  ## say what a run would do, without running it
 
 figures: $(VENV)/.installed  ## remake the figures and tables under docs/
 	$(RUN) src.report
+
+certify: $(VENV)/.installed  ## certify every hypergradient estimator: error, bias, time, memory
+	@$(RUN) src.certify $(ARGS)
 
 notebook: $(VENV)/.installed-notebook  ## open the notebooks
 	$(BIN)/jupyter lab notebooks

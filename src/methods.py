@@ -37,7 +37,7 @@ def tables() -> Iterator[str]:
     yield from markdown(list(estimator_rows()))
     yield ""
     rows, reasons = combination_rows()
-    yield "Lower optimizers that run with it, by aggregation (`lower_only`, or `descent` with a law):"
+    yield "Lower optimizers that run with it, by aggregation (`lower_only`, or a law of `descent`):"
     yield ""
     yield from markdown(rows)
     yield ""

@@ -1,7 +1,8 @@
 """Report: `python -m src.report [FOLDER]` remakes the figures and tables of the documentation.
 
-The counter-example is solved with the numbers that conf/problem/counterexample.yaml recommends,
-and each result stands beside its closed form.
+counterexample.png and laws.md: the counter-example, solved with the numbers that
+conf/problem/counterexample.yaml recommends; each result stands beside its closed form.
+hypergradients.png: the error of every estimator, and the memory of unrolling.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def main() -> None:
 
     import jax
 
+    from src.certification.figures import hypergradient_figure
     from src.files import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,9 @@ def main() -> None:
         draw(solved, folder / "counterexample.png")
         table = law_table(solved, settings)
     write_text(folder / "laws.md", table)
+    hypergradient_figure(folder / "hypergradients.png")
     print(table)
+    print(folder / "hypergradients.png")
     print(folder / "counterexample.png")
     print(folder / "laws.md")
 

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 
-from src.data.image_classes import ImageClasses
 from src.experiment.cli import compose_config, refusals_as_messages
 from src.experiment.config import resolve
 
@@ -35,19 +34,6 @@ def _compiled_once(tmp_path_factory):
 def config_of(*overrides: str) -> dict:
     """A resolved configuration, as `python -m src.train` would get it."""
     return resolve(compose_config(list(overrides))[0])
-
-
-def tiny_images(classes: int = 12, drawings: int = 6, size: int = 8) -> ImageClasses:
-    """Random images: every class its own pattern, every drawing noisy."""
-    generator = np.random.default_rng(0)
-    patterns = generator.integers(0, 256, (classes, 1, size, size, 1))
-    noise = generator.integers(-60, 60, (classes, drawings, size, size, 1))
-    images = np.clip(patterns + noise, 0, 255).astype(np.uint8)
-    thirds = np.array_split(np.arange(classes), 3)
-    names = tuple(f"made/{i:02d}" for i in range(classes))
-    return ImageClasses(
-        images, names, dict(zip(("train", "validation", "test"), thirds, strict=True))
-    )
 
 
 @pytest.fixture(scope="session")

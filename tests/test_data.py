@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from src.certification.cases import tiny_images
 from src.data.episodes import episodes
 from src.data.image_classes import ImageClasses
 from src.data.omniglot import FILE, omniglot
 from src.data.synthetic_regression import synthetic_regression
-from tests.conftest import ROOT, tiny_images
+from tests.conftest import ROOT
 
 SIZES = (18, 6, 6)
 

@@ -12,8 +12,8 @@ from src.bilevel.hypergradients.truncated import truncated
 from src.bilevel.hypergradients.unrolled import unrolled
 from src.bilevel.lower_optimizers import sgd
 from src.bilevel.upper_optimizers import sgd as upper_sgd
+from src.certification.cases import CASES
 from tests.pipeline import K, assert_same, build, descent_with, results, start_of
-from tests.problems import CASES
 
 
 def test_alpha_zero_is_lower_only():

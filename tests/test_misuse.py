@@ -115,7 +115,7 @@ REFUSED = [
     (
         ["problem=ridge", "method=bda"],
         ["hypergradient=truncated", "aggregation.law=per_step", "aggregation.learn=[alpha]"],
-        ["aggregation.alpha has one value per lower step", "hypergradient.keep_last=100"],
+        ["aggregation.alpha has one value per lower step", "choose hypergradient=unrolled"],
     ),
     (
         ["problem=ridge"],
@@ -129,7 +129,7 @@ REFUSED = [
         ["meta_batch_size=4", "tasks_at_once=3"],
         ["tasks_at_once=3 must divide meta_batch_size=4", "null"],
     ),
-    (FEW_SHOT, ["method.lower_variable=all"], ["method.lower_variable=head"]),
+    (FEW_SHOT, ["method.lower_variable=all"], ["lower_variable=all", "method.learn_start=true"]),
     (COUNTEREXAMPLE, ["meta_batch_size=2"], ["meta_batch_size=2", "meta_batch_size=1"]),
     (COUNTEREXAMPLE, ["method.learn_start=true"], ["learn_start=false", "no start to learn"]),
     (

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from src.bilevel.types import Roles
+from src.certification.cases import tiny_few_shot, tiny_images
 from src.models.conv4 import conv4
 from src.models.layers import WeightsInit, convolve_by_patches, convolve_natively
 from src.models.mlp import linear, mlp
 from src.problems.few_shot import accuracy, cross_entropy, few_shot
-from tests.conftest import tiny_images
-from tests.problems import tiny_few_shot
 
 IMAGES = np.random.default_rng(0).random((6, 28, 28, 1))
 

@@ -12,9 +12,9 @@ from src.bilevel.hypergradients.unrolled import unrolled
 from src.bilevel.lower_optimizers import sgd
 from src.bilevel.types import BilevelProblem
 from src.bilevel.upper_optimizers import sgd as upper_sgd
-from tests.gradients import directional_error
+from src.certification.cases import CASES
+from src.certification.finite_differences import directional_error
 from tests.pipeline import UPPER_STEP, K, build, descent_with, reference, start_of
-from tests.problems import CASES
 
 # name -> (law or None, what the aggregation learns, what the step size learns)
 LEARNED = {
@@ -76,6 +76,7 @@ def stream_with_a_learned_start(noise):
         upper_objective=upper,
         evaluate=lambda x, context, task, y: {},
         formulas={"f": "", "F": ""},
+        learned_start=True,
     )
 
 
@@ -108,7 +109,8 @@ def test_a_learned_start_gets_its_gradient(noise, lower_start, tasks_at_once):
         total = 0.0
         for i, own_key in enumerate(jax.random.split(key, number)):
             task = {"t": tasks["t"][i : i + 1]}
-            start_key = state.start if lower_start == "fixed" else own_key
+            redrawn_key, _ = jax.random.split(own_key)
+            start_key = state.start if lower_start == "fixed" else redrawn_key
             y0 = problem.init_lower(start_key, variables["problem"])
             total += reference(problem, task, "per_step", "per_weight", y0)(variables)
         return total / number

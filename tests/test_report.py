@@ -33,7 +33,15 @@ def test_everything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
     monkeypatch.setattr("src.report.LAWS", ("constant", "harmonic"))
     monkeypatch.setattr("src.report.LARGER_K", (50,))
+    figures = "src.certification.figures"
+    monkeypatch.setattr(f"{figures}.names_of", lambda group: ["unrolled", "implicit_neumann"])
+    for steps in ("LOWER_STEPS", "SOLVER_STEPS", "MEMORY_STEPS"):
+        monkeypatch.setattr(f"{figures}.{steps}", (4, 9))
     main()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["counterexample.png", "laws.md"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "counterexample.png",
+        "hypergradients.png",
+        "laws.md",
+    ]
     assert (tmp_path / "laws.md").read_text().count("| harmonic |") == 1
     assert "| constant |" in capsys.readouterr().out

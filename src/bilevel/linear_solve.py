@@ -36,13 +36,17 @@ def normal_conjugate_gradient(
 def gmres(
     matvec: Matvec, b: Tree, start: Tree, tolerance: Array, max_steps: int, restart: int
 ) -> Tree:
-    """GMRES(restart) until |A q - b| <= tolerance |b|, at most max_steps products; A regular."""
+    """GMRES(restart) until |A q - b| <= tolerance |b|; A regular.
+
+    At most max_steps steps, in whole restarts, each of which costs one product more.
+    """
+    restart = min(restart, max_steps)
     return jaxopt.linear_solve.solve_gmres(
         matvec,
         b,
         init=start,
         tol=tolerance,  # pyright: ignore[reportArgumentType]  may be traced
-        maxiter=max(1, max_steps // restart),
+        maxiter=max_steps // restart,
         restart=restart,
     )
 
@@ -79,5 +83,8 @@ def nystrom(matvec: Matvec, b: Tree, columns: Array, damping: float) -> Tree:
     inverse_root = jnp.where(kept, lax.rsqrt(jnp.where(kept, values, 1)), 0)
     basis, singular, _ = jnp.linalg.svd(tall @ (vectors * inverse_root), full_matrices=False)
     inside = basis.T @ flat
-    solved = basis @ (inside / (singular**2 + damping)) + (flat - basis @ inside) / damping
+    rest = flat - basis @ inside
+    again = basis.T @ rest  # once more: what rounding left of it would be divided by the damping
+    inside, rest = inside + again, rest - basis @ again
+    solved = basis @ (inside / (singular**2 + damping)) + rest / damping
     return unravel(solved)

@@ -6,6 +6,7 @@ weight, the shape of y (Li et al., Meta-SGD, 2017). A learned step size is proje
 after each upper update.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -66,9 +67,10 @@ def adam(
     """y_k = y_{k-1} - step_size m / sqrt(v + eps^2), m and v the bias-corrected moments of d.
 
     Kingma and Ba, ICLR 2015, Alg. 1, with eps inside the root: there the derivative at d = 0 is
-    finite (1 / eps), where that of sqrt(v) + eps is not a number. A larger eps tames it.
+    finite (step_size / eps), where that of sqrt(v) + eps is not a number. It is still huge, and
+    through K steps to the power K: where d may be exactly 0, choose eps near the size of d.
 
-    Raises ValueError where b1 or b2 is outside [0, 1), eps <= 0 or step_size <= 0.
+    Raises ValueError where b1 or b2 is outside [0, 1), eps < 1e-18 or step_size <= 0.
     """
     formula = "y_k = y_{k-1} - eta m_k / sqrt(v_k + eps^2), m_k and v_k Adam's moments of d"
     return _follow(_adam_direction(b1, b2, eps), formula, step_size, learn)
@@ -146,9 +148,9 @@ def _follow(
     learn: LearnStepSize,
 ) -> LowerOptimizer:
     """y_k = y_{k-1} - step_size * transformation(d_k), the step size learned or not."""
-    if not step_size > 0:
+    if not 0 < step_size < math.inf:
         raise ValueError(
-            f"step_size={step_size} must be positive: the lower level would not descend; "
+            f"step_size={step_size} must be positive and finite, or y would not descend; "
             "choose for example step_size=0.1"
         )
 
@@ -184,8 +186,10 @@ def _follow(
 def _adam_direction(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     _check_share("b1", b1)
     _check_share("b2", b2)
-    if not eps > 0:
-        raise ValueError(f"eps={eps} must be positive; choose for example eps=1e-8")
+    if not eps >= 1e-18:
+        raise ValueError(
+            f"eps={eps} must be at least 1e-18, whose square float32 can hold; choose eps=1e-8"
+        )
     return optax.scale_by_adam(b1, b2, eps=0.0, eps_root=eps**2)
 
 
@@ -212,8 +216,8 @@ def _projection(
             f"P onto {lower:g} <= y <= {upper:g}",
         )
     assert radius is not None
-    if not radius > 0:
-        raise ValueError(f"radius={radius} must be positive; choose radius=1")
+    if not 0 < radius < math.inf:
+        raise ValueError(f"radius={radius} must be positive and finite; choose radius=1")
     if kind == "ball":
         return (
             lambda y: projections.projection_l2_ball(y, radius),

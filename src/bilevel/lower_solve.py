@@ -45,7 +45,7 @@ def run_steps_in_segments(
     runs a segment again when it gets there (Griewank and Walther, Evaluating derivatives, 2008,
     ch. 12, with one level).
     """
-    length = math.ceil(math.sqrt(num_steps))
+    length = max(1, math.ceil(math.sqrt(num_steps)))
     whole, rest = divmod(num_steps, length)
 
     def segment(state: LowerState, before: Array | int, steps: int) -> LowerState:

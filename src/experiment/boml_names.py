@@ -71,7 +71,10 @@ def overrides_of(options: Mapping[str, Any]) -> list[str]:
     _refuse_contradictions(chosen)
 
     if outer == "Reverse" and kept >= 0:
-        preset, hypergradient = "trhg", ["hypergradient=truncated", f"hypergradient.keep_last={kept}"]
+        preset, hypergradient = (
+            "trhg",
+            ["hypergradient=truncated", f"hypergradient.keep_last={kept}"],
+        )
     else:
         preset, file = {
             "Simple": ("rhg", "first_order" if chosen["first_order"] else "unrolled"),

@@ -190,7 +190,7 @@ def _merged(rows: list[list[str]]) -> list[list[str]]:
 
 
 def _cell(refused: dict[str, str], reasons: list[str]) -> str:
-    """"all", "all but adamw [1]" or "none [2]"; new reasons are appended to the list."""
+    """ "all", "all but adamw [1]" or "none [2]"; new reasons are appended to the list."""
     bad = {name: reason for name, reason in refused.items() if reason}
     marks = []
     for reason in dict.fromkeys(bad.values()):

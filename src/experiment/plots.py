@@ -147,8 +147,10 @@ def _by_class(part: Mapping[str, Any], task: int) -> np.ndarray:
 def _strip(support: np.ndarray, query: np.ndarray) -> np.ndarray:
     """One picture, ink dark: rows are classes; a grey bar between support and query."""
 
+    frame = np.array([[0, 0], [0, 0], [1, 1], [1, 1]])
+
     def tiled(images: np.ndarray) -> np.ndarray:
-        framed = np.pad(1 - images.mean(-1), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.8)
+        framed = np.pad(1 - images.mean(-1), frame, constant_values=0.8)
         return np.concatenate(np.concatenate(framed, axis=1), axis=1)
 
     left, right = tiled(support), tiled(query)

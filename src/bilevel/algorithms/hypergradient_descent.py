@@ -141,7 +141,9 @@ def hypergradient_descent(
         metrics = {
             **jax.tree.map(jnp.mean, dict(outcome.metrics)),
             **jax.tree.map(jnp.max, dict(outcome.diagnostics)),
-            **_against_exact(problem, state.variables["problem"], tasks, gradient["problem"]),
+            **_against_exact(
+                problem, state.variables["problem"], tasks, meta_batch_size, gradient["problem"]
+            ),
             "hypergradient_norm": optax.tree.norm(gradient),
             **_learned_scalars(variables),
         }
@@ -178,12 +180,15 @@ def lower_diagnostics(
     return {"lower_loss": value, "stationarity_norm": distance}
 
 
-def _against_exact(problem: BilevelProblem, x: Tree, tasks: Tree, gradient: Tree) -> Metrics:
+def _against_exact(
+    problem: BilevelProblem, x: Tree, tasks: Tree, num_tasks: int, gradient: Tree
+) -> Metrics:
     """|g - g*| / |g*| where the problem knows its hypergradient g*."""
     exact = problem.exact.hypergradient
     if exact is None:
         return {}
-    truth = jax.tree.map(lambda leaf: leaf.mean(axis=0), jax.vmap(exact, (None, 0))(x, tasks))
+    each = jax.vmap(exact, (None, 0), axis_size=num_tasks)(x, tasks)
+    truth = jax.tree.map(lambda leaf: leaf.mean(axis=0), each)
     size = optax.tree.norm(truth)
     error = optax.tree.norm(jax.tree.map(jnp.subtract, gradient, truth))
     return {"hypergradient_error": error / jnp.where(size > 0, size, 1)}

@@ -9,7 +9,8 @@ at y_{K-1}, the point from which the last step starts (for K = 1 that is y_0, as
 psi = w_F F + w_f f is what step K descends. The same quotient in place of grad_x gives the
 gradients of learned alpha, s, t and, for a learned start, of y_{K-1} (whose Jacobian with respect
 to y_0 is taken as the identity, as in `truncated`); that of a step size needs no quotient. As
-radius -> 0 it is truncated(keep_last=1), hence unrolled for K = 1; for larger K it is a heuristic.
+radius -> 0 it is truncated(keep_last=1). Valid for K = 1, where that is unrolled; for larger K it
+is a heuristic.
 
 Time: one lower solve and four gradients. Memory: one lower iterate. The error of the quotient is of
 order radius^2, plus rounding of order (float epsilon) / radius: the default radius,

@@ -7,7 +7,8 @@ Finn, Abbeel, Levine: Model-agnostic meta-learning, ICML 2017 (arXiv 1703.03400)
 
 Learned alpha, s, t and step sizes act on fixed gradients, so their part needs no second derivative
 either. Time: one lower solve and two gradients of F. Memory: one lower iterate (K where something
-of the lower step is learned). Biased: x inside the lower level is not seen at all.
+of the lower step is learned). Valid as an approximation for small steps from a learned start; x
+inside the lower level is not seen at all.
 """
 
 import jax.numpy as jnp
@@ -32,19 +33,21 @@ def target(problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: in
 
     def at_point(context: Tree, task: Tree, params: Tree, y0: Tree, key: Array):
         del key
-        places = [dynamics.init(params, y0)]
-        for k in range(1, num_lower_steps + 1):
-            here = dynamics.step(problem, params, context, task, places[-1], jnp.int32(k))
-            places.append(here)
+        steps = jnp.arange(1, num_lower_steps + 1)
+
+        def forward(state: LowerState, k: Array) -> tuple[LowerState, Tree]:
+            return dynamics.step(problem, params, context, task, state, k), state.y
+
+        _, places = lax.scan(forward, dynamics.init(params, y0), steps)
 
         def phi(moved_context: Tree, moved_params: Tree, moved_start: Tree) -> Array:
-            state = dynamics.init(moved_params, moved_start)
-            for k in range(1, num_lower_steps + 1):
-                place = places[k - 1].y
-                direction = dynamics.direction(
-                    problem, moved_params, context, task, place, jnp.int32(k)
-                )
-                state = dynamics.move(moved_params, direction, state, jnp.int32(k))
+            def step(state: LowerState, at: tuple[Array, Tree]) -> tuple[LowerState, None]:
+                k, place = at
+                found = dynamics.direction(problem, moved_params, context, task, place, k)
+                return dynamics.move(moved_params, found, state, k), None
+
+            start = dynamics.init(moved_params, moved_start)
+            state, _ = lax.scan(step, start, (steps, places))
             return problem.upper_objective(moved_context, task, state.y, None)[0]
 
         return phi

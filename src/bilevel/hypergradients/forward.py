@@ -5,8 +5,8 @@ Franceschi, Donini, Frasconi, Pontil, ICML 2017 (arXiv 1703.01785), Alg. 2:
     z_k = d Phi_k / dy z_{k-1} + d Phi_k / dx,   g = dF/dy z_K + dF/dx,   z_0 = d y_0 / dx
 
 Time: one lower solve per scalar of context, learned parameters and learned start, batched; memory:
-one lower iterate per scalar, whatever K. The same number as `unrolled`: use it for a few scalars
-(penalties, step sizes, alpha) and many steps.
+one lower iterate per scalar, whatever K. Valid wherever `unrolled` is, and the same number: use it
+for a few scalars (penalties, step sizes, alpha) and many steps.
 """
 
 import jax

@@ -5,6 +5,8 @@ Hataya, Yamada: Nystrom method for accurate and scalable implicit differentiatio
 
     q = (H_c H_cc^+ H_c^T + damping I)^{-1} grad_y F,   g = dF/dx - (d grad_y psi / dx)^T q
 
+H_cc^+ the pseudo-inverse of the positive part of H_cc.
+
 Time: one lower solve, `rank` Hessian-vector products in one batch, no iteration. Memory: `rank`
 lower iterates. Valid near a lower solution for a positive semi-definite H with few large
 eigenvalues; what the columns miss is taken as damping alone, and `linear_residual` shows how much
@@ -33,9 +35,11 @@ def target(
     """F along d(x, y) = d(x, y_K), the inverse Hessian replaced by the approximation."""
 
     def approximate(matrix: Array, key: Array) -> Array:
-        columns = matrix[:, _columns(key, len(matrix), rank)]
-        core = matrix[_columns(key, len(matrix), rank)][:, _columns(key, len(matrix), rank)]
-        low_rank = columns @ jnp.linalg.pinv(core, hermitian=True) @ columns.T
+        chosen = _columns(key, len(matrix), rank)
+        core = matrix[chosen][:, chosen]
+        values, vectors = jnp.linalg.eigh(core)
+        inverse = (vectors * jnp.where(values > 1e-12, 1 / values, 0)) @ vectors.T
+        low_rank = matrix[:, chosen] @ inverse @ matrix[:, chosen].T
         return jnp.linalg.inv(low_rank + damping * jnp.eye(len(matrix), dtype=matrix.dtype))
 
     return implicit_target(problem, dynamics, num_lower_steps, approximate, damping=0.0)

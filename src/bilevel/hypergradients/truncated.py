@@ -6,9 +6,11 @@ Shaban, Cheng, Hatch, Boots: Truncated back-propagation for bilevel optimization
     g = d/dx F(x, Phi_K o ... o Phi_{K-n+1}(x, y_{K-n}))   with y_{K-n} held fixed
 
 Where the start is learned, the Jacobian of the dropped steps, d y_{K-n} / d y_0, is taken to be
-the identity, so that n = 0 gives the start FOMAML's gradient. n = K is `unrolled`. Time: K steps
-forward, n back. Memory: n lower iterates. The bias shrinks like (1 - step_size mu)^n where f is
-mu-strongly convex; with several lower solutions it does not shrink.
+the identity, so that n = 0 gives the start FOMAML's gradient. n = K is `unrolled`.
+
+Time: K steps forward, n back. Memory: n lower iterates. Valid where steps far back do not matter:
+the bias shrinks like (1 - step_size mu)^n where f is mu-strongly convex; with several lower
+solutions it does not shrink.
 """
 
 import jax

@@ -1,0 +1,75 @@
+"""Runs with implicit estimators: where they end, what they report, and when they stop."""
+
+import math
+
+import pytest
+
+from src.experiment.errors import UserError
+from src.experiment.run import run
+from tests.conftest import QUIET, config_of, read_metrics
+
+COUNTEREXAMPLE = ["problem=counterexample", *QUIET, "num_iterations=200"]
+RIDGE = ["problem=ridge", *QUIET, "num_iterations=60", "dtype=float64"]
+
+
+def test_damping_gives_a_finite_answer_and_reports_what_it_changed(tmp_path):
+    """Counter-example: y2 is free below, so no damping makes the implicit gradient right."""
+    run(config_of(*COUNTEREXAMPLE, "method=hoag", "hypergradient.damping=0.1"), tmp_path)
+    rows = read_metrics(tmp_path)
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert max(row["train/linear_residual"] for row in rows) < 0.2
+    # The part of grad_y F along y2 is out of reach of the undamped system.
+    assert rows[0]["train/undamped_residual"] > 0.1
+
+
+def test_a_constant_law_makes_the_singular_problem_regular(tmp_path):
+    """With F in the lower step its Hessian is positive: BDA's fixed point, without unrolling."""
+    config = config_of(*COUNTEREXAMPLE, "method=bda", "hypergradient=implicit_cg")
+    result = run(config, tmp_path)
+    assert result["upper_variable"][0] == pytest.approx(1.0, abs=1e-5)
+    assert result["test/upper_loss"] < 1e-9
+
+
+@pytest.mark.parametrize("lower_start", ["fixed", "warm"])
+def test_hoag_follows_the_true_gradient_with_few_warm_steps(lower_start, tmp_path):
+    """Tolerances shrink with the iteration and the solve starts from the last q."""
+    steps = {"fixed": 200, "warm": 20}[lower_start]
+    overrides = [f"lower_start={lower_start}", f"num_lower_steps={steps}"]
+    run(config_of(*RIDGE, "method=hoag", *overrides), tmp_path)
+    rows = read_metrics(tmp_path)
+    residuals = [row["train/linear_residual"] for row in rows]
+    assert residuals[-1] < 0.1 * residuals[0]
+    assert rows[-1]["train/hypergradient_error"] < 0.05
+
+
+def test_lower_steps_stop_early_at_their_tolerance(tmp_path):
+    options = ["method=hoag", "hypergradient.lower_tolerance=0.01", "num_lower_steps=500"]
+    run(config_of(*RIDGE, *options, "hypergradient.tolerance_decay=1.0"), tmp_path)
+    for row in read_metrics(tmp_path):
+        assert 1 < row["train/lower_steps"] < 499
+        assert row["train/stationarity_norm"] <= 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["method=neumann", "hypergradient.step_size=5.0"], "linear_residual"),
+        # The lower level itself diverges: that is named first.
+        (["method=hoag", "lower_optimizer.step_size=9.0", "num_lower_steps=4000"], "lower_loss"),
+    ],
+)
+def test_a_solve_that_fails_stops_the_run_with_the_remedy(options, name, tmp_path):
+    with pytest.raises(UserError, match=rf"train/{name} .* at iteration 1") as stop:
+        run(config_of(*RIDGE, *options), tmp_path)
+    if name == "linear_residual":
+        assert "max_residual=1" in str(stop.value)
+        assert "damping" in str(stop.value)
+        assert "hypergradient=unrolled" in str(stop.value)
+
+
+def test_a_resumed_run_keeps_the_carry_of_its_linear_solves(tmp_path):
+    base = [*RIDGE, "method=hoag", "checkpoint_every=10"]
+    whole = run(config_of(*base, "num_iterations=40"), tmp_path / "whole")
+    run(config_of(*base, "num_iterations=20"), tmp_path / "parts")
+    parts = run(config_of(*base, "num_iterations=40"), tmp_path / "parts")
+    assert parts["upper_variable"] == whole["upper_variable"]
