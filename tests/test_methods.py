@@ -163,7 +163,7 @@ REFUSED = [
     ([*RIDGE, "method=hoag", "hypergradient.max_solver_steps=0"], ["max_solver_steps=0"]),
     ([*RIDGE, "method=hoag", "hypergradient.lower_tolerance=0"], ["lower_tolerance=0"]),
     ([*RIDGE, "method=hoag", "hypergradient.max_residual=0"], ["max_residual=0"]),
-    ([*RIDGE, "method=hoag", "hypergradient.keep_last=1"], ["hypergradient.keep_last is not a"]),
+    ([*RIDGE, "method=hoag", "+hypergradient.keep_last=1"], ["hypergradient.keep_last is not a"]),
     ([*RIDGE, "method=neumann", "hypergradient.num_terms=0"], ["num_terms=0"]),
     ([*RIDGE, "method=neumann", "hypergradient.step_size=0"], ["hypergradient.step_size=0"]),
     (

@@ -37,24 +37,34 @@ def hypergradient_figure(path: Path) -> None:
         label: [unrolled_bytes(checkpoints, k, MEMORY_SIZE) / 2**20 for k in MEMORY_STEPS]
         for label, checkpoints in {"all iterates": "none", "checkpoints=sqrt": "sqrt"}.items()
     }
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    figure = Figure(figsize=(13, 5.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    _curves(left, LOWER_STEPS, by_lower)
+    looks = {name: _look(number) for number, name in enumerate(by_lower)}
+    for name, errors in by_lower.items():
+        _curve(left, LOWER_STEPS, errors, name, looks[name])
     left.set(xlabel="lower steps K", ylabel="relative error of the hypergradient")
     left.set_title("Ridge regression, default options")
     for name, (work, errors) in by_solver.items():
-        _curves(middle, work, {name: errors})
+        _curve(middle, work, errors, name, looks[name])
     middle.set(xlabel="solver steps, terms or rank", title="The same, lower level solved")
-    _curves(right, MEMORY_STEPS, memory)
+    for number, (label, sizes) in enumerate(memory.items()):
+        _curve(right, MEMORY_STEPS, sizes, label, _look(number))
     root = np.sqrt(np.array(MEMORY_STEPS) / MEMORY_STEPS[0])
     right.plot(MEMORY_STEPS, memory["checkpoints=sqrt"][0] * root, "k:", label="slope 1/2")
     right.set(xlabel="lower steps K", ylabel="MiB", title=f"unrolled, y of {MEMORY_SIZE:,} float32")
     for axes in (left, middle, right):
         axes.set(xscale="log", yscale="log")
         axes.grid(alpha=0.25)
-        axes.legend(fontsize="x-small", frameon=False)
     for axes in (left, middle):
-        axes.set_ylim(1e-15, 30)
+        axes.set_ylim(3e-16, 30)
+    right.legend(fontsize="small", frameon=False)
+    figure.legend(
+        *left.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=6,
+        fontsize="small",
+        frameon=False,
+    )
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))
 
 
@@ -85,7 +95,7 @@ def errors_by_solver_steps() -> dict[str, tuple[list[int], list[float]]]:
         if work is None:
             continue
         steps = [s for s in SOLVER_STEPS if work != "rank" or s <= 20]
-        curves[f"{name} ({work})"] = (
+        curves[name] = (
             steps,
             [bias_at(_working(node, work, s), solved, 1) for s in steps],
         )
@@ -99,8 +109,17 @@ def _working(node: Node, work: str, steps: int) -> Node:
     return node._replace(options={**node.options, **given, **restart, work: steps})
 
 
-def _curves(axes: Any, steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> None:
-    for number, (label, values) in enumerate(curves.items(), start=len(axes.lines)):
-        style, marker = ("-", "--", ":")[number % 3], "osv^D<>"[number % 7]
-        shown = np.maximum(values, 1e-15)
-        axes.plot(steps, shown, style, marker=marker, markersize=3.5, label=label)
+def _look(number: int) -> Mapping[str, Any]:
+    """Colour, line and marker of the estimator of that number: the same in every panel."""
+    return {
+        "color": [*(f"C{n}" for n in range(10)), "black"][number % 11],
+        "linestyle": ("-", "--", ":")[number % 3],
+        "marker": "osv^D<>"[number % 7],
+        "markersize": 4,
+    }
+
+
+def _curve(
+    axes: Any, steps: Sequence[int], values: Sequence[float], label: str, look: Mapping[str, Any]
+) -> None:
+    axes.plot(steps, np.maximum(values, 1e-15), label=label, **look)
