@@ -19,6 +19,7 @@ from src.bilevel.linear_solve import (
     neumann,
     normal_conjugate_gradient,
     nystrom,
+    spectral_norm,
 )
 from src.bilevel.lower_optimizers import sgd
 from src.data.synthetic_regression import synthetic_regression
@@ -196,6 +197,15 @@ def test_neumann_is_its_finite_sum(num_terms):
     np.testing.assert_allclose(q, step * sum(powers) @ b, rtol=0, atol=1e-13)
     if num_terms == 400:
         np.testing.assert_allclose(q, np.linalg.solve(matrix, b), rtol=0, atol=1e-12)
+
+
+def test_the_spectral_norm_is_found_from_below():
+    matrix, b = symmetric(POSITIVE)
+    for key in jax.random.split(jax.random.key(0), 20):
+        found = float(spectral_norm(product(matrix), b, key, 10))
+        assert 0.5 * max(POSITIVE) < found < (1 + 1e-12) * max(POSITIVE)
+    assert float(spectral_norm(product(0 * matrix), b, key, 10)) == 0
+    assert float(spectral_norm(product(-matrix), b, key, 200)) == pytest.approx(max(POSITIVE))
 
 
 @jax.jit

@@ -163,7 +163,8 @@ def implicit(
 
     remedy = (
         "The usual remedies: more damping (hypergradient.damping), more solver steps, terms or "
-        "rank, more lower steps; hypergradient=unrolled needs no linear solve"
+        "rank, a smaller step_size of a series, more lower steps; hypergradient=unrolled needs no "
+        "linear solve"
     )
     return Hypergradient(
         init=init,

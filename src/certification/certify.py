@@ -44,6 +44,7 @@ VARIANTS: Mapping[str, tuple[Any, ...]] = {
     "keep_last": (0, 1, 3, NUM_LOWER_STEPS),
     "checkpoints": ("none", "sqrt"),
     "damping": (0.0, 0.2),
+    "step_size": (0.05, None),
 }
 EXACT: Mapping[str, Any] = {
     "tolerance": 1e-14,
@@ -52,7 +53,6 @@ EXACT: Mapping[str, Any] = {
     "max_scalars": 10**6,
     "num_terms": 7,
     "rank": 3,
-    "step_size": 0.05,
 }
 # All option values on two cases, all lower dynamics on one, two dynamics on all: the rest of the
 # product would repeat itself.
