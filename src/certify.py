@@ -23,6 +23,8 @@ def main() -> None:
 
     from src.experiment.cli import refusals_as_messages
 
+    if arguments.steps < 1:
+        parser.error(f"--steps {arguments.steps} must be at least 1")
     with refusals_as_messages(traceback=False):
         print("\n".join(table(arguments.names, arguments.steps)))
 
@@ -61,7 +63,7 @@ def table(names: list[str], num_lower_steps: int) -> Iterator[str]:
                 [
                     name,
                     parts,
-                    f"{max(errors):.0e} (of {len(errors)})",
+                    f"{max(errors):.0e} (of {len(errors)})" if errors else "none",
                     f"{bias(node, num_lower_steps):.1e}",
                     f"{measured[name].seconds / unit.seconds:.1f}",
                     f"{measured[name].bytes / unit.bytes:.1f}",

@@ -123,6 +123,18 @@ def test_nothing_on_the_right_gives_nothing(name, start):
     np.testing.assert_allclose(q, 0, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", KRYLOV)
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-18, 1e-8, 1e8])
+def test_the_scale_of_the_problem_does_not_matter_in_float32(name, size):
+    """Also from a warm start, and where A has small eigenvalues."""
+    with jax.enable_x64(False):
+        matrix, b = np.diag([1e-2, 0.1, 1.0]).astype(np.float32), np.ones(3, np.float32)
+        for start in (0.0, 1.0):
+            given = jnp.asarray(size * b), jnp.full(3, start * (size or 1.0), jnp.float32)
+            q = np.asarray(solved(name, matrix, *given, 1e-5), np.float64)
+            np.testing.assert_allclose(q, size * b / np.diag(matrix), rtol=1e-2)
+
+
 @jax.jit
 def cg_steps(matrix, b, start, steps):
     """All the steps: no residual is small enough to stop."""

@@ -145,14 +145,16 @@ def test_batches_reach_the_wrapped_problem():
 
 
 def test_closed_forms_and_singularity_of_the_wrapped_problem_do_not_hold_any_more():
-    wrapped = proximal(quadratic()._replace(singular_hessians=("f", "f + F")), RHO)
+    singular = quadratic()._replace(singular_hessians=("f", "F", "f + F"), damping=1.0)
+    wrapped = proximal(singular, RHO)
     assert wrapped.exact == Exact()
-    assert wrapped.singular_hessians == ()
+    # psi = F alone does not contain the term.
+    assert (wrapped.singular_hessians, wrapped.damping) == (("F",), 0.0)
 
 
-@pytest.mark.parametrize("weight", [-1.0, -1e-9, float("nan")])
+@pytest.mark.parametrize("weight", [-1.0, -1e-9, float("nan"), float("inf")])
 def test_negative_weights_are_refused(weight):
-    with pytest.raises(ValueError, match=f"^proximal_weight={weight} must not be negative"):
+    with pytest.raises(ValueError, match=f"^proximal_weight={weight} must be finite"):
         proximal(quadratic(), weight)
 
 

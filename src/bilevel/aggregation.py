@@ -7,7 +7,8 @@ beyond lower-level singleton, ICML 2020 (arXiv 2006.04045); general form TPAMI 2
 """
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Literal
 
@@ -48,20 +49,20 @@ def descent(
     `learn` lists what the upper level learns; after each update alpha is projected to [0, 1] and
     s, t to [0, inf). With law per_step a learned alpha has shape (K,).
 
-    Raises ValueError for an unknown law, a value outside its bounds, or an option that the law
-    does not have.
+    Raises ValueError for an unknown law, a value outside its bounds, an option that the law does
+    not have, or weights that leave nothing to descend.
     """
-    law_function = _law(law)
+    law_function = laws_by_name()[_known(law)]
     if not 0 <= alpha <= 1:
         raise ValueError(
             f"alpha={alpha} is outside [0, 1]: it is the share of the upper objective in a convex "
             "combination; choose for example alpha=0.5"
         )
     for name, value in (("s", s), ("t", t)):
-        if not value >= 0:
+        if not 0 <= value < math.inf:
             raise ValueError(
-                f"{name}={value} is negative: the lower step would climb its objective; "
-                f"choose {name}=1"
+                f"{name}={value} must be finite and not negative, or the lower step would climb "
+                f"its objective; choose {name}=1"
             )
     options = _law_options(law, ratio=ratio, beta=beta)
     fixed = {"alpha": alpha, "s": s, "t": t}
@@ -74,6 +75,13 @@ def descent(
         value = {name: jnp.asarray(number) for name, number in {**fixed, **params}.items()}
         upper, lower = law_function(value["alpha"], k, **options)
         return value["s"] * upper, value["t"] * lower
+
+    first = weights(init(1), 1)
+    if not any(map(float, first)):
+        raise ValueError(
+            f"s={s} and t={t} give F and f no weight in the first step (alpha={alpha}), so y would "
+            "stay where it is; choose s=1 t=1"
+        )
 
     def project(params: dict[str, Array]) -> dict[str, Array]:
         return {
@@ -96,26 +104,31 @@ def descent(
     )
 
 
-def _law(name: str):
-    known = {
+def laws_by_name() -> dict[str, Callable[..., tuple[Array, Array]]]:
+    """The functions of src/bilevel/laws.py, in their order there."""
+    return {
         key: value
         for key, value in vars(laws).items()
         if inspect.isfunction(value) and value.__module__ == laws.__name__
     }
+
+
+def _known(name: str) -> str:
+    known = laws_by_name()
     if name not in known:
         near = get_close_matches(name, known, n=1)
         raise ValueError(
             f"law={name} is not a law; choose one of {', '.join(known)}"
             + (f" (did you mean {near[0]}?)" if near else "")
         )
-    return known[name]
+    return name
 
 
 def _law_options(law: str, **given: float | None) -> dict[str, float]:
     """The given options where the law has them, else its defaults."""
     admitted = {
         name: parameter.default
-        for name, parameter in inspect.signature(_law(law)).parameters.items()
+        for name, parameter in inspect.signature(laws_by_name()[law]).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     for name, value in given.items():

@@ -91,6 +91,7 @@ def compose(aggregation: Aggregation, optimizer: LowerOptimizer) -> LowerDynamic
         stationarity=None if moving else stationarity,
         moving=moving,
         projection=optimizer.projection,
+        descends=_descended(aggregation),
         project=project,
         formula=f"{optimizer.formula};  {aggregation.formula}",
         sees_upper=aggregation.sees_upper,
@@ -114,6 +115,12 @@ def _weights_that_move(aggregation: Aggregation) -> str:
         "the weights of F and f change from step to step, so the steps have no resting point; "
         "choose aggregation.law=constant, aggregation=lower_only, or hypergradient=unrolled"
     )
+
+
+def _descended(aggregation: Aggregation) -> str:
+    upper, lower = aggregation.weights(aggregation.init(1), 1)
+    names = {"f": lower, "F": 0.0 if upper is None else upper}
+    return " + ".join(name for name, weight in names.items() if float(weight))
 
 
 def for_testing(aggregation: Aggregation) -> Aggregation:

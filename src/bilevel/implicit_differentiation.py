@@ -16,6 +16,7 @@ along the solutions of d(x, y) = d(x, y_K), not of F(x, y_K(x)). The start does 
 solution, hence no gradient reaches it.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from jax.flatten_util import ravel_pytree
 
 from src.bilevel.linear_solve import Matvec
 from src.bilevel.lower_solve import run_steps, run_until
+from src.bilevel.proximal import draws_start
 from src.bilevel.types import (
     Array,
     BilevelProblem,
@@ -60,7 +62,7 @@ def implicit(
     num_lower_steps: int,
     solve: Solve,
     *,
-    damping: float,
+    damping: float | None,
     lower_tolerance: float | None,
     tolerance_decay: float = 1.0,
     max_residual: float,
@@ -68,38 +70,36 @@ def implicit(
     solver: str,
     regularises: bool = False,
 ) -> Hypergradient:
-    """Run the lower steps, solve the system with `solve`, report its residual.
+    """Run the lower steps, solve the system with `solve`, report how far both got.
 
-    lower_tolerance: stop the lower steps where |stationarity| <= lower_tolerance
-    tolerance_decay^n, n the upper iteration; None for all K. A run stops where the relative
-    residual |A q - b| / |b| exceeds max_residual. `regularises`: the solver itself adds damping.
+    damping: None for the problem's own. lower_tolerance: stop the lower steps where |stationarity|
+    <= lower_tolerance tolerance_decay^n, n the upper iteration; None for all K. A run stops where
+    |A q - b| / |b| exceeds max_residual. `regularises`: the solver itself adds the damping.
 
     Raises ValueError on a value outside its range, on dynamics that never rest, and without damping
     on a lower Hessian that is known to be singular.
     """
-    if not damping >= 0:
-        raise ValueError(f"damping={damping} must not be negative; choose damping=0 for none")
-    if lower_tolerance is not None and not lower_tolerance > 0:
+    damping = damping_of(problem, damping)
+    if not 0 <= damping < math.inf:
         raise ValueError(
-            f"lower_tolerance={lower_tolerance} must be positive; null does all the steps"
+            f"damping={damping} must be finite and not negative; choose damping=0 for none"
+        )
+    if lower_tolerance is not None and not 0 < lower_tolerance < math.inf:
+        raise ValueError(
+            f"lower_tolerance={lower_tolerance} must be positive and finite; null does all steps"
         )
     if not 0 < tolerance_decay <= 1:
         raise ValueError(f"tolerance_decay={tolerance_decay} is outside (0, 1]; 1 for none")
     if not max_residual > 0:
         raise ValueError(f"max_residual={max_residual} must be positive; choose max_residual=1")
-    if dynamics.stationarity is None:
+    stationarity = dynamics.stationarity
+    if stationarity is None:
         raise ValueError(f"implicit differentiation needs a lower solution, but {dynamics.moving}")
-    descended = "f + F" if dynamics.sees_upper else "f"
-    if descended in problem.singular_hessians and not damping:
-        other = (
-            ", or aggregation=descent aggregation.law=constant, whose F makes it regular here"
-            if descended == "f" and "f + F" not in problem.singular_hessians
-            else ""
-        )
+    if dynamics.descends in problem.singular_hessians and not damping:
         raise ValueError(
-            f"damping={damping}: the Hessian of {descended} in y is singular, so the linear system "
-            "has no unique solution; choose hypergradient.damping=0.1, or proximal_weight=0.1 in "
-            f"the problem itself{other}; hypergradient=unrolled needs no solution"
+            f"damping={damping}: the Hessian of {dynamics.descends} in y is singular, so the "
+            "linear system has no unique solution; choose hypergradient.damping=0.1"
+            f"{_ways_to_regularity(problem, dynamics)}; hypergradient=unrolled needs no solution"
         )
     inner_damping = 0.0 if regularises else damping
 
@@ -114,12 +114,17 @@ def implicit(
         state = dynamics.init(params, y0)
         if lower_tolerance is None:
             y = run_steps(problem, dynamics, params, context, task, state, 1, num_lower_steps).y
-            return y, {}
+            return y, residual_of(context, task, params, y)
         tolerance = lower_tolerance * tolerance_decay**carry.iteration
         state, done = run_until(
             problem, dynamics, params, context, task, state, num_lower_steps, tolerance
         )
-        return state.y, {"lower_steps": done.astype(tolerance.dtype)}
+        steps = {"lower_steps": done.astype(tolerance.dtype)}
+        return state.y, steps | residual_of(context, task, params, state.y)
+
+    def residual_of(context: Tree, task: Tree, params: Tree, y: Tree) -> dict[str, Array]:
+        found = stationarity(problem, params, context, task, y)
+        return {"lower_residual": optax.tree.norm(found)}
 
     def estimate(
         carry: Carry, context: Tree, task: Tree, params: Tree, y0: Tree, key: Array
@@ -169,11 +174,8 @@ def implicit(
     return Hypergradient(
         init=init,
         estimate=estimate,
-        formula=(
-            "g = dF/dx - (d grad_y psi / dx)^T q,  H q = grad_y F,  H = Hessian of psi in y"
-            + (f" + {damping:g} I" if damping else "")
-            + f",  by {solver};  psi = what the lower steps descend"
-        ),
+        formula=_formula(dynamics, damping)
+        + f",  by {solver};  psi = what the lower steps descend",
         limits={
             "linear_residual": Limit(
                 max_residual,
@@ -182,6 +184,28 @@ def implicit(
                 remedy,
             )
         },
+    )
+
+
+def damping_of(problem: BilevelProblem, damping: float | None) -> float:
+    """The option of an estimator, where it is None the problem's own damping."""
+    return problem.damping if damping is None else damping
+
+
+def _ways_to_regularity(problem: BilevelProblem, dynamics: LowerDynamics) -> str:
+    ways = "" if draws_start(problem) else ", or proximal_weight=0.1 (a term of f)"
+    if dynamics.descends == "f" and "f + F" not in problem.singular_hessians:
+        ways += ", or aggregation=descent aggregation.law=constant, whose F makes it regular here"
+    return ways
+
+
+def _formula(dynamics: LowerDynamics, damping: float) -> str:
+    hessian = "H = Hessian of psi in y" + (f" + {damping:g} I" if damping else "")
+    if dynamics.projection is None:
+        return f"g = dF/dx - (d grad_y psi / dx)^T q,  H q = grad_y F,  {hessian}"
+    return (
+        "g = dF/dx - (d grad_y psi / dx)^T S q,  (S (I - S) + S H S) q = S grad_y F,  "
+        f"S = Jacobian of P at y - grad_y psi,  {hessian}"
     )
 
 
@@ -222,7 +246,7 @@ def implicit_target(
     num_lower_steps: int,
     dense_inverse: Callable[[Array, Array], Array],
     *,
-    damping: float,
+    damping: float | None,
 ):
     """F along the lower solution as the estimator approximates it, with its inverse frozen.
 
@@ -230,6 +254,8 @@ def implicit_target(
     matrix by which the estimator replaces the inverse of A. Its derivative at the point is the
     estimate; written with dense matrices, it shares no solver with it.
     """
+
+    shift = damping_of(problem, damping)
 
     def at_point(context: Tree, task: Tree, params: Tree, y0: Tree, key: Array):
         state = dynamics.init(params, y0)
@@ -242,7 +268,7 @@ def implicit_target(
 
         frozen = direction(context, params, flat)
         identity = jnp.eye(flat.size, dtype=flat.dtype)
-        hessian = jax.jacfwd(direction, argnums=2)(context, params, flat) + damping * identity
+        hessian = jax.jacfwd(direction, argnums=2)(context, params, flat) + shift * identity
         projected = identity
         if dynamics.projection is not None:
             onto = dynamics.projection

@@ -18,7 +18,7 @@ def krylov(
     persistent: bool,
     solver: Callable[..., Tree],
     *,
-    damping: float,
+    damping: float | None,
     tolerance: float,
     tolerance_decay: float,
     max_solver_steps: int,
@@ -59,7 +59,12 @@ def krylov(
 
 
 def krylov_target(
-    problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, *, damping: float, **_
+    problem: BilevelProblem,
+    dynamics: LowerDynamics,
+    num_lower_steps: int,
+    *,
+    damping: float | None = None,
+    **_,
 ):
     """F along d(x, y) + damping (y - y_K) = d(x, y_K)."""
     invert = partial(jnp.linalg.pinv, hermitian=True)

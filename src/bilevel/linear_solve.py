@@ -21,15 +21,25 @@ def conjugate_gradient(
     matvec: Matvec, b: Tree, start: Tree, tolerance: Array, max_steps: int
 ) -> Tree:
     """CG (Hestenes and Stiefel, 1952) until |A q - b| <= tolerance |b|; A positive definite."""
-    return jaxopt.linear_solve.solve_cg(matvec, b, init=start, tol=tolerance, maxiter=max_steps)
+    return _scaled(
+        lambda b, start: jaxopt.linear_solve.solve_cg(
+            matvec, b, init=start, tol=tolerance, maxiter=max_steps
+        ),
+        b,
+        start,
+    )
 
 
 def normal_conjugate_gradient(
     matvec: Matvec, b: Tree, start: Tree, tolerance: Array, max_steps: int
 ) -> Tree:
     """CG on A^T A q = A^T b, |A^T (A q - b)| <= tolerance |A^T b|; A merely regular."""
-    return jaxopt.linear_solve.solve_normal_cg(
-        matvec, b, init=start, tol=tolerance, maxiter=max_steps
+    return _scaled(
+        lambda b, start: jaxopt.linear_solve.solve_normal_cg(
+            matvec, b, init=start, tol=tolerance, maxiter=max_steps
+        ),
+        b,
+        start,
     )
 
 
@@ -41,14 +51,30 @@ def gmres(
     At most max_steps steps, in whole restarts, each of which costs one product more.
     """
     restart = min(restart, max_steps)
-    return jaxopt.linear_solve.solve_gmres(
-        matvec,
+    return _scaled(
+        lambda b, start: jaxopt.linear_solve.solve_gmres(
+            matvec,
+            b,
+            init=start,
+            tol=tolerance,  # pyright: ignore[reportArgumentType]  may be traced
+            maxiter=max_steps // restart,
+            restart=restart,
+        ),
         b,
-        init=start,
-        tol=tolerance,  # pyright: ignore[reportArgumentType]  may be traced
-        maxiter=max_steps // restart,
-        restart=restart,
+        start,
     )
+
+
+def _scaled(solve: Callable[[Tree, Tree], Tree], b: Tree, start: Tree) -> Tree:
+    """size solve(b / size, start / size), size a power of two near |b|; zero where b is.
+
+    The solvers have thresholds that are absolute, and squares that float32 cannot hold.
+    """
+    largest = jnp.max(jnp.abs(ravel_pytree(b)[0]), initial=0)
+    size = jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1]), 0)
+    factor = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
+    unit, near = (jax.tree.map(lambda leaf: leaf * factor, tree) for tree in (b, start))
+    return jax.tree.map(lambda leaf: leaf * size, solve(unit, near))
 
 
 def spectral_norm(matvec: Matvec, like: Tree, key: Array, num_products: int = 10) -> Array:

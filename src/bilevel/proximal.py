@@ -9,6 +9,8 @@ It is part of the problem, not of the optimizer, so every estimator sees it: the
 the context, through which gradients reach x even where the start itself does not matter.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -17,20 +19,18 @@ from src.bilevel.types import Array, BilevelProblem, Exact, Metrics, Tree
 
 
 def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
-    """f gains weight/2 |y - y0(x)|^2, y0 = init_lower(x); F and the scores stay as they are.
+    """f gains weight/2 |y - y0(x)|^2, y0 = init_lower(x); so does a reported lower_loss.
 
     context: {"problem": that of the wrapped problem, "centre": y0(x)}. The closed forms of the
-    wrapped problem do not hold any more and are dropped.
+    wrapped problem do not hold any more and are dropped; distances that its `evaluate` reports are
+    still those from its own solution. Implicit estimators need no damping any more.
 
-    Raises ValueError where weight < 0 or the start is drawn at random.
+    Raises ValueError where weight < 0 or is infinite, or the start is drawn at random.
     """
-    if not weight >= 0:
-        raise ValueError(
-            f"proximal_weight={weight} must not be negative; choose proximal_weight=0 for none"
-        )
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"proximal_weight={weight} must be finite and not negative; 0 is for none")
     key = jax.random.key(0)
-    x = jax.eval_shape(problem.init_upper, key)
-    if read_by(problem.init_lower, key, x)[0]:
+    if draws_start(problem):
         raise ValueError(
             f"proximal_weight={weight}: the term pulls y to the start y0, but this problem draws "
             "y0 at random; choose a start that is not, or proximal_weight=0"
@@ -39,16 +39,21 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
     def prepare(x: Tree, task: Tree) -> Tree:
         return {"problem": problem.prepare(x, task), "centre": problem.init_lower(key, x)}
 
-    def lower_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> Array:
+    def term(context: Tree, y: Tree) -> Array:
         distance = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), y, context["centre"])
-        term = 0.5 * weight * sum(jax.tree.leaves(distance))
-        return problem.lower_objective(context["problem"], task, y, batch) + term
+        return 0.5 * weight * jax.tree.reduce(jnp.add, distance)
+
+    def lower_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> Array:
+        return problem.lower_objective(context["problem"], task, y, batch) + term(context, y)
 
     def upper_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
         return problem.upper_objective(context["problem"], task, y, batch)
 
     def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
-        return problem.evaluate(x, context["problem"], task, y)
+        scores = dict(problem.evaluate(x, context["problem"], task, y))
+        if "lower_loss" in scores:
+            scores["lower_loss"] += term(context, y)
+        return scores
 
     return problem._replace(
         prepare=prepare,
@@ -57,5 +62,12 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
         evaluate=evaluate,
         formulas={**problem.formulas, "f": f"{problem.formulas['f']} + {weight:g}/2 |y - y0|^2"},
         exact=Exact(),
-        singular_hessians=(),
+        singular_hessians=("F",) if "F" in problem.singular_hessians else (),
+        damping=0.0,
     )
+
+
+def draws_start(problem: BilevelProblem) -> bool:
+    """Whether init_lower depends on its key."""
+    key = jax.random.key(0)
+    return read_by(problem.init_lower, key, jax.eval_shape(problem.init_upper, key))[0]

@@ -56,8 +56,9 @@ class BilevelProblem(NamedTuple):
     exact                              closed forms (oracle problems only)
     project_upper(x) -> x              inside its bounds, after each upper update
     learned_start                      whether init_lower reads x
-    singular_hessians                  which of "f" and "f + F" (any mix of the two) are known to
-                                       have a singular Hessian in y
+    singular_hessians                  which of "f", "F" and "f + F" (any mix of the two) are known
+                                       to have a singular Hessian in y
+    damping                            of implicit estimators, unless their option says otherwise
     """
 
     init_upper: Callable[[Array], Tree]
@@ -71,6 +72,7 @@ class BilevelProblem(NamedTuple):
     project_upper: Callable[[Tree], Tree] = lambda x: x
     learned_start: bool = False
     singular_hessians: tuple[str, ...] = ()
+    damping: float = 0.0
 
 
 class TaskSource(NamedTuple):
@@ -161,6 +163,7 @@ class LowerDynamics(NamedTuple):
         rest: d, or y - P(y - d) where they end in a projection P. None where they never rest
     moving                             why stationarity is None
     projection                         P, or None
+    descends                           "f", "F" or "f + F": what has a weight in the first step
     project(params) -> params inside their bounds
     sees_upper                         as in Aggregation
     """
@@ -174,6 +177,7 @@ class LowerDynamics(NamedTuple):
     stationarity: Callable[..., Tree] | None
     moving: str
     projection: Callable[[Tree], Tree] | None
+    descends: str
     project: Callable[[dict[str, Tree]], dict[str, Tree]]
     formula: str
     sees_upper: bool

@@ -160,14 +160,23 @@ def error_against_target(node: Node, case: Case, dynamics: LowerDynamics, place:
     return float(jax.jit(error)(point, jax.random.key(0)))
 
 
-def errors_against_target(name: str, case_name: str) -> list[float]:
-    """`error_against_target` of all that is tried on a case and not refused."""
-    case, errors = CASES[case_name](), []
-    place = place_of(case)
+def admitted(name: str, case_name: str) -> list[tuple[Node, LowerDynamics]]:
+    """What of `tried` is not refused; nothing where the estimator has no TARGET."""
+    if module_of(default_node(name)).TARGET is None:
+        return []
+    case, kept = CASES[case_name](), []
     for node, dynamics in tried(name, case_name):
         with suppress(UserError):  # refusals are tested elsewhere
-            errors.append(error_against_target(node, case, dynamics, place))
-    return errors
+            make(node, case, dynamics, NUM_LOWER_STEPS)
+            kept.append((node, dynamics))
+    return kept
+
+
+def errors_against_target(name: str, case_name: str) -> list[float]:
+    """`error_against_target` of all that is admitted on a case."""
+    case = CASES[case_name]()
+    place = place_of(case)
+    return [error_against_target(node, case, *at, place) for node, *at in admitted(name, case_name)]
 
 
 def ridge_case(num_rows: int = 60, num_features: int = 20) -> Case:

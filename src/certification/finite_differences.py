@@ -15,7 +15,8 @@ STEP = 1e-5
 def directional_error(
     function: Callable[[Tree], Array], point: Tree, gradient: Tree, directions: int = 6
 ) -> Array:
-    """Largest |<gradient, v> - (f(p + h v) - f(p - h v)) / 2h| over random unit v, relative.
+    """Largest |<gradient, v> - (f(p + h v) - f(p - h v)) / 2h| over random unit v,
+    relative to max(1, |gradient|).
 
     Central differences of fourth order, so that their own error stays below 1e-10 or so. A NaN
     anywhere is the answer. May be compiled together with what computes the gradient.

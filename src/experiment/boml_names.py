@@ -42,7 +42,7 @@ COMBINATIONS = {
     "MIAR": "MAML with aggregated steps",
     "MITR": "MAML in reverse mode: the same as MISS",
     "MITI": "the implicit gradient of an initialisation, which is zero",
-    "MITD": "MAML without second derivatives of the last step",
+    "MITD": "FOMAML and the second derivatives of the last step, by finite differences",
 }
 
 

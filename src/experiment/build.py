@@ -89,6 +89,11 @@ def build(config: Mapping[str, Any]) -> Experiment:
             f"lower_start=warm: problem={labels['name']} draws new tasks each iteration, so the "
             "last y_K belongs to other tasks; choose lower_start=fixed or redrawn"
         )
+    if settings.lower_start == "warm" and problem.learned_start:
+        raise UserError(
+            f"lower_start=warm: problem={labels['name']} learns the start y0, which a warm start "
+            "never uses; choose lower_start=fixed or redrawn"
+        )
     hypergradient, module = make_hypergradient(
         _present(nodes, "hypergradient"),
         problem,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from src.bilevel.aggregation import laws_by_name
 from src.bilevel.dynamics import compose
 from src.bilevel.types import BilevelProblem, Roles, TaskSource
 from src.data.image_classes import SPLITS, ImageClasses
@@ -25,7 +26,6 @@ from src.models.mlp import linear
 from src.problems.few_shot import few_shot
 from src.problems.ridge import ridge
 
-LAWS = ("constant", "harmonic", "geometric", "upper_geometric", "per_step", "tpami")
 DECLARED = {
     "context": "x",
     "direct": "x in F only",
@@ -34,7 +34,7 @@ DECLARED = {
     "start": "start",
 }
 NUM_LOWER_STEPS = 5
-UNDAMPED = "hypergradient=implicit_cg"
+UNDAMPED = ("hypergradient=implicit_cg", "hypergradient.damping=0")
 
 
 class Setting(NamedTuple):
@@ -110,7 +110,7 @@ def estimator_rows() -> Iterator[list[str]]:
         node = hypergradient_node(name)
         module = sys.modules[node.factory.__module__]
         marks = ["yes" if part in module.DIFFERENTIATES else "" for part in DECLARED]
-        target = module.TARGET.__doc__ if module.TARGET else "nothing: a rule"
+        target = (module.TARGET and module.TARGET.__doc__) or "nothing: a rule"
         yield [name, *marks, target.splitlines()[0].rstrip(".")]
 
 
@@ -122,7 +122,7 @@ def combination_rows() -> tuple[list[list[str]], list[str]]:
         for name in names_of("lower_optimizer")
     }
     aggregations = {"lower_only": node_of("aggregation", "aggregation=lower_only")}
-    for law in LAWS:
+    for law in laws_by_name():
         chosen = ("aggregation=descent", f"aggregation.law={law}", "aggregation.learn=[alpha]")
         aggregations[law] = node_of("aggregation", *chosen)
     reasons: list[str] = []
@@ -145,7 +145,7 @@ def further_refusals() -> Iterator[tuple[str, str]]:
     plain = node_of("aggregation", "aggregation=lower_only")
     sgd = node_of("lower_optimizer", "lower_optimizer=sgd")
     learned = node_of("lower_optimizer", "lower_optimizer=sgd", "lower_optimizer.learn=scalar")
-    implicit, undamped = hypergradient_node("implicit_cg"), node_of("hypergradient", UNDAMPED)
+    implicit, undamped = hypergradient_node("implicit_cg"), node_of("hypergradient", *UNDAMPED)
     forward = node_of("hypergradient", "hypergradient=forward", "hypergradient.max_scalars=10")
     nothing = node_of("hypergradient", "hypergradient=truncated", "hypergradient.keep_last=0")
     head = few_shot_setting("head", False)

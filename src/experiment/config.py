@@ -207,8 +207,9 @@ def check(
                 f"{prefix}{name}={given[name]!r} has too few entries; conf/ shows how many"
             ) from error
         name = ".".join(str(part) for part in first["loc"])
+        hint = f"; write {prefix}{name}=[{first['input']}]" if first["type"] == "tuple_type" else ""
         raise UserError(
-            f"{prefix}{name}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+            f"{prefix}{name}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{hint}"
         ) from error
     return {name: getattr(checked, name) for name in fields}
 
@@ -218,7 +219,7 @@ def unknown_key(prefix: str, name: str, known: Mapping[str, Any] | list[str]) ->
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {prefix}{near[0]}? " if near else ""
     place = f"{prefix.rstrip('.')} has" if prefix else "there is"
-    listed = ", ".join(sorted(known)) or "no options"
+    listed = ", ".join(sorted(key for key in known if key != "_target_")) or "no options"
     return f"{prefix}{name} is not a key: {hint}{place} {listed}"
 
 

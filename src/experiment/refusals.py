@@ -27,15 +27,17 @@ def refuse_unlearnable(
     """Raises UserError where something that is to be learned would never get a gradient."""
     name = node.factory.__name__
     sees = set(estimator.DIFFERENTIATES)
+    implicit = "direct" not in sees and "start" not in sees
     dropped = 0
     if hasattr(estimator, "dropped_steps"):
         dropped = estimator.dropped_steps(num_lower_steps, **node.options)
     for learned, per_step in learned_per_step(problem, dynamics, num_lower_steps).items():
         if learned.partition(".")[0] not in sees:
+            part = learned.partition(".")[0]
+            why = "a lower solution does not depend on it" if implicit else "it does not look there"
             raise UserError(
-                f"{learned} is to be learned, but hypergradient={name} gives no gradient of it: a "
-                "lower solution does not depend on the step size; learn nothing of it "
-                "(lower_optimizer.learn=none), or choose hypergradient=unrolled"
+                f"{learned} is to be learned, but hypergradient={name} gives no gradient of it: "
+                f"{why}; learn nothing of {part}, or choose hypergradient=unrolled"
             )
         if dropped == num_lower_steps:
             raise UserError(
@@ -44,9 +46,9 @@ def refuse_unlearnable(
             )
         if dropped and per_step:
             raise UserError(
-                f"{learned} has one value per lower step, but hypergradient={name} does not reach "
-                f"the first {dropped} of {num_lower_steps} steps, whose values would never be "
-                "learned; choose hypergradient=unrolled, or one value for all steps"
+                f"{learned} has one value per lower step, but {name} reaches the last "
+                f"{num_lower_steps - dropped} of {num_lower_steps} alone: the others would never "
+                "be learned; choose hypergradient=unrolled, or one value for all steps"
             )
     _refuse_unreached_x(name, sees, dropped == num_lower_steps, problem, shapes)
 
@@ -83,10 +85,11 @@ def _refuse_unreached_x(
             continue
         entry = f"x{jax.tree_util.keystr(path)}"
         if in_lower:
+            looks = "it reaches no lower step" if nothing_below else "it does not look below"
             raise UserError(
                 f"hypergradient={name}: {entry} would never be learned: F does not contain it, and "
-                "this estimator does not look into the lower level; choose "
-                "hypergradient=unrolled, or finite_difference for its price"
+                f"{looks}; choose hypergradient=unrolled, or at a lower price the last step alone, "
+                "hypergradient=one_step"
             )
         raise UserError(
             f"hypergradient={name}: {entry} would never be learned: it acts through the start y0 "

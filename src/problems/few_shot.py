@@ -24,6 +24,8 @@ from src.data.episodes import episodes
 from src.data.image_classes import ImageClasses
 
 HeadInit = Literal["zeros", "xavier", "normal"]
+# K steps of size eta from zero act about like the ridge 1 / (eta K) = 2: of that order.
+DAMPING = 1.0
 HEADS = {
     "zeros": jax.nn.initializers.zeros,
     "xavier": jax.nn.initializers.glorot_uniform(),
@@ -132,7 +134,8 @@ def few_shot(
         },
         learned_start=roles.learn_start,
         # A constant added to all logits changes nothing, and so does any W outside the features.
-        singular_hessians=() if lower_l2 else ("f", "f + F"),
+        singular_hessians=("F",) if lower_l2 else ("f", "F", "f + F"),
+        damping=0.0 if lower_l2 else DAMPING,
     )
     return problem, source
 

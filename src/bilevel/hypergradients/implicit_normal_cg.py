@@ -25,7 +25,7 @@ def implicit_normal_cg(
     num_lower_steps: int,
     persistent: bool,
     *,
-    damping: float,
+    damping: float | None = None,
     tolerance: float = 1e-6,
     tolerance_decay: float = 1.0,
     max_solver_steps: int = 100,

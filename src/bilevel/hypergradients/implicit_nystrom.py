@@ -13,13 +13,16 @@ eigenvalues; what the columns miss is taken as damping alone, and `linear_residu
 that was.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.implicit_differentiation import implicit, implicit_target
+from src.bilevel.implicit_differentiation import damping_of, implicit, implicit_target
 from src.bilevel.linear_solve import nystrom
 from src.bilevel.types import Array, BilevelProblem, Hypergradient, LowerDynamics, Tree
 
+DAMPING = 0.1
 DIFFERENTIATES = ("context", "aggregation")
 
 
@@ -28,11 +31,13 @@ def target(
     dynamics: LowerDynamics,
     num_lower_steps: int,
     *,
-    damping: float,
+    damping: float | None = None,
     rank: int,
     **_,
 ):
     """F along d(x, y) = d(x, y_K), the inverse Hessian replaced by the approximation."""
+
+    shift = _damping(problem, damping)
 
     def approximate(matrix: Array, key: Array) -> Array:
         chosen = _columns(key, len(matrix), rank)
@@ -40,7 +45,7 @@ def target(
         values, vectors = jnp.linalg.eigh(core)
         inverse = (vectors * jnp.where(values > 1e-12, 1 / values, 0)) @ vectors.T
         low_rank = matrix[:, chosen] @ inverse @ matrix[:, chosen].T
-        return jnp.linalg.inv(low_rank + damping * jnp.eye(len(matrix), dtype=matrix.dtype))
+        return jnp.linalg.inv(low_rank + shift * jnp.eye(len(matrix), dtype=matrix.dtype))
 
     return implicit_target(problem, dynamics, num_lower_steps, approximate, damping=0.0)
 
@@ -53,7 +58,7 @@ def implicit_nystrom(
     dynamics: LowerDynamics,
     num_lower_steps: int,
     *,
-    damping: float,
+    damping: float | None = None,
     rank: int = 20,
     lower_tolerance: float | None = None,
     max_residual: float = 1.0,
@@ -62,9 +67,11 @@ def implicit_nystrom(
 
     Raises ValueError on a value outside its range, and as `implicit`.
     """
-    if not damping > 0:
+    damping = _damping(problem, damping)
+    if not 0 < damping < math.inf:
         raise ValueError(
-            f"damping={damping} must be positive: it stands for what the columns miss; choose 0.1"
+            f"damping={damping} must be positive and finite: it stands for what the columns miss; "
+            "choose 0.1"
         )
     if rank < 1:
         raise ValueError(f"rank={rank} must be at least 1; choose rank=20")
@@ -86,6 +93,11 @@ def implicit_nystrom(
         solver=f"a Nystrom approximation of rank {rank}",
         regularises=True,
     )
+
+
+def _damping(problem: BilevelProblem, damping: float | None) -> float:
+    """None: the problem's own, or 0.1 where that is none."""
+    return damping_of(problem, damping) or (DAMPING if damping is None else 0.0)
 
 
 def _columns(key: Array, size: int, rank: int) -> Array:
