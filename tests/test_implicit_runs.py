@@ -6,7 +6,7 @@ import pytest
 
 from src.experiment.errors import UserError
 from src.experiment.run import run
-from tests.conftest import QUIET, config_of, read_metrics, small_few_shot
+from tests.conftest import QUIET, config_of, linear_few_shot, read_metrics
 
 COUNTEREXAMPLE = ["problem=counterexample", *QUIET, "num_iterations=200"]
 RIDGE = ["problem=ridge", *QUIET, "num_iterations=60", "dtype=float64"]
@@ -25,9 +25,7 @@ def test_damping_gives_a_finite_answer_and_reports_what_it_changed(tmp_path):
 def test_imaml_is_the_unrolled_gradient_where_the_lower_level_is_solved(omniglot_folder, tmp_path):
     """The proximal term makes the Hessian regular, so no damping is left to bias the gradient."""
     overrides = [
-        *[option for option in small_few_shot(omniglot_folder) if not option.startswith("model")],
-        "model=linear",
-        "model.num_features=3",
+        *linear_few_shot(omniglot_folder),
         "method.lower_variable=all",
         "method.learn_start=true",
         "proximal_weight=5.0",  # enough to make a bilinear f convex near its centre

@@ -12,7 +12,7 @@ from src.experiment.build import build
 from src.experiment.combinations import combination_rows, estimator_rows, names_of
 from src.experiment.errors import UserError
 from src.experiment.run import run
-from tests.conftest import QUIET, ROOT, config_of, python, small_few_shot
+from tests.conftest import QUIET, ROOT, config_of, linear_few_shot, python
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_cell_says_what_a_run_would_do(name, law, optimizer, omniglot_folder):
     if law is not None:
         aggregation = ["aggregation=descent", f"aggregation.law={law}", "aggregation.learn=[alpha]"]
     config = config_of(
-        *small_few_shot(omniglot_folder),
+        *linear_few_shot(omniglot_folder),
         f"hypergradient={name}",
         *aggregation,
         f"lower_optimizer={optimizer}",
@@ -74,7 +74,7 @@ def combination_rows_once():
 
 @pytest.mark.parametrize("code", COMBINATIONS)
 def test_bomls_twelve_combinations_run_or_are_refused(code, omniglot_folder, tmp_path):
-    base = [*small_few_shot(omniglot_folder), "num_iterations=2", "log_every=1"]
+    base = [*linear_few_shot(omniglot_folder), "num_iterations=2", "log_every=1"]
     overrides = [*base, *overrides_of(options_of(code))]
     if code == "MITI":
         with pytest.raises(UserError, match=r"would never be learned.*proximal_weight=1"):
@@ -232,12 +232,12 @@ def test_refused_before_anything_compiles(overrides, fragments):
 )
 def test_singular_classifiers_are_refused(overrides, fragment, omniglot_folder):
     with pytest.raises(UserError, match=fragment), jax.enable_x64(False):
-        build(config_of(*small_few_shot(omniglot_folder), *overrides))
+        build(config_of(*linear_few_shot(omniglot_folder), *overrides))
 
 
 def test_an_l2_term_needs_no_damping(omniglot_folder):
     with jax.enable_x64(False):
-        small = [*small_few_shot(omniglot_folder), "method=hoag"]
+        small = [*linear_few_shot(omniglot_folder), "method=hoag"]
         assert " + 1 I" in build(config_of(*small)).hypergradient.formula
         regular = build(config_of(*small, "problem.lower_l2=0.1")).hypergradient.formula
     assert " I," not in regular

@@ -73,7 +73,7 @@ REFUSED = [
     (COUNTEREXAMPLE, ["aggregation.alpha=1.5"], ["aggregation.alpha=1.5", "[0, 1]"]),
     (COUNTEREXAMPLE, ["aggregation.alpha=-0.1"], ["aggregation.alpha=-0.1", "[0, 1]"]),
     (COUNTEREXAMPLE, ["aggregation.alpha=nan"], ["aggregation.alpha=nan"]),
-    (COUNTEREXAMPLE, ["aggregation.s=-1"], ["aggregation.s=-1.0 is negative"]),
+    (COUNTEREXAMPLE, ["aggregation.s=-1"], ["aggregation.s=-1.0 must be finite and not negative"]),
     (COUNTEREXAMPLE, ["lower_optimizer.step_size=-0.1"], ["lower_optimizer.step_size=-0.1"]),
     (COUNTEREXAMPLE, ["upper_optimizer.step_size=0"], ["upper_optimizer.step_size=0.0"]),
     (COUNTEREXAMPLE, ["upper_optimizer.decay=-1"], ["upper_optimizer.decay=-1.0", "decay=0"]),

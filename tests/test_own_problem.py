@@ -57,6 +57,21 @@ def test_mistakes_are_named(wrong, message, monkeypatch):
         build(config_with(mine(**wrong), monkeypatch))
 
 
+def test_a_warm_start_leaves_a_learned_one_without_a_gradient(monkeypatch):
+    plain = mine()
+
+    def learning(*, size: int):
+        problem, source = plain(size=size)
+        started = problem._replace(init_lower=lambda key, x: 2.0 * x, learned_start=True)
+        return started, source
+
+    learning.__module__ = "src.problems.mine"
+    config = config_with(learning, monkeypatch)
+    build(config)
+    with pytest.raises(UserError, match=r"lower_start=warm: .* learns the start"):
+        build({**config, "lower_start": "warm"})
+
+
 def test_an_option_needs_a_type(monkeypatch):
     def mine(*, size):
         return size

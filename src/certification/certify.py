@@ -176,7 +176,10 @@ def errors_against_target(name: str, case_name: str) -> list[float]:
     """`error_against_target` of all that is admitted on a case."""
     case = CASES[case_name]()
     place = place_of(case)
-    return [error_against_target(node, case, *at, place) for node, *at in admitted(name, case_name)]
+    return [
+        error_against_target(node, case, dynamics, place)
+        for node, dynamics in admitted(name, case_name)
+    ]
 
 
 def ridge_case(num_rows: int = 60, num_features: int = 20) -> Case:
