@@ -16,11 +16,14 @@ from src.experiment.config import NODE_LABELS, NODES, Settings, WandbOptions, Wr
 from src.experiment.errors import UserError
 from src.experiment.loop import make_chunk
 from src.experiment.run import run
-from tests.conftest import QUIET, ROOT, config_of, python, small_few_shot
+from tests.conftest import QUIET, ROOT, config_of, linear_few_shot, python, small_few_shot
+from tests.photographs import PARTS, cached, photographs, write_pickles
 
 GROUPS = sorted(folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir())
 FILES = {group: sorted(f.stem for f in (ROOT / "conf" / group).glob("*.yaml")) for group in GROUPS}
 PAIRS = [(group, file) for group in GROUPS for file in FILES[group]]
+# Options that make what has them small.
+SMALL = ["num_drawings=6", "block_filters=[4,4]", "pooled_filters=8", "num_features=8"]
 SHORT = ["num_iterations=2", "log_every=1", "num_validation_tasks=2", "num_test_tasks=2"]
 
 
@@ -43,7 +46,8 @@ def with_choice(base, group, file):
     else:
         chosen = [f"{group}={file}"]
     # What makes the base small makes the other choice small, where it has such an option.
-    options = [o for o in base if o.startswith(f"{group}.")] + [f"{group}.num_drawings=6"]
+    options = [o for o in base if o.startswith(f"{group}.")]
+    options += [f"{group}.{small}" for small in SMALL]
     chosen += [o for o in options if o.partition("=")[0].rpartition(".")[2] in yaml_of(group, file)]
     return [o for o in base if not o.startswith((f"{group}=", f"{group}."))] + chosen
 
@@ -65,6 +69,10 @@ def build_for_run(config):
 @pytest.mark.parametrize(("group", "file"), PAIRS)
 def test_every_file_builds_and_runs(group, file, omniglot_folder, tmp_path):
     fitting, refusals = [], []
+    if (group, file) == ("data", "mini_imagenet"):
+        omniglot_folder = tmp_path / "data"
+        parts = photographs(classes=3)
+        write_pickles(omniglot_folder, {part: cached(parts[part]) for part in PARTS})
     for overrides in candidates(group, file, omniglot_folder):
         config = config_of(*overrides)
         try:
@@ -78,18 +86,28 @@ def test_every_file_builds_and_runs(group, file, omniglot_folder, tmp_path):
     assert result["iterations"] == fitting[0]["num_iterations"]
 
 
-# Pairs of a method and a problem that are refused on purpose: f alone has a singular Hessian.
-REFUSED = {("hoag", "counterexample"), ("neumann", "counterexample")}
+# Refused on purpose: f alone has a singular Hessian; the network of points has no such layers.
+REFUSED = {
+    ("hoag", "counterexample"),
+    ("neumann", "counterexample"),
+    ("mt_net", "sine"),
+    ("warp_grad", "sine"),
+}
+HAVE_A_START = {"few_shot", "sine"}
 
 
 @pytest.mark.parametrize("problem", FILES["problem"])
 @pytest.mark.parametrize("method", FILES["method"])
 def test_every_method_runs_on_every_problem_or_is_refused(method, problem, omniglot_folder):
-    config = config_of(*overrides_for(problem, omniglot_folder), f"method={method}")
-    if (method, problem) in REFUSED:
+    base = overrides_for(problem, omniglot_folder)
+    if problem == "few_shot" and method not in ("mt_net", "warp_grad"):
+        base = linear_few_shot(omniglot_folder)
+    learns = yaml_of("method", method)["method"]["learn_start"] and problem not in HAVE_A_START
+    if learns or (method, problem) in REFUSED:
         with pytest.raises(UserError):
-            build_for_run(config)
+            build_for_run(config_of(*base, f"method={method}"))
         return
+    config = config_of(*base, f"method={method}")
     experiment = build_for_run(config)
     with jax.enable_x64(False):
         key = jax.random.key(0)

@@ -103,7 +103,7 @@ def test_bomls_synonyms_are_one_configuration():
         ),
         (
             {"method": "MetaInit", "outer_method": "Simple", "first_order": True},
-            ["hypergradient=first_order", "method.learn_start=true"],
+            ["hypergradient=first_order", "method=fomaml"],
         ),
         ({"outer_method": "Forward"}, ["hypergradient=forward"]),
     ],

@@ -11,7 +11,8 @@ import pytest
 from src.bilevel.types import Roles
 from src.certification.cases import tiny_few_shot, tiny_images
 from src.models.conv4 import conv4
-from src.models.layers import WeightsInit, convolve_by_patches, convolve_natively
+from src.models.convolution import convolve_by_patches, convolve_natively
+from src.models.layers import WeightsInit
 from src.models.mlp import linear, mlp
 from src.problems.few_shot import accuracy, cross_entropy, few_shot
 

@@ -1,5 +1,6 @@
 """Small problems on which gradients are certified, and lower dynamics to certify them with."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,11 +10,13 @@ import numpy as np
 from src.bilevel import lower_optimizers
 from src.bilevel.aggregation import descent, lower_only
 from src.bilevel.dynamics import compose
+from src.bilevel.masked_sgd import masked_sgd
 from src.bilevel.types import Array, BilevelProblem, Exact, LowerDynamics, Roles, TaskSource, Tree
 from src.data.image_classes import SPLITS, ImageClasses
 from src.data.synthetic_regression import synthetic_regression
 from src.models.conv4 import conv4
 from src.models.mlp import mlp
+from src.models.upper_layers import Extra
 from src.problems.counterexample import counterexample
 from src.problems.few_shot import few_shot
 from src.problems.from_objectives import persistent_source, problem_from_objectives
@@ -152,6 +155,19 @@ def maml() -> Case:
     return Case(problem, source, tasks=2)
 
 
+def upper_layers(extra: Extra) -> Case:
+    """The same with a convolution, and layers that the upper level alone learns."""
+    problem, source = few_shot(
+        tiny_images(size=4),
+        conv4(filters=3, num_blocks=1, extra=extra),
+        Roles("all", True),
+        ways=3,
+        shots=1,
+        queries=2,
+    )
+    return Case(problem, source, tasks=2)
+
+
 def learned_start() -> Case:
     """A nested lower variable whose start is the upper variable (MAML in miniature)."""
     matrix = jnp.asarray(np.random.default_rng(5).standard_normal((3, 3)))
@@ -180,6 +196,8 @@ CASES = {
     "counterexample": tiny_counterexample,
     "few_shot": tiny_few_shot,
     "maml": maml,
+    "t_layers": partial(upper_layers, "t_layers"),
+    "warp_layers": partial(upper_layers, "warp_layers"),
     "learned_start": learned_start,
 }
 
@@ -201,6 +219,7 @@ def lower_dynamics() -> dict[str, LowerDynamics]:
         "bda, constant": compose(constant, made.momentum(step_size=0.1)),
         "momentum, learned": compose(lower_only(), made.momentum(step_size=0.1, learn="scalar")),
         "adam": compose(constant, made.adam(step_size=0.1, eps=0.01)),
+        "masks": compose(lower_only(), masked_sgd(step_size=0.1, mask="soft", learn="per_weight")),
         "box": compose(
             lower_only(), made.projected(step_size=0.1, set="box", lower=-0.5, upper=0.7)
         ),

@@ -136,9 +136,10 @@ def estimate(estimator: Hypergradient, point: Point, key: Array) -> Hypergradien
 
 
 def error_against_target(node: Node, case: Case, dynamics: LowerDynamics, place: Point) -> float:
-    """Relative distance of the estimate from finite differences of its target, values included.
+    """Relative distance of the estimate from finite differences of its target.
 
-    The start counts where the problem learns it: nothing else reads that gradient.
+    Or that of its F from F(x, y_K), if it is larger. The start counts where the problem learns it:
+    nothing else reads that gradient.
     """
     estimator = make(node, case, dynamics, NUM_LOWER_STEPS)
     target = module_of(node).TARGET(case.problem, dynamics, NUM_LOWER_STEPS, **node.options)
@@ -154,7 +155,10 @@ def error_against_target(node: Node, case: Case, dynamics: LowerDynamics, place:
             (context, params, *start),
             gradient[: 2 + len(start)],
         )
-        return jnp.maximum(distance, jnp.abs(output.upper_loss - phi(context, params, y0)))
+        state = dynamics.init(params, y0)
+        y = run_steps(case.problem, dynamics, params, context, task, state, 1, NUM_LOWER_STEPS).y
+        reached = case.problem.upper_objective(context, task, y, None)[0]
+        return jnp.maximum(distance, jnp.abs(output.upper_loss - reached))
 
     point = with_params(place, dynamics, NUM_LOWER_STEPS)
     return float(jax.jit(error)(point, jax.random.key(0)))

@@ -48,15 +48,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     return arrays
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = True) -> None:
     """Whole or not at all, whoever else writes the same file. Raises OSError."""
+    save = np.savez_compressed if compress else np.savez
 
     def write(temporary: Path) -> None:
         # An open file, since numpy appends .npz to a name without it.
         with open(temporary, "xb") as file:
-            np.savez_compressed(
-                file, allow_pickle=False, **{**arrays, DIGEST: np.array(digest(arrays))}
-            )
+            save(file, allow_pickle=False, **{**arrays, DIGEST: np.array(digest(arrays))})
 
     write_atomically(path, write)
 
@@ -67,5 +66,5 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        total.update(array.tobytes())
+        total.update(array.reshape(-1).view(np.uint8).data)  # its bytes, not a copy of them
     return total.hexdigest()

@@ -9,11 +9,16 @@ SPLITS = ("train", "validation", "test")
 
 
 class ImageClasses(NamedTuple):
-    """Drawings of characters: uint8 with 255 for ink and 0 for paper."""
+    """Classes with equally many images: uint8, of which a network sees value / 255.
 
-    images: np.ndarray  # (classes, drawings, height, width, channels)
-    names: tuple[str, ...]  # "script/character", sorted
+    Drawings (glyphs, Omniglot) have 255 for ink and 0 for paper, so files with dark ink are
+    inverted when they are read; the pixels of photographs (miniImageNet) are those of the files.
+    """
+
+    images: np.ndarray  # (classes, images of each, height, width, channels)
+    names: tuple[str, ...]  # "script/character" or "split/class", sorted
     splits: dict[str, np.ndarray]  # "train", "validation", "test": indices of classes
+    streamed: bool = False  # whether images go to the device with each task, not all at the start
 
 
 def split_classes(
@@ -65,7 +70,7 @@ def add_rotations(classes: ImageClasses) -> ImageClasses:
         split: (4 * chosen[:, None] + np.arange(4)).ravel()
         for split, chosen in classes.splits.items()
     }
-    return ImageClasses(images, names, splits)
+    return classes._replace(images=images, names=names, splits=splits)
 
 
 def _assign(

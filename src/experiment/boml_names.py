@@ -67,27 +67,9 @@ def overrides_of(options: Mapping[str, Any]) -> list[str]:
     for name, known in CHOICES.items():
         if chosen[name] not in known:
             raise UserError(f"{name}={chosen[name]} is none of BOML's {', '.join(known)}")
-    inner, outer, kept = chosen["inner_method"], chosen["outer_method"], chosen["truncate_iter"]
     _refuse_contradictions(chosen)
-
-    if outer == "Reverse" and kept >= 0:
-        preset, hypergradient = (
-            "trhg",
-            ["hypergradient=truncated", f"hypergradient.keep_last={kept}"],
-        )
-    else:
-        preset, file = {
-            "Simple": ("rhg", "first_order" if chosen["first_order"] else "unrolled"),
-            "Reverse": ("rhg", "unrolled"),
-            "Implicit": ("hoag", "implicit_cg"),
-            "Darts": ("darts", "finite_difference"),
-            "Forward": ("rhg", "forward"),
-        }[outer]
-        hypergradient = [f"hypergradient={file}"]
-    overrides = [f"method={'bda' if inner == 'Aggr' else preset}", *hypergradient]
-    if chosen["method"] == "MetaInit":
-        overrides += ["method.lower_variable=all", "method.learn_start=true"]
-    if inner == "Aggr":
+    overrides = [*_preset(chosen), *_hypergradient(chosen)]
+    if chosen["inner_method"] == "Aggr":
         learned = ["alpha"] * (chosen["learn_alpha"] or chosen["learn_alpha_itr"])
         learned += ["s", "t"] * chosen["learn_st"]
         law = "per_step" if chosen["learn_alpha_itr"] else "harmonic"
@@ -98,6 +80,37 @@ def overrides_of(options: Mapping[str, Any]) -> list[str]:
     if chosen["learn_lr"]:
         overrides += ["lower_optimizer.learn=scalar"]
     return overrides
+
+
+def _preset(chosen: Mapping[str, Any]) -> list[str]:
+    """The file of conf/method that is nearest, and what of the roles it does not say."""
+    outer, aggregated = chosen["outer_method"], chosen["inner_method"] == "Aggr"
+    if chosen["method"] == "MetaInit":
+        if aggregated:
+            return ["method=maml_bda"]
+        if outer == "Implicit":  # HOAG's tolerances; iMAML would be another problem
+            return ["method=hoag", "method.lower_variable=all", "method.learn_start=true"]
+        return ["method=fomaml" if chosen["first_order"] else "method=maml"]
+    if aggregated:
+        return ["method=bda"]
+    if outer == "Reverse" and chosen["truncate_iter"] >= 0:
+        return ["method=trhg"]
+    preset = {"Implicit": "hoag", "Darts": "darts"}.get(outer, "rhg")
+    return [f"method={preset}"]
+
+
+def _hypergradient(chosen: Mapping[str, Any]) -> list[str]:
+    outer, kept = chosen["outer_method"], chosen["truncate_iter"]
+    if outer == "Reverse" and kept >= 0:
+        return ["hypergradient=truncated", f"hypergradient.keep_last={kept}"]
+    file = {
+        "Simple": "first_order" if chosen["first_order"] else "unrolled",
+        "Reverse": "unrolled",
+        "Implicit": "implicit_cg",
+        "Darts": "finite_difference",
+        "Forward": "forward",
+    }[outer]
+    return [f"hypergradient={file}"]
 
 
 def _refuse_contradictions(chosen: Mapping[str, Any]) -> None:

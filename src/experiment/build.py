@@ -16,8 +16,10 @@ from src.bilevel.types import (
     BilevelProblem,
     Hypergradient,
     LowerDynamics,
+    LowerOptimizer,
     Roles,
     TaskSource,
+    Tree,
 )
 from src.experiment.config import (
     NODES,
@@ -104,7 +106,12 @@ def build(config: Mapping[str, Any]) -> Experiment:
     )
     # A stream of tasks is scored as at deployment, without the query labels; a persistent task
     # as it was trained.
-    test_dynamics = dynamics if source.persistent else compose(for_testing(aggregation), optimizer)
+    test_dynamics = dynamics
+    if not source.persistent:
+        test_optimizer = optimizer
+        if settings.test_step_size == "initial":
+            test_optimizer = _with_initial_step_size(_present(nodes, "lower_optimizer"), optimizer)
+        test_dynamics = compose(for_testing(aggregation), test_optimizer)
     algorithm = hypergradient_descent(
         problem,
         dynamics,
@@ -128,6 +135,19 @@ def build(config: Mapping[str, Any]) -> Experiment:
         hypergradient,
         module.DIFFERENTIATES,
     )
+
+
+def _with_initial_step_size(node: Node, optimizer: LowerOptimizer) -> LowerOptimizer:
+    """The optimizer that ignores what was learned of its step size, but nothing else."""
+    if "learn" not in node.options:
+        return optimizer
+    plain = call(node._replace(options={**node.options, "learn": "none"}))
+
+    def update(params: Mapping[str, Tree], *rest: Tree) -> tuple[Tree, Tree]:
+        others = {name: value for name, value in params.items() if name != "step_size"}
+        return plain.update(others, *rest)
+
+    return plain._replace(update=update)
 
 
 def make_hypergradient(

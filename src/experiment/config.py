@@ -59,6 +59,7 @@ class Settings(NamedTuple):
     tasks_at_once: int | None
     lower_start: Literal["fixed", "redrawn", "warm"]
     proximal_weight: float
+    test_step_size: Literal["learned", "initial"]
     dtype: Literal["float32", "float64"]
     log_every: int
     eval_every: int

@@ -80,10 +80,17 @@ def _refuse_unreached_x(
         strict=True,
     )
     for (path, _), in_upper, in_lower, in_start in reads:
-        reached = in_upper or (lower_level_too and in_lower) or ("start" in sees and in_start)
-        if reached or not (in_lower or in_start):
+        directly = in_upper and {"context", "direct"} & sees
+        reached = directly or (lower_level_too and in_lower) or ("start" in sees and in_start)
+        if reached or not (in_upper or in_lower or in_start):
             continue
         entry = f"x{jax.tree_util.keystr(path)}"
+        if not {"context", "direct"} & sees:
+            raise UserError(
+                f"hypergradient={name}: {entry} would never be learned: {name} moves the start of "
+                "the lower level alone; choose method.lower_variable=all, where all of x is the "
+                "start (and no T- or warp layers), or hypergradient=unrolled"
+            )
         if in_lower:
             looks = "it reaches no lower step" if nothing_below else "it does not look below"
             raise UserError(

@@ -1,47 +1,72 @@
-"""The four-block convolutional feature network of the few-shot literature (BOML's V1, Omniglot)."""
+"""The four-block convolutional feature network of the few-shot literature (BOML's V1)."""
+
+from typing import Literal
 
 import haiku as hk
 import jax
 from haiku.experimental import name_scope
 
 from src.bilevel.types import Array, Model
+from src.models.convolution import ConvolutionName, choose_convolution
 from src.models.layers import (
-    ConvolutionName,
+    Offset,
     WeightsInit,
     batch_norm,
-    choose_convolution,
     conv3x3,
+    max_pool,
+    refuse_sizes_below_one,
 )
+from src.models.upper_layers import FIXED, Extra, add_upper_layer
+
+Downsample = Literal["stride", "max_pool"]
+Features = Literal["flatten", "mean"]
 
 
 def conv4(
     *,
     filters: int = 64,
     num_blocks: int = 4,
+    downsample: Downsample = "stride",
+    offset: Offset = "learned",
+    features: Features = "flatten",
+    extra: Extra = "none",
     convolution: ConvolutionName = "auto",
     weights_init: WeightsInit = "xavier_uniform",
 ) -> Model:
     """Images (n, height, width, channels) -> features (n, d).
 
-    A block is a 3x3 convolution of stride 2 (SAME, no bias), batch norm with an
-    offset and no scale on the statistics of the batch at hand, in training and in testing alike,
-    then ReLU. 28x28 images and 4 blocks of 64 filters give d = 256 and 111,424 weights.
+    A block is a 3x3 convolution (SAME, no bias), the `extra` layer, batch norm with an offset
+    and no scale on the statistics of the batch at hand, in training and in testing alike, then
+    ReLU. The image is halved by the convolution's stride of 2 (rounded up: 28, 14, 7, 4, 2) or by
+    a 2x2 max-pool after the ReLU (rounded down: 84, 42, 21, 10, 5). `features`: all pixels of
+    the last block, or their mean.
 
-    Raises ValueError where filters or num_blocks is below 1.
+    28x28x1 images, 64 filters, stride: d = 256 (mean: 64), 111,424 weights. 84x84x3 images, 32
+    filters, max-pool: d = 800, 28,640 weights. BOML's MetaInit has offset=zero and convolution
+    biases, which batch norm cancels and which are left out here.
+
+    Raises ValueError where filters or num_blocks is below 1; `init` and `apply` raise it where
+    pooling leaves nothing of the image.
     """
-    for name, value in (("filters", filters), ("num_blocks", num_blocks)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1; choose the default")
-
+    refuse_sizes_below_one(filters=filters, num_blocks=num_blocks)
     convolve = choose_convolution(convolution)
+    stride = 2 if downsample == "stride" else 1
 
     def forward(images: Array) -> Array:
         hidden = images
         for block in range(num_blocks):
             with name_scope(f"block_{block}"):
-                hidden = conv3x3(hidden, filters, 2, convolve, weights_init)
-                hidden = jax.nn.relu(batch_norm(hidden))
-        return hidden.reshape(hidden.shape[0], -1)
+                hidden = conv3x3(hidden, filters, stride, convolve, weights_init)
+                hidden = add_upper_layer(extra, hidden, convolve, weights_init)
+                hidden = jax.nn.relu(batch_norm(hidden, offset=offset))
+            if downsample == "max_pool":
+                hidden = max_pool(hidden, "VALID")
+        return hidden.mean((1, 2)) if features == "mean" else hidden.reshape(len(hidden), -1)
 
     network = hk.without_apply_rng(hk.transform(forward))
-    return Model(init=network.init, apply=network.apply)
+    return Model(
+        init=network.init,
+        apply=network.apply,
+        fixed=FIXED[extra],
+        transforms_head=extra == "t_layers",
+    )

@@ -1,19 +1,17 @@
 """Layers shared by the networks, as haiku functions."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from src.bilevel.types import Array
+from src.models.convolution import WINDOW, Convolve
 
-WINDOW = 3
-Convolve = Callable[[Array, Array, int], Array]
-ConvolutionName = Literal["auto", "patches", "native"]
 WeightsInit = Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "lecun_normal"]
+Offset = Literal["learned", "zero"]
+SLOPE = 0.1
 
 
 def initializer(name: WeightsInit) -> hk.initializers.Initializer:
@@ -27,19 +25,32 @@ def initializer(name: WeightsInit) -> hk.initializers.Initializer:
     return hk.initializers.VarianceScaling(scale, mode, distribution)
 
 
+def refuse_sizes_below_one(**sizes: int | tuple[int, ...]) -> None:
+    """Raises ValueError for the first option that is, or that has an entry, below 1."""
+    for name, value in sizes.items():
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1, as in {name}=64")
+        if not isinstance(value, int) and min(value, default=0) < 1:
+            raise ValueError(
+                f"{name}={list(value)} must be one or more sizes of at least 1, "
+                f"as in {name}=[64,96]"
+            )
+
+
 def conv3x3(
     inputs: Array,
     filters: int,
     stride: int,
     convolve: Convolve,
     weights_init: WeightsInit = "xavier_uniform",
+    name: str = "conv",
 ) -> Array:
-    """3x3 convolution, SAME padding, no bias, weights (3, 3, channels, filters).
+    """3x3 convolution, SAME padding, no bias, weights `{name}_weights` (3, 3, channels, filters).
 
     (n, height, width, channels) -> (n, ceil(height / stride), ceil(width / stride), filters).
     """
     weights = hk.get_parameter(
-        "conv_weights",
+        f"{name}_weights",
         (WINDOW, WINDOW, inputs.shape[-1], filters),
         inputs.dtype,
         initializer(weights_init),
@@ -47,53 +58,68 @@ def conv3x3(
     return convolve(inputs, weights, stride)
 
 
-def choose_convolution(name: ConvolutionName) -> Convolve:
-    """auto: patches on a CPU, where XLA's own backward pass of a strided convolution is slow;
-    native on accelerators, which have convolutions in hardware."""
-    if name == "auto":
-        name = "patches" if jax.default_backend() == "cpu" else "native"
-    return {"patches": convolve_by_patches, "native": convolve_natively}[name]
+def conv1x1(
+    inputs: Array,
+    filters: int,
+    weights_init: WeightsInit = "xavier_uniform",
+    *,
+    bias: bool = False,
+) -> Array:
+    """1x1 convolution: one matrix (channels, filters) for every pixel; the bias starts from 0.
 
-
-def convolve_natively(inputs: Array, weights: Array, stride: int) -> Array:
-    return lax.conv_general_dilated(
-        inputs, weights, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def convolve_by_patches(inputs: Array, weights: Array, stride: int) -> Array:
-    """The same numbers as `convolve_natively`: gather 3x3 patches, then one matrix product."""
-    number, height, width, channels = inputs.shape
-    (rows, top, bottom), (columns, left, right) = _same(height, stride), _same(width, stride)
-    padded = jnp.pad(inputs, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    shifts = [
-        lax.slice(
-            padded,
-            (0, i, j, 0),
-            (number, i + stride * (rows - 1) + 1, j + stride * (columns - 1) + 1, channels),
-            (1, stride, stride, 1),
-        )
-        for i in range(WINDOW)
-        for j in range(WINDOW)
-    ]
-    patches = jnp.concatenate(shifts, axis=-1).reshape(-1, WINDOW * WINDOW * channels)
-    return (patches @ weights.reshape(patches.shape[1], -1)).reshape(number, rows, columns, -1)
-
-
-def _same(size: int, stride: int) -> tuple[int, int, int]:
-    """Output size and the padding before and after, as SAME defines them."""
-    output = -(-size // stride)
-    total = max((output - 1) * stride + WINDOW - size, 0)
-    return output, total // 2, total - total // 2
-
-
-def batch_norm(inputs: Array, epsilon: float = 1e-3) -> Array:
-    """(inputs - mean) / sqrt(variance + epsilon) + offset per channel, over this batch alone.
-
-    inputs: (n, ..., channels). There are no running statistics to leak or to forget.
+    (n, height, width, channels) -> (n, height, width, filters).
     """
-    offset = hk.get_parameter("batch_norm_offset", inputs.shape[-1:], inputs.dtype, jnp.zeros)
+    shape = (inputs.shape[-1], filters)
+    weights = hk.get_parameter("conv_weights", shape, inputs.dtype, initializer(weights_init))
+    if not bias:
+        return inputs @ weights
+    return inputs @ weights + hk.get_parameter("conv_bias", (filters,), inputs.dtype, jnp.zeros)
+
+
+def batch_norm(
+    inputs: Array, *, offset: Offset = "learned", scale: bool = False, epsilon: float = 1e-3
+) -> Array:
+    """scale (inputs - mean) / sqrt(variance + epsilon) + offset per channel, over this batch alone.
+
+    inputs: (n, ..., channels). There are no running statistics to leak or to forget. `scale`
+    (from 1) and the offset (from 0) are parameters; without them they stay 1 and 0.
+    """
     axes = tuple(range(inputs.ndim - 1))
     mean = inputs.mean(axes)
     variance = jnp.square(inputs - mean).mean(axes)
-    return (inputs - mean) * jax.lax.rsqrt(variance + epsilon) + offset
+    factor = jax.lax.rsqrt(variance + epsilon)
+    shape, dtype = inputs.shape[-1:], inputs.dtype
+    if scale:
+        factor *= hk.get_parameter("batch_norm_scale", shape, dtype, jnp.ones)
+    normal = (inputs - mean) * factor
+    if offset == "zero":
+        return normal
+    return normal + hk.get_parameter("batch_norm_offset", shape, dtype, jnp.zeros)
+
+
+def leaky_relu(inputs: Array) -> Array:
+    """max(inputs, inputs / 10)."""
+    return jax.nn.leaky_relu(inputs, SLOPE)
+
+
+def max_pool(inputs: Array, padding: Literal["VALID", "SAME"]) -> Array:
+    """2x2 max-pool of stride 2: an odd last row or column is dropped (VALID) or kept (SAME).
+
+    (n, height, width, channels) -> (n, height / 2, width / 2, channels), rounded down or up.
+
+    Maxima of slices: on a CPU the gradient of `lax.reduce_window` takes 30 times as long. Where two
+    of the four are equal each gets half of the gradient.
+    Raises ValueError where nothing would be left of the image.
+    """
+    _, height, width, _ = inputs.shape
+    if padding == "SAME":
+        ends = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+        inputs = jnp.pad(inputs, ends, constant_values=-jnp.inf)
+    elif min(height, width) < 2:
+        raise ValueError(
+            f"pooling leaves nothing of an image that has shrunk to {height} x {width}; choose "
+            "larger images, fewer blocks, or for conv4 downsample=stride"
+        )
+    rows, columns = (size // 2 * 2 for size in inputs.shape[1:3])
+    tall = jnp.maximum(inputs[:, 0:rows:2], inputs[:, 1:rows:2])
+    return jnp.maximum(tall[:, :, 0:columns:2], tall[:, :, 1:columns:2])

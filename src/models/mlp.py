@@ -5,7 +5,7 @@ import jax
 from haiku.experimental import name_scope
 
 from src.bilevel.types import Array, Model
-from src.models.layers import WeightsInit, batch_norm, initializer
+from src.models.layers import WeightsInit, batch_norm, initializer, refuse_sizes_below_one
 
 
 def mlp(
@@ -22,11 +22,7 @@ def mlp(
 
     Raises ValueError where there is no layer or a size is below 1.
     """
-    if not hidden_sizes or min(hidden_sizes) < 1:
-        raise ValueError(
-            f"hidden_sizes={list(hidden_sizes)} must be one or more sizes of at least 1; choose "
-            "for example hidden_sizes=[256,128,64,64]"
-        )
+    refuse_sizes_below_one(hidden_sizes=hidden_sizes)
 
     def forward(images: Array) -> Array:
         hidden = images.reshape(images.shape[0], -1)
@@ -54,8 +50,7 @@ def linear(*, num_features: int = 64, weights_init: WeightsInit = "xavier_unifor
     With a linear head on top the whole is linear in the image: the simplest model to study.
     Raises ValueError where num_features is below 1.
     """
-    if num_features < 1:
-        raise ValueError(f"num_features={num_features} must be at least 1; choose num_features=64")
+    refuse_sizes_below_one(num_features=num_features)
 
     def forward(images: Array) -> Array:
         flat = images.reshape(images.shape[0], -1)

@@ -1,0 +1,70 @@
+"""Gradient steps of which learned masks let some units through (the M-net of MT-net).
+
+Lee and Choi: Gradient-based meta-learning with learned layerwise metric and subspace, ICML 2018
+(arXiv 1801.05558):
+
+    y_k = y_{k-1} - step_size m(zeta) d_k,   one zeta per leaf of y and output unit (last axis)
+
+The paper draws m from a Bernoulli distribution by a Gumbel-softmax; here the mask is a function of
+zeta, so that a run has no further source of noise:
+
+    hard   m = 1 where zeta >= 0, else 0; its derivative is taken to be that of sigmoid(zeta)
+           (straight-through estimator, Bengio et al., 2013, arXiv 1308.3432)
+    soft   m = sigmoid(zeta): a true derivative, but no unit is ever quite fixed
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from src.bilevel.lower_optimizers import LearnStepSize, sgd
+from src.bilevel.types import Array, LowerOptimizer, Tree
+
+
+def masked_sgd(
+    *,
+    step_size: float,
+    mask: Literal["hard", "soft"] = "hard",
+    first_logit: float = 0.1,
+    learn: LearnStepSize = "none",
+) -> LowerOptimizer:
+    """y_k = y_{k-1} - step_size m(zeta) d_k, zeta learned above, from first_logit.
+
+    A first_logit of 0.1 lets every unit adapt at first, and an upper Adam of step size 1e-3 could
+    fix one after 100 iterations. Raises ValueError where step_size <= 0.
+    """
+    plain = sgd(step_size=step_size, learn=learn)
+
+    def init_params(num_lower_steps: int, y0: Tree) -> dict[str, Tree]:
+        logits = jax.tree.map(lambda leaf: jnp.full(leaf.shape[-1:], first_logit, leaf.dtype), y0)
+        return {**plain.init_params(num_lower_steps, y0), "mask_logits": logits}
+
+    def share(logit: Array) -> Array:
+        soft = jax.nn.sigmoid(logit)
+        if mask == "soft":
+            return soft
+        return soft + lax.stop_gradient((logit >= 0).astype(soft.dtype) - soft)
+
+    def update(
+        params: Mapping[str, Tree], direction: Tree, slots: Tree, y: Tree, k: Array
+    ) -> tuple[Tree, Tree]:
+        passed = jax.tree.map(lambda d, logit: d * share(logit), direction, params["mask_logits"])
+        return plain.update(params, passed, slots, y, k)
+
+    def project(params: dict[str, Tree]) -> dict[str, Tree]:
+        sizes = {name: value for name, value in params.items() if name != "mask_logits"}
+        return {**plain.project(sizes), "mask_logits": params["mask_logits"]}
+
+    return plain._replace(
+        init_params=init_params,
+        update=update,
+        project=project,
+        formula=f"{plain.formula} with d_k masked unit by unit ({mask}, learned)",
+        moving=(
+            "masked units do not move, so the steps may rest where the gradient is not zero; "
+            "choose lower_optimizer=sgd, or hypergradient=unrolled"
+        ),
+    )

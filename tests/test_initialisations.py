@@ -1,0 +1,220 @@
+"""MAML's family: gradients of T-layers, warp layers, masks and starts; what each preset learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from src.bilevel.aggregation import lower_only
+from src.bilevel.dynamics import compose
+from src.bilevel.hypergradients.first_order import first_order
+from src.bilevel.hypergradients.implicit_cg import implicit_cg
+from src.bilevel.hypergradients.reptile import reptile
+from src.bilevel.hypergradients.truncated import truncated
+from src.bilevel.hypergradients.unrolled import unrolled
+from src.bilevel.hypergradients.warp_grad import warp_grad
+from src.bilevel.lower_optimizers import sgd
+from src.bilevel.masked_sgd import masked_sgd
+from src.bilevel.proximal import proximal
+from src.certification.cases import CASES, lower_dynamics, place_of, point_of
+from src.certification.certify import default_node, error_against_target, estimate, flat, sgd_of
+from src.experiment.build import build
+from src.experiment.errors import UserError
+from src.experiment.run import run
+from src.problems.adapting_network import merge, split
+from src.problems.from_objectives import persistent_source, problem_from_objectives
+from tests.conftest import QUIET, config_of, linear_few_shot, small_few_shot
+
+K = 3
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("name", ["unrolled", "warp_grad", "first_order", "finite_difference"])
+@pytest.mark.parametrize("case_name", ["t_layers", "warp_layers"])
+def test_layers_of_the_upper_level_have_right_gradients(case_name, name):
+    case = CASES[case_name]()
+    dynamics = lower_dynamics()["sgd, learned"]
+    assert error_against_target(default_node(name), case, dynamics, place_of(case)) < 1e-8
+
+
+@pytest.mark.parametrize("case_name", ["t_layers", "warp_layers"])
+def test_layers_of_the_upper_level_do_not_adapt(case_name):
+    case = CASES[case_name]()
+    point = point_of(case, sgd_of(0.1), K)
+    kinds = {"t_layers": {"t_weights"}, "warp_layers": {"warp_weights", "warp_bias"}}[case_name]
+    adapting = {name for module in point.y0["network"].values() for name in module}
+    assert {name for module in point.context["fixed"].values() for name in module} == kinds
+    assert not adapting & kinds
+    assert ("transform" in point.context) == (case_name == "t_layers")
+    gradient = estimate(unrolled(case.problem, sgd_of(0.1), K), point, KEY).context_gradient
+    assert all(np.any(flat(part)) for part in gradient.values())
+
+
+def test_split_and_merge_are_inverse():
+    weights = {"a": {"w": 1, "t": 2}, "b": {"t": 3}, "c": {"w": 4}}
+    kept, taken = split(weights, frozenset({"t"}))
+    assert (kept, taken) == ({"a": {"w": 1}, "c": {"w": 4}}, {"a": {"t": 2}, "b": {"t": 3}})
+    assert merge(kept, taken) == weights
+    assert split(weights, frozenset()) == (weights, {})
+
+
+def test_a_hard_mask_is_a_mask_with_the_slope_of_a_sigmoid():
+    optimizer = masked_sgd(step_size=0.5, mask="hard")
+    y, direction = {"w": jnp.ones((2, 3))}, {"w": jnp.full((2, 3), 2.0)}
+    logits = jnp.asarray([-1.0, 0.0, 2.0])
+
+    def moved(logits):
+        return optimizer.update({"mask_logits": {"w": logits}}, direction, (), y, 1)[0]["w"]
+
+    np.testing.assert_array_equal(moved(logits), [[1.0, 0.0, 0.0]] * 2)
+    slope = jax.jacobian(moved)(logits)[0]
+    sigmoid = jax.nn.sigmoid(logits)
+    np.testing.assert_allclose(np.diag(slope), -0.5 * 2.0 * sigmoid * (1 - sigmoid), rtol=1e-12)
+
+
+def test_a_mask_that_lets_all_through_is_sgd():
+    case = CASES["maml"]()
+    masked, plain = compose(lower_only(), masked_sgd(step_size=0.1)), sgd_of(0.1)
+    outputs = [
+        estimate(unrolled(case.problem, dynamics, K), point_of(case, dynamics, K), KEY)
+        for dynamics in (masked, plain)
+    ]
+    np.testing.assert_allclose(*(flat(o.start_gradient) for o in outputs), rtol=0, atol=1e-14)
+
+
+def test_reptile_moves_the_start_towards_where_it_ends():
+    case = CASES["maml"]()
+    dynamics = compose(lower_only(), sgd(step_size=0.1, learn="scalar"))
+    point = point_of(case, dynamics, K)
+    found = estimate(reptile(case.problem, dynamics, K), point, KEY)
+    plain = estimate(unrolled(case.problem, dynamics, K), point, KEY)
+    np.testing.assert_allclose(flat(found.y), flat(plain.y), rtol=0, atol=1e-14)
+    distance = flat(point.y0) - flat(plain.y)
+    np.testing.assert_allclose(flat(found.start_gradient), distance, rtol=0, atol=1e-14)
+    assert not np.any(flat(found.params_gradient))
+
+
+@pytest.mark.parametrize("case_name", ["maml", "warp_layers"])
+def test_warp_grad_of_one_step_is_unrolled(case_name):
+    case = CASES[case_name]()
+    dynamics = sgd_of(0.1)
+    point = point_of(case, dynamics, 1)
+    one, other = (
+        estimate(make(case.problem, dynamics, 1), point, KEY) for make in (warp_grad, unrolled)
+    )
+    for part in ("context_gradient", "start_gradient", "y"):
+        np.testing.assert_allclose(flat(getattr(one, part)), flat(getattr(other, part)), atol=1e-14)
+
+
+def test_no_step_kept_is_first_order_maml():
+    case, dynamics = CASES["maml"](), sgd_of(0.1)
+    point = point_of(case, dynamics, K)
+    fomaml = estimate(first_order(case.problem, dynamics, K), point, KEY)
+    kept = estimate(truncated(case.problem, dynamics, K, keep_last=0), point, KEY)
+    np.testing.assert_allclose(flat(fomaml.start_gradient), flat(kept.start_gradient), atol=1e-14)
+
+
+def test_imaml_has_its_closed_form_on_a_quadratic():
+    """f = 1/2 y'Hy - b'y + rho/2 |y - x|^2:  g = rho (H + rho)^-1 grad F at the solution."""
+    generator = np.random.default_rng(3)
+    root = generator.standard_normal((4, 4))
+    hessian, rho = root @ root.T / 4, 0.7
+    b, c, x = generator.standard_normal((3, 4))
+    plain = problem_from_objectives(
+        lambda x, y, task: y @ (0.5 * hessian @ y - b),
+        lambda x, y, task: 0.5 * jnp.sum((y - c) ** 2),
+        init_upper=lambda key: jnp.asarray(x),
+        init_lower=lambda key: jnp.zeros(4),
+    )
+    started = plain._replace(init_lower=lambda key, x: x, learned_start=True)
+    problem = proximal(started, rho)
+    dynamics = sgd_of(0.2)
+    estimator = implicit_cg(problem, dynamics, 2000, True, tolerance=1e-14)
+    context = problem.prepare(jnp.asarray(x), persistent_source({}).data)
+    y0 = problem.init_lower(KEY, jnp.asarray(x))
+    output = jax.jit(estimator.estimate)(
+        estimator.init(y0), context, {}, dynamics.init_params(1, y0), y0, KEY
+    )
+    regular = hessian + rho * np.eye(4)
+    solution = np.linalg.solve(regular, b + rho * x)
+    np.testing.assert_allclose(output.y, solution, atol=1e-10)
+    expected = rho * np.linalg.solve(regular, solution - c)
+    np.testing.assert_allclose(output.context_gradient["centre"], expected, atol=1e-10)
+    assert not np.any(output.start_gradient)
+
+
+# (method, what it learns beside the network and the head)
+PRESETS = [
+    ("maml", set()),
+    ("fomaml", set()),
+    ("anil", set()),
+    ("reptile", set()),
+    ("meta_sgd", {"step_size"}),
+    ("maml_bda", set()),
+    ("mt_net", {"mask_logits", "transform"}),
+    ("warp_grad", set()),
+    ("imaml", set()),
+]
+
+
+@pytest.mark.parametrize(("method", "learned"), PRESETS, ids=[case[0] for case in PRESETS])
+def test_presets_learn_what_they_say(method, learned, omniglot_folder):
+    """tests/test_conf.py runs them."""
+    few = small_few_shot if method in ("mt_net", "warp_grad") else linear_few_shot
+    experiment = build(config_of(*few(omniglot_folder), f"method={method}"))
+    state = jax.eval_shape(experiment.algorithm.init, KEY)
+    leaves = jax.tree_util.tree_leaves_with_path(state.variables)
+    names = {getattr(key, "key", None) for path, _ in leaves for key in path}
+    assert learned == names & {"step_size", "mask_logits", "transform", "alpha"}
+    assert experiment.problem.learned_start
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fragments"),
+    [
+        (["method=imaml", "proximal_weight=0"], ["proximal_weight=1"]),
+        (["method=reptile", "method.lower_variable=head"], ["method.lower_variable=all"]),
+        (["method=reptile", "lower_optimizer.learn=scalar"], ["learn nothing of lower_optimizer"]),
+        (["method=maml", "method.learn_start=false"], ["method.learn_start=true"]),
+        (["method=mt_net", "hypergradient=implicit_cg"], ["masked units do not move"]),
+    ],
+)
+def test_what_a_learned_start_cannot_do_is_refused(overrides, fragments, omniglot_folder):
+    few = small_few_shot if overrides[0] == "method=mt_net" else linear_few_shot
+    with pytest.raises(UserError) as refusal, jax.enable_x64(False):
+        build(config_of(*few(omniglot_folder), *overrides))
+    assert all(fragment in str(refusal.value) for fragment in fragments), refusal.value
+
+
+@pytest.mark.parametrize("learn", ["scalar", "per_weight", "per_step"])
+def test_a_test_with_the_initial_step_size_forgets_the_learned_one(learn, omniglot_folder):
+    base = [*linear_few_shot(omniglot_folder), "method=maml", f"lower_optimizer.learn={learn}"]
+    found = []
+    for overrides in ([], ["test_step_size=initial"], ["lower_optimizer.learn=none"]):
+        experiment = build(config_of(*base, *overrides, "dtype=float64"))
+        algorithm = experiment.algorithm
+        state = jax.jit(algorithm.init)(KEY)
+        if "step_size" in state.variables.get("lower_optimizer", {}):
+            doubled = jax.tree.map(lambda leaf: 2 * leaf, state.variables["lower_optimizer"])
+            state = state._replace(variables={**state.variables, "lower_optimizer": doubled})
+        tasks = experiment.source.sample(experiment.source.data, KEY, "test", 1)
+        task = jax.tree.map(lambda leaf: leaf[0], tasks)
+        found.append(
+            flat(jax.jit(lambda s, t, a=algorithm: a.adapt(s, KEY, t, 2, None))(state, task))
+        )
+    assert np.abs(found[0] - found[2]).max() > 1e-3
+    np.testing.assert_array_equal(found[1], found[2])
+
+
+def test_sine_curves_are_learned_far_better_than_from_scratch(tmp_path):
+    """MAML's first experiment, cut short."""
+    base = ["problem=sine", *QUIET, "num_iterations=1500", "log_every=500", "dtype=float32"]
+    with jax.enable_x64(False):
+        trained = run(config_of(*base, "method=maml"), tmp_path / "maml")
+        untrained = run(config_of(*base, "method=maml", "num_iterations=1"), tmp_path / "start")
+    assert trained["test/upper_loss"] < 0.5 * untrained["test/upper_loss"]
+
+
+def test_sine_refuses_no_points():
+    with pytest.raises(UserError, match="shots=0 must be at least 1"):
+        build(config_of("problem=sine", *QUIET, "problem.shots=0"))
