@@ -26,8 +26,8 @@ def main() -> None:
 
 def translated(path: str, given: list[str], parity: bool) -> list[str]:
     """Print the tables and the line; the overrides of that line. Raises UserError."""
-    from src.experiment.boml_command import command, overrides_of_rows, replaced, table
-    from src.experiment.boml_file import read, translate
+    from src.experiment.boml.command import command, overrides_of_rows, replaced, table
+    from src.experiment.boml.file import read, translate
 
     rows = translate(path, read(path), parity)
     by = replaced(rows, given)

@@ -2,7 +2,8 @@
 
 counterexample.png and laws.md: the counter-example, solved with the numbers that
 conf/problem/counterexample.yaml recommends; each result stands beside its closed form.
-hypergradients.png: the error of every estimator, and the memory of unrolling.
+hypergradients.png: the error of every estimator, and the memory of unrolling. sine.png: curves as
+MAML predicts them before and after adaptation.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import numpy as np
 
 LAWS = ("constant", "harmonic", "geometric", "upper_geometric", "tpami")
 LARGER_K = (400, 40_000)
+SINE_ITERATIONS = None  # as many as conf/problem/sine.yaml recommends
 
 
 class Solved(NamedTuple):
@@ -33,6 +35,7 @@ def main() -> None:
     import jax
 
     from src.certification.figures import hypergradient_figure
+    from src.experiment.sine_figure import sine_figure
     from src.files import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,8 +46,10 @@ def main() -> None:
         table = law_table(solved, settings)
     write_text(folder / "laws.md", table)
     hypergradient_figure(folder / "hypergradients.png")
+    sine_figure(folder / "sine.png", SINE_ITERATIONS)
     print(table)
     print(folder / "hypergradients.png")
+    print(folder / "sine.png")
     print(folder / "counterexample.png")
     print(folder / "laws.md")
 

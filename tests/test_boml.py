@@ -8,9 +8,9 @@ import jax
 import pytest
 
 from src import boml
-from src.experiment.boml_command import overrides_of_rows, replaced, table
-from src.experiment.boml_file import read, translate
-from src.experiment.boml_options import Options
+from src.experiment.boml.command import overrides_of_rows, replaced, table
+from src.experiment.boml.file import read, translate
+from src.experiment.boml.options import Options
 from src.experiment.build import build
 from src.experiment.errors import UserError
 from src.experiment.run import run
@@ -288,6 +288,6 @@ def test_an_experiment_and_a_file_are_refused():
 
 
 def test_every_key_has_a_fate():
-    from src.experiment.boml_fates import fates
+    from src.experiment.boml.fates import fates
 
     assert set(fates(Options(), parity=False)) == set(Options._fields)

@@ -33,6 +33,7 @@ def test_everything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
     monkeypatch.setattr("src.report.LAWS", ("constant", "harmonic"))
     monkeypatch.setattr("src.report.LARGER_K", (50,))
+    monkeypatch.setattr("src.report.SINE_ITERATIONS", 3)
     figures = "src.certification.figures"
     monkeypatch.setattr(f"{figures}.names_of", lambda group: ["unrolled", "implicit_neumann"])
     for steps in ("LOWER_STEPS", "SOLVER_STEPS", "MEMORY_STEPS"):
@@ -42,6 +43,7 @@ def test_everything_is_written(tmp_path, monkeypatch, capsys):
         "counterexample.png",
         "hypergradients.png",
         "laws.md",
+        "sine.png",
     ]
     assert (tmp_path / "laws.md").read_text().count("| harmonic |") == 1
     assert "| constant |" in capsys.readouterr().out

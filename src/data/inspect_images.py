@@ -63,8 +63,9 @@ def contact_sheet(
     for row, index in enumerate(rows):
         shown = generator.permutation(classes.images.shape[1])[:columns]
         for cell, image in zip(axes[row], classes.images[index, shown], strict=True):
-            paper = 255 - image.squeeze(-1) if image.shape[-1] == 1 else 255 - image
-            cell.imshow(paper, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            # Drawings hold ink, photographs light.
+            light = 255 - image.squeeze(-1) if image.shape[-1] == 1 else image
+            cell.imshow(light, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set(color="0.8", linewidth=0.5)
         name = classes.names[index].replace("/", "\n", 1)

@@ -16,7 +16,7 @@ from src.bilevel.dynamics import compose
 from src.bilevel.types import BilevelProblem, Roles, TaskSource
 from src.data.image_classes import SPLITS, ImageClasses
 from src.data.synthetic_regression import synthetic_regression
-from src.experiment.boml_names import COMBINATIONS, options_of, overrides_of
+from src.experiment.boml.names import COMBINATIONS, options_of, overrides_of
 from src.experiment.build import make_hypergradient
 from src.experiment.cli import CONF, compose_config
 from src.experiment.config import Node, call, check_node, resolve

@@ -129,7 +129,7 @@ def task_sheet(
     figure = Figure(figsize=(number * width / 60, len(tasks_by_split) * (height / 60 + 0.4)))
     grid = figure.subplots(len(tasks_by_split), number, squeeze=False)
     for axes, (title, *_), strip in zip(grid.flat, blocks, strips, strict=True):
-        axes.imshow(strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(strip.clip(0, 1), interpolation="nearest")
         axes.set_title(f"{title}: support | query", fontsize=9)
         axes.axis("off")
     figure.tight_layout()
@@ -145,16 +145,19 @@ def _by_class(part: Mapping[str, Any], task: int) -> np.ndarray:
 
 
 def _strip(support: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """One picture, ink dark: rows are classes; a grey bar between support and query."""
+    """One picture in colour: rows are classes; a grey bar between support and query.
 
-    frame = np.array([[0, 0], [0, 0], [1, 1], [1, 1]])
+    Drawings are shown with dark ink, photographs as they are.
+    """
+    frame = np.array([[0, 0], [0, 0], [1, 1], [1, 1], [0, 0]])
 
     def tiled(images: np.ndarray) -> np.ndarray:
-        framed = np.pad(1 - images.mean(-1), frame, constant_values=0.8)
+        shown = 1 - images.repeat(3, axis=-1) if images.shape[-1] == 1 else images
+        framed = np.pad(shown, frame, constant_values=0.8)
         return np.concatenate(np.concatenate(framed, axis=1), axis=1)
 
     left, right = tiled(support), tiled(query)
-    bar = np.full((len(left), 6), 0.5)
+    bar = np.full((len(left), 6, 3), 0.5)
     return np.concatenate([left, bar, right], axis=1)
 
 

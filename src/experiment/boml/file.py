@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from src.experiment.boml_fates import fates
-from src.experiment.boml_options import Fate, Options
+from src.experiment.boml.fates import fates
+from src.experiment.boml.options import Fate, Options
 from src.experiment.config import check, unknown_key
 from src.experiment.errors import UserError
 

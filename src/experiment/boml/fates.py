@@ -3,8 +3,8 @@
 What BOML did was read in its sources: test_script/script_helper.py and what it calls.
 """
 
-from src.experiment.boml_method import method_fates
-from src.experiment.boml_options import Fate, Options, corrected, dead, used, without_effect
+from src.experiment.boml.method import method_fates
+from src.experiment.boml.options import Fate, Options, corrected, dead, used, without_effect
 from src.experiment.errors import UserError
 
 

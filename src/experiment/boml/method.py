@@ -1,7 +1,7 @@
 """What becomes of a BOML file's keys for the method, the network and the lower steps."""
 
-from src.experiment.boml_names import DEFAULTS, overrides_of
-from src.experiment.boml_options import Fate, Options, corrected, dead, used, without_effect
+from src.experiment.boml.names import DEFAULTS, overrides_of
+from src.experiment.boml.options import Fate, Options, corrected, dead, used, without_effect
 
 OFF = used(note="off, as it is here")
 MASKS = "BOML had no learned masks; method=mt_net has"

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from src.experiment.boml_file import Row
+from src.experiment.boml.file import Row
 from src.experiment.cli import compose_config
 from src.experiment.config import NODES, resolve
 from src.experiment.errors import UserError
