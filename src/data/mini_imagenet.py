@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from src.data.array_cache import default_folder, read_arrays, write_arrays
+from src.data.data_root import data_root
 from src.data.image_classes import SPLITS, ImageClasses
 from src.data.mini_imagenet_files import decode_files, fingerprint, list_csv, list_folders
 from src.data.mini_imagenet_pickles import PICKLES, UNNAMED, read_pickles, stack
@@ -42,15 +43,9 @@ def mini_imagenet(
     Raises ValueError where nothing is found, where what is found is damaged or of another form,
     where a class has fewer than 20 images, or where a class is in two splits.
     """
-    if root is None:
-        raise ValueError(
-            "root is not set: name a folder with data.root=FOLDER or the environment variable "
-            f"BILEVEL_DATA; {ADVICE}"
-        )
-    if not Path(root).is_dir():
-        raise ValueError(f"root={root} is not a folder: {ADVICE}")
+    folder = data_root(root, ADVICE)
     try:
-        images, names = _read(Path(root))
+        images, names = _read(folder)
     except (ValueError, OSError) as error:
         raise ValueError(f"root={root}: {error}") from error
     split_of = np.array([name.partition("/")[0] for name in names])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.data_root import data_root
 from src.data.image_classes import ImageClasses, add_rotations, split_classes
 from src.data.omniglot_images import OFFICIAL, RESIZED, find_sources, read_images
 
@@ -36,15 +37,9 @@ def omniglot(
 
     Raises ValueError where nothing is found, or what is found is damaged or of another form.
     """
-    if root is None:
-        raise ValueError(
-            "root is not set: name a folder with data.root=FOLDER or the environment variable "
-            f"BILEVEL_DATA; {ADVICE}"
-        )
-    if not Path(root).is_dir():
-        raise ValueError(f"root={root} is not a folder: {ADVICE}")
+    folder = data_root(root, ADVICE)
     try:
-        found = _read(Path(root))
+        found = _read(folder)
     except ValueError as error:
         raise ValueError(f"root={root}: {error}") from error
     if found is None:

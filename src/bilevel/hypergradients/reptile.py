@@ -12,7 +12,7 @@ whole loss: the paper trains on more shots than it tests with.
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.lower_solve import run_steps
+from src.bilevel.hypergradients.unrolled import solve_and_score
 from src.bilevel.types import (
     Array,
     BilevelProblem,
@@ -35,9 +35,9 @@ def reptile(
         carry: Tree, context: Tree, task: Tree, params: Tree, y0: Tree, key: Array
     ) -> HypergradientOutput:
         del key
-        state = dynamics.init(params, y0)
-        y = run_steps(problem, dynamics, params, context, task, state, 1, num_lower_steps).y
-        value, metrics = problem.upper_objective(context, task, y, None)
+        value, (y, metrics) = solve_and_score(
+            problem, dynamics, num_lower_steps, context, task, params, y0
+        )
         return HypergradientOutput(
             value,
             jax.tree.map(jnp.zeros_like, context),
