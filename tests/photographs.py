@@ -4,7 +4,10 @@ import csv
 import pickle
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from src.data.mini_imagenet import mini_imagenet
 
 PARTS = ("train", "val", "test")
 COUNT = 20  # the fewest images that a class may have
@@ -61,3 +64,10 @@ def write_pickles(folder, contents, protocol=2):
     for part, content in contents.items():
         path = folder / f"mini-imagenet-cache-{part}.pkl"
         path.write_bytes(pickle.dumps(content, protocol=protocol))
+
+
+def refusal(folder):
+    """The message with which the loader refuses what `folder` holds."""
+    with pytest.raises(ValueError, match=r"^root") as refused:
+        mini_imagenet(root=str(folder))
+    return str(refused.value)

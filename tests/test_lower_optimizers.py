@@ -1,105 +1,23 @@
 """Lower optimizers against recursions in numpy, and what they do at the edges."""
 
-import inspect
-import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from scipy.optimize import brentq
 
-from src.bilevel import lower_optimizers
-from src.bilevel.aggregation import descent, lower_only
+from src.bilevel.aggregation import lower_only
 from src.bilevel.dynamics import compose
-from src.bilevel.lower_optimizers import adam, adamw, projected, sgd
+from src.bilevel.lower_optimizers import adam, adamw, projected
 from src.bilevel.lower_solve import run_steps
 from src.problems.from_objectives import problem_from_objectives
+from tests.lower_recursions import FACTORIES, SETS, STEP, TABLE, made
 
-K, STEP = 6, 0.1
-FACTORIES = {
-    name: value
-    for name, value in vars(lower_optimizers).items()
-    if inspect.isfunction(value)
-    and value.__module__ == lower_optimizers.__name__
-    and not name.startswith("_")
-}
+K = 6
 # In numpy: jax would make it float32 here, outside the fixture that switches float64 on.
 Y0 = {"inner": {"a": np.array([0.3, -0.2, 0.9])}, "b": np.array([[0.5, -1.1]])}
 FLAT = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(Y0)])
 DIRECTIONS = np.random.default_rng(0).standard_normal((K, FLAT.size))
-
-
-# ---- the recursions, in numpy: (d, y, m, v, k) -> (what is subtracted, times eta; m; v) ----
-
-
-def plain(d, y, m, v, k):
-    return d, m, v
-
-
-def heavy_ball(d, y, m, v, k):
-    m = 0.7 * m + d
-    return m, m, v
-
-
-def sutskever(d, y, m, v, k):
-    m = 0.7 * m + d
-    return d + 0.7 * m, m, v
-
-
-def kingma(d, y, m, v, k):
-    m, v = 0.8 * m + 0.2 * d, 0.9 * v + 0.1 * d**2
-    return m / (1 - 0.8**k) / np.sqrt(v / (1 - 0.9**k) + 1e-3**2), m, v
-
-
-def loshchilov(d, y, m, v, k):
-    moved, m, v = kingma(d, y, m, v, k)
-    return moved + 0.05 * y, m, v
-
-
-def onto_box(y, lower, upper):
-    return np.minimum(np.maximum(y, lower), upper)
-
-
-def onto_ball(y, radius):
-    return y * min(1.0, radius / max(np.linalg.norm(y), 1e-300))
-
-
-def onto_simplex(y, radius):
-    """Held, Wolfe, Crowder, 1974: shift by the theta at which what stays positive sums up."""
-    descending = np.sort(y)[::-1]
-    thetas = (np.cumsum(descending) - radius) / np.arange(1, y.size + 1)
-    return np.maximum(y - thetas[descending > thetas][-1], 0)
-
-
-class Row(NamedTuple):
-    factory: str
-    options: dict[str, Any]
-    rule: Callable
-    onto: Callable = lambda y: y
-
-
-TABLE = {
-    "sgd": Row("sgd", {}, plain),
-    "momentum": Row("momentum", {"momentum": 0.7}, heavy_ball),
-    "nesterov": Row("nesterov", {"momentum": 0.7}, sutskever),
-    "adam": Row("adam", {"b1": 0.8, "b2": 0.9, "eps": 1e-3}, kingma),
-    "adamw": Row("adamw", {"b1": 0.8, "b2": 0.9, "eps": 1e-3, "weight_decay": 0.05}, loshchilov),
-    "box": Row(
-        "projected",
-        {"set": "box", "lower": -0.4, "upper": 0.6},
-        plain,
-        lambda y: onto_box(y, -0.4, 0.6),
-    ),
-    "ball": Row("projected", {"set": "ball", "radius": 1.2}, plain, lambda y: onto_ball(y, 1.2)),
-    "simplex": Row(
-        "projected", {"set": "simplex", "radius": 2.0}, plain, lambda y: onto_simplex(y, 2.0)
-    ),
-}
-SETS = ("box", "ball", "simplex")
 # Values of the step size that the upper level could have moved it to.
 LEARNED = {
     "none": np.array(STEP),
@@ -107,11 +25,6 @@ LEARNED = {
     "per_step": np.linspace(0.3, 0.05, K),
     "per_weight": np.linspace(0.02, 0.4, FLAT.size),
 }
-
-
-def made(name, **options):
-    row = TABLE[name]
-    return FACTORIES[row.factory](**{"step_size": STEP, **row.options, **options})
 
 
 def by_hand(row, directions, sizes):
@@ -234,112 +147,6 @@ def test_adam_has_finite_hypergradients_at_a_zero_direction(factory, x64):
         np.testing.assert_allclose(of_start, slope(1.0, 0.0), rtol=tolerance)
         assert float(of_params["lower_optimizer"]["step_size"]) == 0.0
         assert of_p.dtype == (jnp.float64 if x64 else jnp.float32)
-
-
-# ---- solutions ----
-
-_root = np.random.default_rng(2).standard_normal((3, 3))
-HESSIAN, LINEAR = _root @ _root.T + np.eye(3), np.array([2.0, -1.0, 1.5])
-QUADRATIC = problem_from_objectives(
-    lower=lambda x, y, task: 0.5 * y @ HESSIAN @ y - x @ y,
-    upper=lambda x, y, task: jnp.sum(y**2),
-    init_upper=lambda key: jnp.asarray(LINEAR),
-    init_lower=lambda key: jnp.zeros(3),
-)
-
-
-def solution_of(name):
-    """argmin of 1/2 y'Hy - b'y over the set: the best of all candidate active sets."""
-    if name == "ball":
-
-        def at(multiplier):
-            return np.linalg.solve(HESSIAN + multiplier * np.eye(3), LINEAR)
-
-        return at(brentq(lambda t: np.linalg.norm(at(t)) - 0.5, 0, 100, xtol=1e-15))
-    if name not in SETS:
-        return np.linalg.solve(HESSIAN, LINEAR)
-    best = None
-    for fixed in itertools.product((None, -0.3, 0.4) if name == "box" else (None, 0.0), repeat=3):
-        free = np.array([value is None for value in fixed])
-        y = np.array([value or 0.0 for value in fixed])
-        if name == "box" and free.any():
-            right = LINEAR - HESSIAN @ y
-            y[free] = np.linalg.solve(HESSIAN[np.ix_(free, free)], right[free])
-        if name == "simplex":
-            if not free.any():
-                continue
-            bordered = np.block(
-                [[HESSIAN[np.ix_(free, free)], np.ones((free.sum(), 1))], [np.ones(free.sum()), 0]]
-            )
-            y[free] = np.linalg.solve(bordered, [*LINEAR[free], 1.0])[:-1]
-        inside = ((y >= -0.3) & (y <= 0.4)).all() if name == "box" else (y >= 0).all()
-        value = 0.5 * y @ HESSIAN @ y - LINEAR @ y
-        if inside and (best is None or value < best[0]):
-            best = (value, y)
-    return best[1]
-
-
-SOLVERS = {
-    "sgd": {},
-    "momentum": {},
-    "nesterov": {},
-    "adam": {"step_size": 0.003},
-    "adamw": {"step_size": 0.003, "weight_decay": 0.0},
-    "box": {"lower": -0.3, "upper": 0.4},
-    "ball": {"radius": 0.5},
-    "simplex": {"radius": 1.0},
-}
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_steps_end_at_the_solution_and_rest_there(name):
-    dynamics = compose(lower_only(), made(name, **SOLVERS[name]))
-    x, solution = jnp.asarray(LINEAR), solution_of(name)
-    state = dynamics.init({"aggregation": {}, "lower_optimizer": {}}, jnp.zeros(3))
-    params = dynamics.init_params(2000, state.y)
-    found = run_steps(QUADRATIC, dynamics, params, x, {}, state, 1, 2000).y
-    bound = 1e-3 if name in ("adam", "adamw") else 1e-6
-    np.testing.assert_allclose(found, solution, rtol=0, atol=bound)
-    assert dynamics.moving == ""
-    rest = dynamics.stationarity(QUADRATIC, params, x, {}, jnp.asarray(solution))
-    np.testing.assert_allclose(rest, 0, atol=1e-10)
-    feasible = dynamics.projection(jnp.zeros(3)) if name in SETS else jnp.zeros(3)
-    elsewhere = dynamics.stationarity(QUADRATIC, params, x, {}, feasible)
-    assert float(jnp.linalg.norm(elsewhere)) > 1e-2
-    if name in SETS:
-        gradient = dynamics.direction(QUADRATIC, params, x, {}, jnp.asarray(solution), 1)
-        assert float(jnp.linalg.norm(gradient)) > 1e-2, "the constraint is to be active"
-
-
-def test_adamw_rests_where_the_gradient_is_not_zero():
-    dynamics = compose(lower_only(), adamw(step_size=0.01, weight_decay=0.3))
-    assert dynamics.stationarity is None
-    assert "weight decay" in dynamics.moving
-    x, params = jnp.asarray(LINEAR), {"aggregation": {}, "lower_optimizer": {}}
-    state = dynamics.init(params, jnp.zeros(3))
-    found = run_steps(QUADRATIC, dynamics, params, x, {}, state, 1, 2000).y
-    assert np.linalg.norm(HESSIAN @ found - LINEAR) > 1e-2
-
-
-@pytest.mark.parametrize(
-    ("options", "rests"),
-    [
-        ({"law": "constant"}, True),
-        ({"law": "constant", "learn": ("alpha", "s", "t")}, True),
-        ({"law": "per_step"}, True),
-        ({"law": "per_step", "learn": ("alpha",)}, False),
-        ({"law": "harmonic"}, False),
-        ({"law": "geometric"}, False),
-        ({"law": "upper_geometric"}, False),
-        ({"law": "tpami"}, False),
-    ],
-)
-def test_weights_that_change_with_k_have_no_resting_point(options, rests):
-    for optimizer in (sgd(step_size=STEP), made("ball")):
-        dynamics = compose(descent(alpha=0.4, **options), optimizer)
-        assert (dynamics.stationarity is not None) == rests
-        assert rests == (dynamics.moving == "")
-        assert rests or "aggregation.law=constant" in dynamics.moving
 
 
 # ---- refusals ----

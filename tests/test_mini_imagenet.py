@@ -1,25 +1,19 @@
-"""miniImageNet from folders, CSV splits and pickles; streamed episodes; shared images."""
+"""miniImageNet from folders, CSV splits and pickles; its cache; what is wrong is named."""
 
 import os
 import pickle
 import re
-from collections import OrderedDict, defaultdict
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from src.certification.cases import tiny_images
 from src.data import mini_imagenet as module
-from src.data.array_pickle import read_pickle
-from src.data.episodes import episodes
 from src.data.mini_imagenet import mini_imagenet
 from src.data.mini_imagenet_pickles import PICKLES
 from tests.conftest import python
-from tests.photographs import COUNT, PARTS, cached, photographs, write_csv, write_folders
+from tests.photographs import COUNT, PARTS, cached, photographs, refusal, write_csv, write_folders
 from tests.photographs import write_pickles as write
 
 SPLIT = {"train": "train", "val": "validation", "test": "test"}
@@ -32,12 +26,6 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 def load(folder, **options):
     return mini_imagenet(root=str(folder), **options)
-
-
-def refusal(folder):
-    with pytest.raises(ValueError, match=r"^root") as refused:
-        load(folder)
-    return str(refused.value)
 
 
 def assert_holds(data, parts):
@@ -133,154 +121,6 @@ def test_classes_are_cut_to_the_smallest(tmp_path):
     write_folders(tmp_path, parts)
     cut = {p: {n: images[: COUNT + 1] for n, images in parts[p].items()} for p in PARTS}
     assert_holds(load(tmp_path), cut)
-
-
-# Pickles are data.
-
-
-def by_python_2(images):
-    """{'image_data': images, 'class_dict': {'n1': [0..]}} as cPickle wrote it: texts are bytes."""
-    raw, (n, h, w, c) = images.tobytes(), images.shape
-
-    def text(value):
-        return b"U" + bytes([len(value)]) + value
-
-    def whole(value):
-        return b"J" + value.to_bytes(4, "little", signed=True)
-
-    dtype = b"cnumpy\ndtype\n(" + text(b"u1") + whole(0) + whole(1) + b"tR"
-    dtype += b"(" + whole(3) + text(b"|") + b"NNN" + whole(-1) + whole(-1) + whole(0) + b"tb"
-    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(" + whole(0) + b"t"
-    array += text(b"b") + b"tR(" + whole(1) + b"(" + b"".join(map(whole, (n, h, w, c))) + b"t"
-    array += dtype + b"\x89" + b"T" + len(raw).to_bytes(4, "little") + raw + b"tb"
-    members = b"ccollections\ndefaultdict\n(c__builtin__\nlist\ntR" + text(b"n1")
-    members += b"](" + b"".join(map(whole, range(n))) + b"es"
-    return b"\x80\x02}(" + text(b"image_data") + array + text(b"class_dict") + members + b"u."
-
-
-def test_pickles_of_python_2(tmp_path):
-    images = next(iter(photographs(classes=1)["train"].values()))
-    (tmp_path / "old.pkl").write_bytes(by_python_2(images))
-    content = read_pickle(tmp_path / "old.pkl")
-    np.testing.assert_array_equal(content["image_data"], images)
-    assert content["class_dict"] == {"n1": list(range(COUNT))}
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_plain_contents_are_what_pickle_gives(tmp_path, protocol):
-    generator = np.random.default_rng(0)
-    content = {
-        "arrays": [
-            generator.random((2, 3)),
-            generator.integers(0, 9, (3, 4)).T,
-            np.arange(6, dtype=">i4").reshape(2, 3),
-            np.asfortranarray(generator.random((2, 3, 4))),
-            np.moveaxis(generator.random((2, 3, 4)), 0, 1),
-            np.array(["ab", "c"]),
-            np.array([b"ab", b"c"]),
-            np.array([True, False]),
-            np.zeros((0, 3), np.float32),
-            np.array(2.5),
-        ],
-        "scalars": (np.int64(3), np.float32(0.5), 1, 2.5, None, True, 10**30),
-        "containers": [OrderedDict(a=1), defaultdict(list, b=[2]), b"bytes", b"", "text \xe9"],
-    }
-    (tmp_path / "file").write_bytes(pickle.dumps(content, protocol))
-    found = read_pickle(tmp_path / "file")
-    expected = pickle.loads(pickle.dumps(content, protocol))
-    for ours, theirs in zip(found["arrays"], expected["arrays"], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-        assert ours.dtype == theirs.dtype
-    assert found["scalars"] == content["scalars"]
-    assert found["containers"] == content["containers"]
-    assert [type(a) for a in found["containers"]] == [type(a) for a in content["containers"]]
-
-
-class Calls:
-    """An object whose pickle calls `function` when it is read."""
-
-    def __init__(self, function, *arguments):
-        self.reduced = function, arguments
-
-    def __reduce__(self):
-        return self.reduced
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_a_pickle_that_names_a_program_is_refused_and_not_run(tmp_path, protocol):
-    parts = photographs(classes=1)
-    contents = {part: cached(parts[part]) for part in PARTS}
-    contents["val"]["extra"] = Calls(os.system, f"touch {tmp_path / 'executed'}")
-    write(tmp_path, contents, protocol)
-    message = refusal(tmp_path)
-    assert "mini-imagenet-cache-val.pkl is refused, nothing of it was executed" in message
-    assert f"it names {os.system.__module__}.system, which is neither" in message
-    assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        (b"cbuiltins\neval\n(S'1'\ntR.", "builtins.eval"),
-        (b"cbuiltins\ngetattr\n.", "builtins.getattr"),
-        (b"cnumpy\nload\n.", "numpy.load"),
-        (b"\x80\x04\x8c\x05numpy\x8c\x0bndarray.min\x93.", "numpy.ndarray.min"),
-        (b"ccopy_reg\n_reconstructor\n.", "copy_reg._reconstructor"),
-        (b"(ios\nsystem\n.", "os.system"),
-        (pickle.dumps(np.array([None])), "the dtype 'O8'"),
-        (pickle.dumps(np.zeros(2, "i4,f4")), "the dtype 'V8'"),
-        (pickle.dumps(np.datetime64("2020")), "the dtype 'M8'"),
-        (pickle.dumps(3j), "builtins.complex"),
-    ],
-)
-def test_what_is_named_is_said(tmp_path, content, named):
-    (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^file is refused.* {re.escape(named)}"):
-        read_pickle(tmp_path / "file")
-
-
-def dtype(code="u1", order="|", subarray=None):
-    state = (3, order, subarray, None, None, -1, -1, 0)
-    return pickled(f"cnumpy\ndtype\n(V{code}\nI00\nI01\ntR", state)
-
-
-def pickled(head, state):
-    """An object made by the opcodes of `head`, then given `state`."""
-    body = pickle.dumps(state, 0)[:-1].decode("latin1")
-    return f"{head}{body}b"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"not a pickle",
-        pickle.dumps({"a": np.zeros(1000)})[:-50],
-        pickle.dumps({"a": np.zeros(1000)}, 2)[:500],
-        b"cnumpy\nndarray\n(I9\ntR.",  # calls what is only a word here
-        b"cnumpy\ndtype\n.",  # harmless: a stand-in, no data set
-        b"cbuiltins\nlist\n(S'x'\nI1\ndb.",  # sets an attribute of a type
-        b"\x80\x05\x97.",  # a buffer from elsewhere
-        b"P1\n.",  # a persistent name
-        dtype("u3").encode() + b".",
-        dtype("u1", "!").encode() + b".",
-        dtype("u1", "|", ("u1", (2,))).encode() + b".",
-    ],
-)
-def test_damaged_pickles_are_no_data(tmp_path, content):
-    parts = photographs(classes=1)
-    write(tmp_path, {part: cached(parts[part]) for part in PARTS})
-    (tmp_path / PICKLES[0][2]).write_bytes(content)
-    assert "mini-imagenet-cache-test.pkl" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize("shape", [(-2, -3), (2, 4), (2.0, 3), ("2", 3), (2**40, 2**40)])
-def test_arrays_of_another_shape_than_their_bytes(tmp_path, shape):
-    head = "cnumpy.core.multiarray\n_reconstruct\n(Vndarray\n(I0\ntVb\ntR(I1\n"
-    body = pickle.dumps(shape, 0)[:-1].decode() + dtype() + "I00\nVabcdef\ntb."
-    (tmp_path / "file").write_bytes((head + body).encode())
-    with pytest.raises(ValueError, match=r"^file is"):
-        read_pickle(tmp_path / "file")
 
 
 # What is wrong is named.
@@ -463,7 +303,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
         assert_holds(load(tmp_path / "data"), parts)
 
 
-# Episodes.
+# Whether the images stay on the device.
 
 
 def test_streamed_where_half_of_the_memory_is_too_little(tmp_path, monkeypatch):
@@ -484,90 +324,3 @@ def test_streamed_where_half_of_the_memory_is_too_little(tmp_path, monkeypatch):
     assert found == {"gpu": [False, True, False, False], "cpu": [False, False]}
     assert load(tmp_path, streamed=True).streamed is True
     assert load(tmp_path, streamed=False).streamed is False
-
-
-def sources(**options):
-    classes = tiny_images()
-    options = {"ways": 3, "shots": 1, "queries": 2, **options}
-    return [episodes(classes._replace(streamed=s), **options) for s in (False, True)]
-
-
-def assert_same(*trees):
-    for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
-        np.testing.assert_array_equal(a, b)
-        assert (a.dtype, a.shape) == (b.dtype, b.shape)
-
-
-@pytest.mark.parametrize(("split", "overlap"), [("train", False), ("test", True)])
-def test_streamed_tasks_are_the_same_bit_by_bit(split, overlap):
-    plain, streamed = sources(overlap=overlap)
-    assert sum(leaf.nbytes for leaf in jax.tree.leaves(streamed.data)) < 200
-    keys = jax.random.split(jax.random.key(4), 5)
-
-    def by_jit(source):
-        return jax.jit(source.sample, static_argnums=(2, 3))(source.data, keys[0], split, 7)
-
-    def by_scan(source):
-        def body(carry, key):
-            return carry, source.sample(source.data, key, split, 2)
-
-        return jax.jit(lambda keys: jax.lax.scan(body, 0, keys)[1])(keys)
-
-    def by_groups(source):
-        """A map over groups of a vmap, as src/experiment/evaluation.py has it."""
-
-        def one(key):
-            return source.sample(source.data, key, split, 1)
-
-        return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=2))(keys)
-
-    for draw in (by_jit, by_scan, by_groups):
-        assert_same(draw(plain), draw(streamed))
-
-
-def test_streamed_in_float32_and_one_callback_for_all_tasks():
-    plain, streamed = sources()
-    with jax.enable_x64(False):
-        jaxpr = str(
-            jax.make_jaxpr(lambda k: streamed.sample(streamed.data, k, "test", 9))(
-                jax.random.key(0)
-            )
-        )
-        assert len(re.findall(r"= pure_callback\[", jaxpr)) == 1
-        draw = [jax.jit(s.sample, static_argnums=(2, 3)) for s in (plain, streamed)]
-        tasks = [
-            d(s.data, jax.random.key(1), "test", 9)
-            for d, s in zip(draw, (plain, streamed), strict=True)
-        ]
-    assert_same(*tasks)
-    assert tasks[1]["query"]["images"].dtype == jnp.float32
-
-
-def identities(images):
-    """Which of the (different) images each one is."""
-    flat = np.asarray(images).reshape(-1, *images.shape[-3:])
-    return [image.tobytes() for image in flat]
-
-
-def test_overlap_draws_support_and_query_on_their_own():
-    """One of 6 for support and 3 of 6 for query: a share of 1/2 of the classes has it in both."""
-    tasks = 400
-    for overlap, expected in ((False, 0.0), (True, 0.5)):
-        source, _ = sources(ways=2, shots=1, queries=3, overlap=overlap)
-        draw = jax.jit(source.sample, static_argnums=(2, 3))
-        drawn = draw(source.data, jax.random.key(2), "train", tasks)
-        support = identities(drawn["support"]["images"].reshape(tasks * 2, 1, 8, 8, 1))
-        query = drawn["query"]["images"].reshape(tasks * 2, 3, 8, 8, 1)
-        shared = np.mean([s in identities(q) for s, q in zip(support, query, strict=True)])
-        assert abs(shared - expected) < 0.08  # standard deviation below 0.018
-        assert all(len(set(identities(q))) == 3 for q in query)  # each without replacement
-
-
-def test_overlap_needs_fewer_images():
-    plain, _ = sources(shots=6, queries=6, overlap=True)
-    drawn = jax.jit(plain.sample, static_argnums=(2, 3))(plain.data, jax.random.key(0), "test", 1)
-    assert set(identities(drawn["support"]["images"])) == set(identities(drawn["query"]["images"]))
-    with pytest.raises(ValueError, match=r"shots=1 and queries=7 need 7 .* which has 6; choose 6"):
-        sources(queries=7, overlap=True)
-    with pytest.raises(ValueError, match="need 7 different drawings"):
-        sources(shots=1, queries=6)
