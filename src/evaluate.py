@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from src.experiment.cli import refusals_as_messages
-from src.experiment.tables import aligned, with_interval
+from src.experiment.tables import aligned, iterations, with_interval
 
 KEYS = ("run", "checkpoint", "num_test_tasks", "num_lower_steps", "traceback")
 
@@ -40,7 +40,7 @@ def main() -> None:
         name = f"{checkpoint}-K{steps}-tasks{scored.num_test_tasks}"
         folder = run_dir / "evaluations"
         folder.mkdir(exist_ok=True)
-        title = f"{title_of(config)}, iteration {scored.step}"
+        title = f"{title_of(config)}, {iterations(scored.step)}"
         adaptation_curve(scored.curve, folder / f"{name}.png", title)
         write_json(folder / f"{name}.json", scored._asdict())
     print(f"{title} ({checkpoint}), {scored.num_test_tasks} test tasks")

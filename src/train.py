@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from src.experiment.cli import CONF, refusals_as_messages, run_for_people
 from src.experiment.config import resolve
-from src.experiment.tables import aligned, with_interval
+from src.experiment.tables import aligned, iterations, with_interval
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
@@ -41,13 +41,19 @@ def summary(result: Mapping[str, Any]) -> str:
     columns = {f"last state (iteration {result['iterations']})": ""}
     monitored = result["monitor"]
     if result[monitored] != result[f"best/{monitored}"]:
-        columns[f"best by {monitored} (iteration {result['best/step']})"] = "best/"
+        best = result["best/step"]
+        steps = [step for step in best if step is not None] if isinstance(best, list) else [best]
+        columns[f"best by {monitored} ({iterations(steps)})"] = "best/"
     names = [key for key in result if key.startswith("test/") and not key.endswith("_ci95")]
     table = [["", *columns]]
     table += [
         [name, *(_score(result, prefix + name) for prefix in columns.values())] for name in names
     ]
     speed = f"{result['iterations_per_second']:.4g} iterations/s, {result['seconds']:.1f} s in all"
+    seeds = result.get("seeds", [])
+    if seeds:
+        kept = len(seeds) - len(result["failed_seeds"])
+        speed += f"\nmeans of {kept} seeds and their 95 % intervals"
     return "\n".join([*aligned(table), speed])
 
 

@@ -14,16 +14,19 @@ from src.experiment.build import build
 from src.experiment.cli import CONF
 from src.experiment.config import NODE_LABELS, NODES, Settings, WandbOptions, Writers
 from src.experiment.errors import UserError
-from src.experiment.loop import make_chunk
+from src.experiment.loop import initial_state, make_chunk
 from src.experiment.run import run
+from src.experiment.seeds import seed_keys
 from tests.conftest import QUIET, ROOT, config_of, linear_few_shot, python, small_few_shot
 from tests.photographs import PARTS, cached, photographs, write_pickles
+from tests.test_idx import small_arrays, write_idx_files
 
 GROUPS = sorted(folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir())
 FILES = {group: sorted(f.stem for f in (ROOT / "conf" / group).glob("*.yaml")) for group in GROUPS}
 PAIRS = [(group, file) for group in GROUPS for file in FILES[group]]
 # Options that make what has them small.
 SMALL = ["num_drawings=6", "block_filters=[4,4]", "pooled_filters=8", "num_features=8"]
+IDX = {"mnist", "fashion_mnist"}
 SHORT = ["num_iterations=2", "log_every=1", "num_validation_tasks=2", "num_test_tasks=2"]
 
 
@@ -63,6 +66,24 @@ def candidates(group, file, folder):
     return [with_choice(base, group, file) for base in bases]
 
 
+def files_of_data(file, folder):
+    """The files that a data set needs, made up and small, and the overrides that name them."""
+    folder.mkdir()
+    if file == "mini_imagenet":
+        parts = photographs(classes=3)
+        write_pickles(folder, {part: cached(parts[part]) for part in PARTS})
+        return [f"data.root={folder}"]
+    if file in IDX:
+        write_idx_files(folder, small_arrays(), "")
+        verified = ["data.verify=false"] if file == "fashion_mnist" else []
+        return [f"data.root={folder}", "data.split_sizes=[4,4,null]", *verified]
+    if file == "libsvm":
+        rows = [f"{i % 2} 1:{i % 5} 2:{i % 3}" for i in range(20)]
+        (folder / "rows").write_text("\n".join(rows), encoding="utf-8")
+        return [f"data.path={folder / 'rows'}"]
+    return []
+
+
 def build_for_run(config):
     """`build`, in the float type of the run."""
     with jax.enable_x64(config["dtype"] == "float64"):
@@ -72,12 +93,9 @@ def build_for_run(config):
 @pytest.mark.parametrize(("group", "file"), PAIRS)
 def test_every_file_builds_and_runs(group, file, omniglot_folder, tmp_path):
     fitting, refusals = [], []
-    if (group, file) == ("data", "mini_imagenet"):
-        omniglot_folder = tmp_path / "data"
-        parts = photographs(classes=3)
-        write_pickles(omniglot_folder, {part: cached(parts[part]) for part in PARTS})
+    needed = files_of_data(file, tmp_path / "data") if group == "data" else []
     for overrides in candidates(group, file, omniglot_folder):
-        config = config_of(*overrides)
+        config = config_of(*overrides, *needed)
         try:
             build_for_run(config)
             fitting.append(config)
@@ -121,12 +139,12 @@ def test_every_method_runs_on_every_problem_or_is_refused(method, problem, omnig
     config = config_of(*base, f"method={method}")
     experiment = build_for_run(config)
     with jax.enable_x64(False):
-        key = jax.random.key(0)
-        state = jax.jit(experiment.algorithm.init)(key)
+        keys = seed_keys(0, 1)
+        state = initial_state(experiment.algorithm, experiment.settings)
         chunk = make_chunk(experiment.source, experiment.algorithm, experiment.settings)
         before = jax.tree.map(jnp.copy, state.variables["problem"])
         for n in range(2):
-            state, rows = chunk(state, experiment.source.data, key, jnp.int32(n), jnp.int32(n + 1))
+            state, rows = chunk(state, experiment.source.data, keys, jnp.int32(n), jnp.int32(n + 1))
             assert all(jnp.isfinite(column).all() for column in rows.values()), rows
     leaves = zip(*map(jax.tree.leaves, (before, state.variables["problem"])), strict=True)
     assert any(float(jnp.abs(a - b).max()) > 0 for a, b in leaves), "the upper variable never moved"

@@ -11,9 +11,10 @@ import scipy.stats
 from src import evaluate
 from src.experiment.build import build
 from src.experiment.errors import UserError
-from src.experiment.evaluation import _summary, make_evaluate_curve
+from src.experiment.evaluation import _summary, averaged, make_evaluate
 from src.experiment.loop import initial_state, make_chunk
 from src.experiment.run import run
+from src.experiment.seeds import seed_keys
 from src.experiment.stored_run import evaluate_again, read_config
 from tests.conftest import QUIET, config_of, small_few_shot
 
@@ -36,13 +37,13 @@ def again(folder, checkpoint="last", tasks=None, steps=None):
 def test_the_same_numbers_come_back(stored):
     folder, _, result = stored
     scored = again(folder)
-    assert scored.step == 6
+    assert scored.step == (6,)
     assert scored.curve == result["adaptation"]
     for name, values in scored.curve.items():
         assert values[-1] == result[name]
         assert len(values) == 3  # K = 2, and before the first step
     best = again(folder, "best")
-    assert best.step == result["best/step"]
+    assert best.step == (result["best/step"],)
     for name, values in best.curve.items():
         assert values[-1] == result[f"best/{name}"]
 
@@ -57,7 +58,7 @@ def test_more_steps_and_more_tasks_extend_the_curve(stored):
     assert loss == sorted(loss, reverse=True)
     assert again(folder, tasks=9).num_test_tasks == 9
     earlier = again(folder, "3")
-    assert earlier.step == 3
+    assert earlier.step == (3,)
     assert earlier.curve != longer.curve
 
 
@@ -66,8 +67,9 @@ def test_a_curve_is_the_mean_over_tasks_of_a_plain_loop(stored):
     _, config, _ = stored
     with jax.enable_x64(False):
         experiment = build({**config, "num_test_tasks": 1, "meta_batch_size": 1})
-        state = initial_state(experiment.algorithm, 0)
-        curve = make_evaluate_curve(experiment, 2)(state, "test", 1)
+        states = initial_state(experiment.algorithm, experiment.settings)
+        curve = make_evaluate(experiment, 2, every_step=True)(states, "test", 1).means
+        state = jax.tree.map(lambda leaf: leaf[0], states)
         base = jax.random.fold_in(jax.random.key(0), 2**31 - 2)
         task_key, _ = jax.random.split(jax.random.fold_in(base, 0))
         source, problem = experiment.source, experiment.problem
@@ -78,10 +80,10 @@ def test_a_curve_is_the_mean_over_tasks_of_a_plain_loop(stored):
         for step in range(3):
             expected = problem.evaluate(x, context, task, y)
             for name, value in expected.items():
-                assert curve[f"test/{name}"][step] == pytest.approx(float(value), abs=1e-5)
+                assert curve[f"test/{name}"][0, step] == pytest.approx(float(value), abs=1e-5)
             slope = jax.grad(problem.lower_objective, argnums=2)(context, task, y, None)
             y = jax.tree.map(lambda a, g: a - 0.1 * g, y, slope)
-        assert curve["test/accuracy"][0] == pytest.approx(1 / 3, abs=1e-6)
+        assert curve["test/accuracy"][0, 0] == pytest.approx(1 / 3, abs=1e-6)
 
 
 def test_the_command_writes_a_table_and_a_curve(stored, monkeypatch, capsys):
@@ -159,10 +161,10 @@ def test_a_damaged_or_running_folder(stored, tmp_path):
 def test_nothing_passes_through_the_host_inside_a_chunk(omniglot_folder):
     with jax.enable_x64(False):
         experiment = build(config_of(*small_few_shot(omniglot_folder)))
-        state = initial_state(experiment.algorithm, 0)
+        state = initial_state(experiment.algorithm, experiment.settings)
         chunk = make_chunk(experiment.source, experiment.algorithm, experiment.settings)
-        key, first, stop = jax.device_put((jax.random.key(0), jnp.int32(0), jnp.int32(2)))
-        arguments = (state, experiment.source.data, key, first, stop)
+        keys, first, stop = jax.device_put((seed_keys(0, 1), jnp.int32(0), jnp.int32(2)))
+        arguments = (state, experiment.source.data, keys, first, stop)
         assert "callback" not in str(jax.make_jaxpr(chunk)(*arguments))
         with jax.transfer_guard("disallow"):
             state, rows = chunk(*arguments)
@@ -171,13 +173,27 @@ def test_nothing_passes_through_the_host_inside_a_chunk(omniglot_folder):
             jax.transfer_guard("disallow"),
             pytest.raises(Exception, match="Disallowed host-to-device transfer"),
         ):
-            chunk(state, experiment.source.data, key, np.int32(0), stop)
+            chunk(state, experiment.source.data, keys, np.int32(0), stop)
 
 
 def test_intervals_are_student_s_t():
-    values = np.random.default_rng(0).random((7, 3))
+    """Over the tasks of each seed, and over seeds."""
+    values = np.random.default_rng(0).random((2, 7, 3))
     summary = _summary({"accuracy": values})
-    low, high = scipy.stats.t.interval(0.95, 6, values.mean(0), scipy.stats.sem(values, axis=0))
-    np.testing.assert_allclose(summary["accuracy"], values.mean(0))
-    np.testing.assert_allclose(summary["accuracy_ci95"], (high - low) / 2)
-    assert set(_summary({"accuracy": values[:1]})) == {"accuracy"}
+    for seed in range(2):
+        of_seed = values[seed]
+        low, high = scipy.stats.t.interval(
+            0.95, 6, of_seed.mean(0), scipy.stats.sem(of_seed, axis=0)
+        )
+        np.testing.assert_allclose(summary.means["accuracy"][seed], of_seed.mean(0))
+        np.testing.assert_allclose(summary.half_widths["accuracy"][seed], (high - low) / 2)
+    assert _summary({"accuracy": values[:, :1]}).half_widths == {}
+    over_tasks = averaged(_summary({"accuracy": values[:1]}), [True])
+    np.testing.assert_allclose(over_tasks["accuracy_ci95"], summary.half_widths["accuracy"][0])
+
+    seeds = np.random.default_rng(1).random((5, 1, 3))
+    found = averaged(_summary({"accuracy": seeds}), [True, True, False, True, True])
+    kept = seeds[[0, 1, 3, 4], 0]
+    low, high = scipy.stats.t.interval(0.95, 3, kept.mean(0), scipy.stats.sem(kept, axis=0))
+    np.testing.assert_allclose(found["accuracy"], kept.mean(0))
+    np.testing.assert_allclose(found["accuracy_ci95"], (high - low) / 2)

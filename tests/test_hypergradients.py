@@ -72,8 +72,12 @@ def test_every_file_declares_itself_and_has_a_yaml(file):
 @pytest.mark.parametrize("name", WITH_TARGET)
 def test_gradient_is_that_of_the_target(name, case_name):
     errors = errors_against_target(name, case_name)
-    # Every estimator suits every case, but for a learned start without a proximal term.
-    if not (name in IMPLICIT and case_name == "maml"):
+    # Every estimator suits every case, but for a learned start without a proximal term, and for
+    # sample weights, which F does not contain, without second derivatives.
+    refused = (name in IMPLICIT and case_name == "maml") or (
+        (name, case_name) == ("first_order", "cleaning")
+    )
+    if not refused:
         assert errors
     assert all(error < 1e-8 for error in errors)
 

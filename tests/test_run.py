@@ -16,10 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from src import train
 from src.experiment import run as run_module
 from src.experiment.build import build
-from src.experiment.checkpoint import Progress, Snapshot, open_checkpoints
+from src.experiment.checkpoint import Progress, open_checkpoints
 from src.experiment.cli import CONF, compose_config
 from src.experiment.errors import UserError
-from src.experiment.loop import evaluation_state
+from src.experiment.loop import fresh_snapshot
 from src.experiment.run import run
 from tests.conftest import (
     QUIET,
@@ -171,9 +171,8 @@ def test_divergence_is_named_and_the_checkpoint_before_it_is_usable(case, tmp_pa
     if last_good is None:
         return
     with jax.enable_x64(False):
-        state = build(config_of(*overrides)).algorithm.init(jax.random.key(0))
         checkpoints = open_checkpoints(tmp_path)
-        restored = checkpoints.restore(Snapshot(state, evaluation_state(state), Progress()))
+        restored = checkpoints.restore(fresh_snapshot(build(config_of(*overrides))))
         checkpoints.manager.close()
     assert restored is not None
     last, _, progress = restored

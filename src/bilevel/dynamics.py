@@ -41,6 +41,7 @@ def compose(aggregation: Aggregation, optimizer: LowerOptimizer) -> LowerDynamic
         # One scalar, so that one backward pass gives the direction: the weights do not depend on
         # y, hence the gradient of the mix is the mix of the gradients.
         upper_weight, lower_weight = aggregation.weights(params["aggregation"], k)
+        batch = problem.batch(task, k) if batch is None else batch
         mixed = lower_weight * problem.lower_objective(context, task, y, batch)
         if upper_weight is not None:
             mixed = mixed + upper_weight * problem.upper_objective(context, task, y, batch)[0]

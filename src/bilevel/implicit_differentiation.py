@@ -11,6 +11,8 @@ y - d, dy = S z turns its derivative into a symmetric system, so that one kind o
 
     A q = S grad_y F,   A = S (I - S) + S H S,   g = dF/dx - (d d / dx)^T S q
 
+The lower steps may descend mini-batches; the system is that of all rows.
+
 Valid near a lower solution where A is regular; at a y_K that is not one, g is the derivative of F
 along the solutions of d(x, y) = d(x, y_K), not of F(x, y_K(x)). The start does not matter to a
 solution, hence no gradient reaches it.
@@ -101,7 +103,13 @@ def implicit(
             "linear system has no unique solution; choose hypergradient.damping=0.1"
             f"{_ways_to_regularity(problem, dynamics)}; hypergradient=unrolled needs no solution"
         )
+    if lower_tolerance is not None and not takes_all_rows(problem):
+        raise ValueError(
+            f"lower_tolerance={lower_tolerance}: steps on mini-batches never come to rest; choose "
+            "hypergradient.lower_tolerance=null, or problem.batch_size=null"
+        )
     inner_damping = 0.0 if regularises else damping
+    whole = on_all_rows(problem)
 
     def init(y0: Tree) -> Carry:
         solution = jax.tree.map(jnp.zeros_like, y0) if warm_start else ()
@@ -123,7 +131,7 @@ def implicit(
         return state.y, steps | residual_of(context, task, params, state.y)
 
     def residual_of(context: Tree, task: Tree, params: Tree, y: Tree) -> dict[str, Array]:
-        found = stationarity(problem, params, context, task, y)
+        found = stationarity(whole, params, context, task, y)
         return {"lower_residual": optax.tree.norm(found)}
 
     def estimate(
@@ -133,14 +141,14 @@ def implicit(
         (value, metrics), (of_context, v) = jax.value_and_grad(
             problem.upper_objective, argnums=(0, 2), has_aux=True
         )(context, task, y, None)
-        system = linear_system(problem, dynamics, context, task, params, y, inner_damping)
+        system = linear_system(whole, dynamics, context, task, params, y, inner_damping)
         b = system.project(v)
         start = carry.solution if warm_start else jax.tree.map(jnp.zeros_like, b)
         q = solve(system.matvec, b, start, carry.iteration, key)
         multiplier = system.project(q)
 
         _, pull_back = jax.vjp(
-            lambda context, params: dynamics.direction(problem, params, context, task, y, 1),
+            lambda context, params: dynamics.direction(whole, params, context, task, y, 1),
             context,
             params,
         )
@@ -185,6 +193,16 @@ def implicit(
             )
         },
     )
+
+
+def takes_all_rows(problem: BilevelProblem) -> bool:
+    """Whether the lower steps descend f on all rows, not on mini-batches."""
+    return problem.batch is BilevelProblem._field_defaults["batch"]
+
+
+def on_all_rows(problem: BilevelProblem) -> BilevelProblem:
+    """The same objectives without mini-batches: what a lower solution is a solution of."""
+    return problem._replace(batch=BilevelProblem._field_defaults["batch"])
 
 
 def damping_of(problem: BilevelProblem, damping: float | None) -> float:
@@ -255,7 +273,7 @@ def implicit_target(
     estimate; written with dense matrices, it shares no solver with it.
     """
 
-    shift = damping_of(problem, damping)
+    shift, whole = damping_of(problem, damping), on_all_rows(problem)
 
     def at_point(context: Tree, task: Tree, params: Tree, y0: Tree, key: Array):
         state = dynamics.init(params, y0)
@@ -263,7 +281,7 @@ def implicit_target(
         flat, unravel = ravel_pytree(y)
 
         def direction(context: Tree, params: Tree, flat_y: Array) -> Array:
-            found = dynamics.direction(problem, params, context, task, unravel(flat_y), 1)
+            found = dynamics.direction(whole, params, context, task, unravel(flat_y), 1)
             return ravel_pytree(found)[0]
 
         frozen = direction(context, params, flat)

@@ -43,6 +43,15 @@ class Exact(NamedTuple):
     upper_solution: Callable[[Tree], Tree] | None = None
 
 
+class WeightedSamples(NamedTuple):
+    """Training samples whose weights are learned: weights (n,), wrong (n,) bool, images, labels."""
+
+    weights: Array
+    wrong: Array
+    images: Array
+    labels: Array
+
+
 class BilevelProblem(NamedTuple):
     """A bilevel problem of one task.
 
@@ -59,6 +68,8 @@ class BilevelProblem(NamedTuple):
     singular_hessians                  which of "f", "F" and "f + F" (any mix of the two) are known
                                        to have a singular Hessian in y
     damping                            of implicit estimators, unless their option says otherwise
+    batch(task, k) -> batch            the rows on which lower step k descends; None for all rows
+    weighted_samples(x, task) -> WeightedSamples    for pictures, where x weighs samples
     """
 
     init_upper: Callable[[Array], Tree]
@@ -73,6 +84,8 @@ class BilevelProblem(NamedTuple):
     learned_start: bool = False
     singular_hessians: tuple[str, ...] = ()
     damping: float = 0.0
+    batch: Callable[[Tree, Array | int], Tree] = lambda task, k: None
+    weighted_samples: Callable[[Tree, Tree], WeightedSamples] | None = None
 
 
 class TaskSource(NamedTuple):
@@ -81,11 +94,13 @@ class TaskSource(NamedTuple):
     data: arrays on the device; handed to compiled programs as an argument, never baked in
     sample(data, key, split, n) -> tasks with a leading axis n, drawn on the device
     persistent: True for one fixed task (cleaning, counter-example), False for a stream
+    seeded(data, key) -> data  with what the seed of a run decides (polluted labels), for `sample`
     """
 
     data: Tree
     sample: Callable[[Tree, Array, str, int], Tree]
     persistent: bool
+    seeded: Callable[[Tree, Array], Tree] = lambda data, key: data
 
 
 class Roles(NamedTuple):
@@ -165,7 +180,8 @@ class LowerDynamics(NamedTuple):
     """One lower step y_{k-1} -> y_k; params = {"aggregation": ..., "lower_optimizer": ...}.
 
     init_params(K, y0), init(params, y0) -> LowerState
-    objective(problem, params, context, task, y, k, batch) -> the scalar w_F F + w_f f
+    objective(problem, params, context, task, y, k, batch) -> the scalar w_F F + w_f f, on the rows
+        of `batch`; None for those that the problem gives to step k
     direction(problem, params, context, task, y, k, batch) -> d_k, its gradient in y
     move(params, direction, state, k) -> LowerState
     step(problem, params, context, task, state, k, batch) -> LowerState    the two in a row

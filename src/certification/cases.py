@@ -13,13 +13,15 @@ from src.bilevel.dynamics import compose
 from src.bilevel.masked_sgd import masked_sgd
 from src.bilevel.types import Array, BilevelProblem, Exact, LowerDynamics, Roles, TaskSource, Tree
 from src.data.image_classes import SPLITS, ImageClasses
+from src.data.labelled import LabelledImages
 from src.data.synthetic_regression import synthetic_regression
 from src.models.conv4 import conv4
-from src.models.mlp import mlp
+from src.models.mlp import flat, mlp
 from src.models.upper_layers import Extra
 from src.problems.counterexample import counterexample
 from src.problems.few_shot import few_shot
 from src.problems.from_objectives import persistent_source, problem_from_objectives
+from src.problems.hyper_cleaning import hyper_cleaning
 from src.problems.ridge import ridge
 
 
@@ -54,7 +56,8 @@ def place_of(case: Case) -> Point:
     """A point without parameters of lower dynamics."""
 
     def draw(key: Array) -> Point:
-        tasks = case.source.sample(case.source.data, key, "train", 1)
+        data = case.source.seeded(case.source.data, key)
+        tasks = case.source.sample(data, key, "train", 1)
         task = jax.tree.map(lambda leaf: leaf[0], tasks)
         x = jax.tree.map(
             lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape),
@@ -141,6 +144,26 @@ def quadratic() -> Case:
     return Case(problem, persistent_source({}), tasks=1)
 
 
+def cleaning() -> Case:
+    """Weights of samples, some of them wrongly labelled, and lower steps on mini-batches."""
+    images = tiny_images(classes=9, drawings=4, size=2)
+    rows = {split: images.images[images.splits[split]].reshape(12, 2, 2, 1) for split in SPLITS}
+    labels = np.repeat(np.arange(3, dtype=np.int32), 4)
+    problem, source = hyper_cleaning(
+        LabelledImages(rows, dict.fromkeys(SPLITS, labels), 3),
+        flat(),
+        noise=0.5,
+        pollution="exact",
+        weighting="sigmoid",
+        initial=0.0,
+        lower_l2=0.1,
+        head_init="zeros",
+        batch_size=5,
+        baseline="none",
+    )
+    return Case(problem, source, tasks=1)
+
+
 def maml() -> Case:
     """Few-shot classification in which a whole (tiny) network adapts from a learned start."""
     problem, source = few_shot(
@@ -195,6 +218,7 @@ CASES = {
     "quadratic": quadratic,
     "counterexample": tiny_counterexample,
     "few_shot": tiny_few_shot,
+    "cleaning": cleaning,
     "maml": maml,
     "t_layers": partial(upper_layers, "t_layers"),
     "warp_layers": partial(upper_layers, "warp_layers"),

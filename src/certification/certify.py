@@ -56,7 +56,7 @@ EXACT: Mapping[str, Any] = {
 }
 # All option values on two cases, all lower dynamics on one, two dynamics on all: the rest of the
 # product would repeat itself.
-CERTIFIED = ("quadratic", "few_shot", "maml", "learned_start")
+CERTIFIED = ("quadratic", "few_shot", "cleaning", "maml", "learned_start")
 VARIED = ("quadratic", "learned_start")
 EVERY_DYNAMICS = "learned_start"
 TWO_DYNAMICS = ("sgd", "bda, constant")

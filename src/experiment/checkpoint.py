@@ -13,22 +13,29 @@ from src.bilevel.types import AlgorithmState
 from src.experiment.errors import UserError
 from src.files import write_json
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Progress(NamedTuple):
-    """What the host remembers: iterations done, rows not yet logged, the best state so far.
+    """What the host remembers: iterations done, rows not yet logged, the best states so far.
 
+    pending: one dict per iteration, {metric: one value per seed}. Of each seed: best_value and
+    best_step, None before the first validation; failed, why it is left out, "" while it is not.
     timed_steps, timed_seconds: of the chunks alone, without the first of a process (it compiles).
     """
 
-    step: int = 0
-    pending: tuple[dict[str, float], ...] = ()
-    best_value: float | None = None
-    best_step: int | None = None
+    step: int
+    pending: tuple[dict[str, list[float]], ...]
+    best_value: tuple[float | None, ...]
+    best_step: tuple[int | None, ...]
+    failed: tuple[str, ...]
     seconds: float = 0.0
     timed_steps: int = 0
     timed_seconds: float = 0.0
+
+    def alive(self) -> list[bool]:
+        """Which seeds go on."""
+        return [not reason for reason in self.failed]
 
     def iterations_per_second(self) -> float:
         """Of the timed chunks; where there is none yet, of everything, compilation included."""
@@ -37,8 +44,16 @@ class Progress(NamedTuple):
         return self.step / self.seconds if self.seconds else 0.0
 
 
+def no_progress(num_seeds: int) -> Progress:
+    """Before the first iteration."""
+    return Progress(0, (), (None,) * num_seeds, (None,) * num_seeds, ("",) * num_seeds)
+
+
 class Snapshot(NamedTuple):
-    """All that a run is, between two chunks: its state, the best state, what the host remembers."""
+    """All that a run is, between two chunks: its state, the best state, what the host remembers.
+
+    The states have a leading axis of seeds.
+    """
 
     state: AlgorithmState
     best: AlgorithmState
@@ -87,7 +102,8 @@ class Checkpoints(NamedTuple):
                 ),
             )
             progress = restored["progress"]
-            progress = Progress(**{**progress, "pending": tuple(progress["pending"])})
+            per_seed = ("pending", "best_value", "best_step", "failed")
+            progress = Progress(**{**progress, **{k: tuple(progress[k]) for k in per_seed}})
         except Exception as error:
             raise UserError(
                 f"the checkpoint {Path(self.manager.directory) / str(step)} cannot be read "

@@ -53,6 +53,7 @@ class Settings(NamedTuple):
     """The top-level keys of conf/config.yaml, where their meaning stands."""
 
     seed: int
+    seeds: int
     num_iterations: int
     num_lower_steps: int
     meta_batch_size: int
@@ -118,6 +119,7 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
     top = {key: value for key, value in config.items() if key not in groups}
     settings = Settings(**check("", get_type_hints(Settings), top))
     for name in (
+        "seeds",
         "num_iterations",
         "num_lower_steps",
         "meta_batch_size",
@@ -130,9 +132,9 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
         if getattr(settings, name) < 1:
             raise UserError(f"{name}={getattr(settings, name)} must be at least 1")
     # Beyond 32 bits, jax.random.key would silently take another seed's key.
-    if not 0 <= settings.seed < 2**32:
+    if not 0 <= settings.seed <= 2**32 - settings.seeds:
         raise UserError(
-            f"seed={settings.seed} is outside 0..{2**32 - 1}; choose for example seed=0"
+            f"seed={settings.seed} is outside 0..{2**32 - settings.seeds}; choose seed=0"
         )
     return settings
 

@@ -1,6 +1,7 @@
-"""Scoring a state on held-out tasks: means and 95 % intervals over tasks, step by step."""
+"""Scoring states on held-out tasks: means and 95 % intervals, step by step, seed by seed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,50 +10,88 @@ from scipy.special import stdtrit
 
 from src.bilevel.types import AlgorithmState, Array, Tree
 from src.experiment.build import Experiment
+from src.experiment.seeds import over_seeds, seed_keys, with_half_widths
 from src.experiment.shapes import one_task
 
-Evaluate = Callable[[AlgorithmState, str, int], dict[str, float]]
 Curve = dict[str, list[float]]
-EvaluateCurve = Callable[[AlgorithmState, str, int], Curve]
 
 ACCELERATOR_TASKS = 64  # tasks scored together on an accelerator
 _SPLITS = {"validation": 1, "test": 2}
 
 
-def make_evaluate(experiment: Experiment) -> Evaluate:
-    """evaluate(state, split, num_tasks) -> {"split/name": mean, "split/name_ci95": half-width}.
+class Scores(NamedTuple):
+    """{"split/name": (seeds, steps)}: means over tasks, and their 95 % half-widths.
 
-    After the last of the K lower steps. The tasks of a split are the same at every call (they
-    follow from the seed alone), so scores of two states of one run differ by the states. The
-    half-width is Student's t at 95 % over tasks. A persistent task is one task and has no interval.
+    A persistent task is one task: no half-widths.
     """
-    scores = _make_scores(experiment, experiment.settings.num_lower_steps, every_step=False)
 
-    def evaluate(state: AlgorithmState, split: str, num_tasks: int) -> dict[str, float]:
-        summary = _summary(scores(state, split, num_tasks))
-        return {f"{split}/{name}": float(value[0]) for name, value in summary.items()}
+    means: dict[str, np.ndarray]
+    half_widths: dict[str, np.ndarray]
+
+    def last(self) -> dict[str, np.ndarray]:
+        """{"split/name": (seeds,)} after the last step."""
+        return {name: values[:, -1] for name, values in self.means.items()}
+
+
+Evaluate = Callable[[AlgorithmState, str, int], Scores]
+
+
+def make_evaluate(
+    experiment: Experiment, num_lower_steps: int, every_step: bool = False
+) -> Evaluate:
+    """evaluate(state, split, num_tasks) -> Scores after num_lower_steps steps, or after 0..that.
+
+    The tasks of a split are the same at every call (they follow from the seed alone), so scores of
+    two states of one run differ by the states. The half-width is Student's t at 95 % over tasks.
+    """
+    source = experiment.source
+    settings = experiment.settings
+    compiled = _compiled_scores(experiment, num_lower_steps, every_step)
+    keys = seed_keys(settings.seed, settings.seeds)
+
+    def evaluate(state: AlgorithmState, split: str, num_tasks: int) -> Scores:
+        tasks = 1 if source.persistent else num_tasks
+        # Without what only training needs, so that the last and the best state share a program.
+        state = state._replace(upper_state=(), carry=())
+        found = jax.device_get(compiled(state, source.data, keys, split, tasks))
+        return _summary({f"{split}/{name}": values for name, values in found.items()})
 
     return evaluate
 
 
-def make_evaluate_curve(experiment: Experiment, num_lower_steps: int) -> EvaluateCurve:
-    """curve(state, split, num_tasks) -> the same as lists over 0..num_lower_steps steps."""
-    scores = _make_scores(experiment, num_lower_steps, every_step=True)
+def averaged(scores: Scores, alive: Sequence[bool]) -> dict[str, np.ndarray]:
+    """{name: (steps,), name_ci95: half-width}.
 
-    def curve(state: AlgorithmState, split: str, num_tasks: int) -> Curve:
-        summary = _summary(scores(state, split, num_tasks))
-        return {f"{split}/{name}": values.tolist() for name, values in summary.items()}
+    Of one seed its own scores, the interval being over tasks; of several the mean over those that
+    are alive, the interval being over seeds.
+    """
+    if len(alive) > 1:
+        return with_half_widths(scores.means, alive)
+    summary: dict[str, np.ndarray] = {}
+    for name, values in scores.means.items():
+        summary[name] = values[0]
+        if name in scores.half_widths:
+            summary[f"{name}_ci95"] = scores.half_widths[name][0]
+    return summary
 
-    return curve
+
+def as_numbers(averages: dict[str, np.ndarray]) -> dict[str, float]:
+    """The scores after the last step as plain numbers."""
+    return {name: float(values[-1]) for name, values in averages.items()}
 
 
-def _make_scores(experiment: Experiment, num_lower_steps: int, every_step: bool) -> Callable:
-    """scores(state, split, num_tasks) -> {name: (tasks, steps)}, steps 0..K or the last alone."""
+def as_curve(averages: dict[str, np.ndarray]) -> Curve:
+    """The scores after each step as lists."""
+    return {name: values.tolist() for name, values in averages.items()}
+
+
+def _compiled_scores(experiment: Experiment, num_lower_steps: int, every_step: bool) -> Callable:
+    """scores(states, data, keys, split, num_tasks) -> {name: (seeds, tasks, steps)}."""
     problem, source, algorithm = experiment.problem, experiment.source, experiment.algorithm
     # As in training: one task at a time stays in a CPU's cache.
     tasks_at_once = 1 if jax.default_backend() == "cpu" else ACCELERATOR_TASKS
 
-    def score_one(state: AlgorithmState, data: Tree, key: Array, split: str) -> dict[str, Array]:
+    def score_task(state: AlgorithmState, data: Tree, key: Array, split: str) -> dict[str, Array]:
         task_key, adapt_key = jax.random.split(key)
         task = one_task(source, data, task_key, split)
         x = state.variables["problem"]
@@ -67,35 +106,31 @@ def _make_scores(experiment: Experiment, num_lower_steps: int, every_step: bool)
         return jax.tree.map(lambda leaf: leaf[None], last)
 
     def score(
-        state: AlgorithmState, data: Tree, key: Array, split: str, num_tasks: int
+        states: AlgorithmState, data: Tree, keys: Array, split: str, num_tasks: int
     ) -> dict[str, Array]:
-        base = jax.random.fold_in(key, 2**31 - _SPLITS[split])
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(base, jnp.arange(num_tasks))
-        return jax.lax.map(
-            lambda key: score_one(state, data, key, split),
-            keys,
-            batch_size=min(tasks_at_once, num_tasks),
-        )
+        def score_seed(state: AlgorithmState, data: Tree, key: Array) -> dict[str, Array]:
+            seeded = source.seeded(data, key)
+            base = jax.random.fold_in(key, 2**31 - _SPLITS[split])
+            task_keys = jax.vmap(jax.random.fold_in, (None, 0))(base, jnp.arange(num_tasks))
+            return jax.lax.map(
+                lambda key: score_task(state, seeded, key, split),
+                task_keys,
+                batch_size=min(tasks_at_once, num_tasks),
+            )
 
-    seed_key = jax.random.key(experiment.settings.seed)
-    compiled = jax.jit(score, static_argnames=("split", "num_tasks"))
+        return over_seeds(score_seed, experiment.settings.seeds, (0, None, 0))(states, data, keys)
 
-    def scores(state: AlgorithmState, split: str, num_tasks: int) -> dict[str, np.ndarray]:
-        tasks = 1 if source.persistent else num_tasks
-        # Without what only training needs, so that the last and the best state share a program.
-        state = state._replace(upper_state=(), carry=())
-        return jax.device_get(compiled(state, source.data, seed_key, split=split, num_tasks=tasks))
-
-    return scores
+    return jax.jit(score, static_argnums=(3, 4))
 
 
-def _summary(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """{name: mean over tasks, name_ci95: half-width}, each (steps,)."""
-    summary: dict[str, np.ndarray] = {}
+def _summary(scores: dict[str, np.ndarray]) -> Scores:
+    """Means and half-widths over the tasks of (seeds, tasks, steps)."""
+    means: dict[str, np.ndarray] = {}
+    half_widths: dict[str, np.ndarray] = {}
     for name, values in scores.items():
-        tasks = len(values)
-        summary[name] = np.asarray(np.mean(values, axis=0, dtype=np.float64))
+        tasks = values.shape[1]
+        means[name] = np.asarray(np.mean(values, axis=1, dtype=np.float64))
         if tasks > 1:
-            spread = np.std(values, axis=0, ddof=1, dtype=np.float64)
-            summary[f"{name}_ci95"] = float(stdtrit(tasks - 1, 0.975)) * spread / tasks**0.5
-    return summary
+            spread = np.std(values, axis=1, ddof=1, dtype=np.float64)
+            half_widths[name] = float(stdtrit(tasks - 1, 0.975)) * spread / tasks**0.5
+    return Scores(means, half_widths)

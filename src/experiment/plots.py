@@ -13,6 +13,7 @@ from src.files import write_atomically
 PANELS = {
     "loss": ("upper_loss", "lower_loss"),
     "accuracy": ("accuracy", "accuracy_labels_seen"),
+    "detection": ("detection_f1", "detection_auc"),
     "error": ("error",),
     "gradient norm": ("hypergradient_norm", "stationarity_norm"),
     "learned": ("alpha", "/s", "/t", "step_size"),
@@ -22,7 +23,10 @@ WIDE = 20  # a logarithmic axis needs values that differ by more than this facto
 
 
 def learning_curves(rows: list[Row], path: Path, title: str) -> bool:
-    """Draw every logged metric against iterations; False (no file) where there is none."""
+    """Draw every logged metric against iterations, with its 95 % interval where it has one.
+
+    False (no file) where there is none.
+    """
     panels = {name: _columns(rows, endings) for name, endings in PANELS.items()}
 
     def draw(axes: Any, name: str, columns: dict[str, tuple[list, list]]) -> None:
@@ -37,6 +41,10 @@ def learning_curves(rows: list[Row], path: Path, title: str) -> bool:
             marker = "o" if held_out or len(steps) == 1 else None
             style = "--" if held_out else "-"
             axes.plot(steps, values, colour + style, label=label, marker=marker, markersize=4)
+            half = _columns(rows, (f"{metric}_ci95",)).get(f"{metric}_ci95")
+            if half is not None:
+                low, high = (np.add(values, sign * np.array(half[1])) for sign in (-1, 1))
+                axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         values = [value for _, column in columns.values() for value in column]
         if name in LOGARITHMIC and min(values) > 0 and max(values) > WIDE * min(values):
             axes.set_yscale("log")
@@ -66,7 +74,9 @@ def adaptation_curve(curve: Mapping[str, list[float]], path: Path, title: str) -
 
 def title_of(config: Mapping[str, Any]) -> str:
     """What a run's pictures are headed."""
-    return f"{config['problem']['name']} — {config['method']['name']}, seed {config['seed']}"
+    first, number = config["seed"], config["seeds"]
+    seeds = f"seed {first}" if number == 1 else f"seeds {first} to {first + number - 1}"
+    return f"{config['problem']['name']} — {config['method']['name']}, {seeds}"
 
 
 def _draw_panels(
@@ -92,11 +102,12 @@ def _draw_panels(
         axes.set_title(name, fontsize=10)
         axes.grid(alpha=0.25)
         axes.legend(fontsize=7, frameon=False)
-    _save(figure, path)
+    save(figure, path)
     return True
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
@@ -133,7 +144,7 @@ def task_sheet(
         axes.set_title(f"{title}: support | query", fontsize=9)
         axes.axis("off")
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
     return True
 
 

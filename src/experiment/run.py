@@ -1,8 +1,9 @@
 """One run, from a composed config to result.json."""
 
 import fcntl
+import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,26 @@ from src.bilevel.types import AlgorithmState, Array, Tree
 from src.data.image_classes import SPLITS
 from src.experiment.build import Experiment, build
 from src.experiment.checkpoint import Checkpoints, Snapshot, claim, open_checkpoints
+from src.experiment.cleaning_plots import trust_sheet, weight_histogram
 from src.experiment.compilation import use_compilation_cache
-from src.experiment.config import identity_of
+from src.experiment.config import Settings, identity_of
 from src.experiment.errors import UserError
 from src.experiment.evaluation import (
-    Curve,
     Evaluate,
-    EvaluateCurve,
+    Scores,
+    as_curve,
+    as_numbers,
+    averaged,
     make_evaluate,
-    make_evaluate_curve,
 )
-from src.experiment.loop import better, fresh_snapshot, refuse_bad_scores, train
+from src.experiment.loop import (
+    evaluation_state,
+    fresh_snapshot,
+    improves,
+    train,
+    with_best,
+    without_failed,
+)
 from src.experiment.plots import (
     adaptation_curve,
     has_images,
@@ -33,6 +43,9 @@ from src.experiment.plots import (
     title_of,
 )
 from src.experiment.provenance import peak_memory_mib, record_provenance
+from src.experiment.seeds import chosen
+from src.experiment.shapes import one_task
+from src.experiment.trouble import in_scores
 from src.experiment.writers import (
     Writer,
     console_writer,
@@ -94,8 +107,8 @@ def _train_and_score(
     snapshot: Snapshot,
 ) -> dict[str, Any]:
     settings = experiment.settings
-    evaluate = make_evaluate(experiment)
-    curve = make_evaluate_curve(experiment, settings.num_lower_steps)
+    evaluate = make_evaluate(experiment, settings.num_lower_steps)
+    curve = make_evaluate(experiment, settings.num_lower_steps, every_step=True)
     writer = _open_writers(experiment, config, run_dir, snapshot.progress.step)
     result: dict[str, Any] | None = None
     pictures: list[Path] = []
@@ -113,6 +126,7 @@ def _train_and_score(
             lambda path: adaptation_curve(result["adaptation"], path, title),
         )
         pictures += _drawn(run_dir / "tasks.png", lambda path: _draw_tasks(experiment, path))
+        pictures += _draw_samples(experiment, trained.state, run_dir, title)
     finally:
         writer.close(result, pictures)
     assert result is not None  # otherwise an exception is on its way
@@ -129,49 +143,107 @@ def _draw_tasks(experiment: Experiment, path: Path) -> bool:
     source, key = experiment.source, jax.random.key(experiment.settings.seed)
 
     def draw(data: Tree, key: Array) -> dict[str, Tree]:
-        return {split: source.sample(data, key, split, 2) for split in SPLITS}
+        seeded = source.seeded(data, key)
+        return {split: source.sample(seeded, key, split, 2) for split in SPLITS}
 
     if not has_images(jax.eval_shape(draw, source.data, key)["train"]):
         return False
     return task_sheet(jax.device_get(jax.jit(draw)(source.data, key)), path)
 
 
+def _draw_samples(
+    experiment: Experiment, state: AlgorithmState, run_dir: Path, title: str
+) -> list[Path]:
+    """The learned weights of training samples, where the problem has such: of the first seed."""
+    weighted = experiment.problem.weighted_samples
+    if weighted is None:
+        return []
+    source, key = experiment.source, jax.random.key(experiment.settings.seed)
+    x = jax.tree.map(lambda leaf: leaf[0], state.variables["problem"])
+    task = one_task(source, source.seeded(source.data, key), key, "train")
+    samples = jax.device_get(weighted(x, task))
+    return [
+        *_drawn(run_dir / "weights.png", lambda path: weight_histogram(samples, path, title)),
+        *_drawn(run_dir / "trusted.png", lambda path: trust_sheet(samples, path)),
+    ]
+
+
 def _result(
     experiment: Experiment,
     evaluate: Evaluate,
-    curve: EvaluateCurve,
+    curve: Evaluate,
     trained: Snapshot,
     checkpoints: Checkpoints,
 ) -> dict[str, Any]:
-    """Final scores under their logged names; those of the best state behind "best/"."""
+    """Final scores under their logged names; those of the best states behind "best/".
+
+    Of several seeds the means, and under "per_seed" what they are means of.
+    """
     settings, monitor = experiment.settings, experiment.monitor
+    several = settings.seeds > 1
 
-    def scores(state: AlgorithmState) -> tuple[dict[str, float], Curve]:
-        by_step = curve(state, "test", settings.num_test_tasks)
-        last = {name: values[-1] for name, values in by_step.items()}
-        return evaluate(state, "validation", settings.num_validation_tasks) | last, by_step
+    def scores(state: AlgorithmState) -> tuple[Scores, Scores]:
+        validation = evaluate(state, "validation", settings.num_validation_tasks)
+        return validation, curve(state, "test", settings.num_test_tasks)
 
-    final, adaptation = scores(trained.state)
-    refuse_bad_scores(final, settings.num_iterations, checkpoints)
-    if better(monitor, final[monitor.metric], trained.progress.best_value):
-        best_step, best = settings.num_iterations, final
+    progress, final = trained.progress, scores(trained.state)
+    for found in final:
+        troubles = in_scores(found.last(), settings.num_iterations)
+        progress = without_failed(progress, settings, checkpoints, troubles)
+    alive = progress.alive()
+
+    values = final[0].last()[monitor.metric]
+    improved = improves(monitor, values, progress)
+    best_step = with_best(progress, improved, values, settings.num_iterations).best_step
+    if improved.tolist() == alive:
+        best = final
     else:
-        best_step, best = trained.progress.best_step, scores(trained.best)[0]
+        best = scores(chosen(improved, evaluation_state(trained.state), trained.best))
+
+    def numbers(pair: tuple[Scores, Scores], prefix: str = "") -> dict[str, float]:
+        means = (as_numbers(averaged(found, alive)) for found in pair)
+        return {f"{prefix}{name}": value for part in means for name, value in part.items()}
+
     result: dict[str, Any] = {
-        **final,
-        **{f"best/{name}": value for name, value in best.items()},
-        "best/step": best_step,
+        **numbers(final),
+        **numbers(best, "best/"),
+        "best/step": list(best_step) if several else best_step[0],
         "monitor": monitor.metric,
         "iterations": settings.num_iterations,
-        "seconds": trained.progress.seconds,
-        "iterations_per_second": trained.progress.iterations_per_second(),
+        "seconds": progress.seconds,
+        "iterations_per_second": progress.iterations_per_second(),
         "peak_memory_mib": peak_memory_mib(),
-        "adaptation": adaptation,
+        "adaptation": as_curve(averaged(final[1], alive)),
     }
-    x = trained.state.variables["problem"]
-    if sum(leaf.size for leaf in jax.tree.leaves(x)) <= MAX_LISTED_ENTRIES:
-        result["upper_variable"] = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), x)
+    if several:
+        result |= _each_seed(settings, progress.failed, {"": final, "best/": best})
+    x = jax.tree.map(np.asarray, trained.state.variables["problem"])
+    if 0 < sum(leaf.size for leaf in jax.tree.leaves(x)) <= MAX_LISTED_ENTRIES:
+        listed = [
+            jax.tree.map(lambda leaf, i=i: leaf[i].tolist(), x) if alive[i] else None
+            for i in range(settings.seeds)
+        ]
+        result["upper_variable"] = listed if several else listed[0]
     return result
+
+
+def _each_seed(
+    settings: Settings, failed: Sequence[str], scored: Mapping[str, tuple[Scores, Scores]]
+) -> dict[str, Any]:
+    """The seeds, why some are left out, and the scores of each; null for what is no number."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    return {
+        "seeds": list(seeds),
+        "failed_seeds": {
+            str(seed): reason for seed, reason in zip(seeds, failed, strict=True) if reason
+        },
+        "per_seed": {
+            f"{prefix}{name}": [v if math.isfinite(v) else None for v in values.tolist()]
+            for prefix, pair in scored.items()
+            for found in pair
+            for name, values in found.last().items()
+        },
+    }
 
 
 def _open_writers(

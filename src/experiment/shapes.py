@@ -28,7 +28,7 @@ def shapes_of(problem: BilevelProblem, source: TaskSource, split: str) -> Shapes
     """The shapes of a problem on a task of this split."""
 
     def everything(key: Array) -> Shapes:
-        task = one_task(source, source.data, key, split)
+        task = one_task(source, source.seeded(source.data, key), key, split)
         x = problem.init_upper(key)
         y = problem.init_lower(key, x)
         context = problem.prepare(x, task)

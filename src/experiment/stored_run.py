@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from src.bilevel.types import AlgorithmState
 from src.experiment.build import Experiment, build
 from src.experiment.checkpoint import open_checkpoints
 from src.experiment.compilation import use_compilation_cache
 from src.experiment.errors import UserError
-from src.experiment.evaluation import Curve, make_evaluate_curve
-from src.experiment.loop import fresh_snapshot
+from src.experiment.evaluation import Curve, as_curve, averaged, make_evaluate
+from src.experiment.loop import evaluation_state, fresh_snapshot
+from src.experiment.seeds import chosen
 from src.experiment.shapes import learned_per_step
 
 
 class Scored(NamedTuple):
-    """What `evaluate_again` found: the iteration of the state, and test scores over lower steps."""
+    """What was found: the iteration of each seed's state, and test scores by lower step."""
 
-    step: int
+    step: tuple[int, ...]
     num_test_tasks: int
     curve: Curve
 
@@ -61,15 +63,21 @@ def evaluate_again(
         settings = experiment.settings
         steps = settings.num_lower_steps if num_lower_steps is None else num_lower_steps
         _refuse_other_steps(experiment, steps)
-        step, state = _stored_state(run_dir, experiment, checkpoint)
+        stored = _stored_state(run_dir, experiment, checkpoint)
         tasks = 1 if experiment.source.persistent else settings.num_test_tasks
-        curve = make_evaluate_curve(experiment, steps)(state, "test", tasks)
-    return Scored(step, tasks, curve)
+        scores = make_evaluate(experiment, steps, every_step=True)(stored.state, "test", tasks)
+    return Scored(stored.step, tasks, as_curve(averaged(scores, stored.alive)))
 
 
-def _stored_state(
-    run_dir: Path, experiment: Experiment, checkpoint: str
-) -> tuple[int, AlgorithmState]:
+class _Stored(NamedTuple):
+    """The states of the seeds, the iteration of each, and which of them went on to the end."""
+
+    step: tuple[int, ...]
+    state: AlgorithmState
+    alive: list[bool]
+
+
+def _stored_state(run_dir: Path, experiment: Experiment, checkpoint: str) -> _Stored:
     step = None
     if checkpoint not in ("last", "best"):
         if not checkpoint.isdigit():
@@ -85,24 +93,35 @@ def _stored_state(
         checkpoints.manager.close()
     if snapshot is None:
         raise none_yet
-    progress = snapshot.progress
-    if checkpoint != "best" or _last_is_best(run_dir, progress.step):
-        return progress.step, snapshot.state
-    if progress.best_step is None:
+    progress, alive = snapshot.progress, snapshot.progress.alive()
+    last = _Stored((progress.step,) * len(alive), snapshot.state, alive)
+    if checkpoint != "best":
+        return last
+    last_is_best = _last_is_best(run_dir, progress.step, len(alive))
+    if last_is_best.all():
+        return last
+    steps = tuple(
+        progress.step if now else before
+        for now, before in zip(last_is_best, progress.best_step, strict=True)
+    )
+    if any(step is None for step, goes_on in zip(steps, alive, strict=True) if goes_on):
         raise UserError(
             f"checkpoint=best: {run_dir} has not been validated before iteration {progress.step}; "
             "choose checkpoint=last"
         )
-    return progress.best_step, snapshot.best
+    best = chosen(last_is_best, evaluation_state(snapshot.state), snapshot.best)
+    return _Stored(tuple(step or 0 for step in steps), best, alive)
 
 
-def _last_is_best(run_dir: Path, step: int) -> bool:
-    """A run that ends between two validations is validated once more, after its checkpoint."""
+def _last_is_best(run_dir: Path, step: int, num_seeds: int) -> np.ndarray:
+    """Of each seed: a run that ends between two validations is validated once more at its end."""
     try:
         result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return result.get("best/step") == step
+        return np.zeros(num_seeds, bool)
+    found = result.get("best/step")
+    each = found if isinstance(found, list) else [found]
+    return np.array([value == step for value in each])
 
 
 def _refuse_other_steps(experiment: Experiment, num_lower_steps: int) -> None:

@@ -8,6 +8,12 @@ def with_interval(value: float, half_width: float | None, digits: int) -> str:
     return f"{value:.{digits}g}" + ("" if half_width is None else f" +- {half_width:.2g}")
 
 
+def iterations(steps: Sequence[int]) -> str:
+    """The iterations of the states of several seeds, as one word or two."""
+    first, last = min(steps), max(steps)
+    return f"iteration {first}" if first == last else f"iterations {first} to {last}"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """One line per row, the cells of a column below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

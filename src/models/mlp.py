@@ -1,4 +1,4 @@
-"""Fully connected feature networks: a multilayer perceptron, and one linear map."""
+"""Fully connected feature networks: a multilayer perceptron, one linear map, and none."""
 
 import haiku as hk
 import jax
@@ -42,6 +42,17 @@ def mlp(
 
     network = hk.without_apply_rng(hk.transform(forward))
     return Model(init=network.init, apply=network.apply)
+
+
+def flat() -> Model:
+    """Images (n, height, width, channels) -> features (n, height width channels), no weights.
+
+    With a softmax head on top this is multinomial logistic regression.
+    """
+    return Model(
+        init=lambda key, images: {},
+        apply=lambda weights, images: images.reshape(images.shape[0], -1),
+    )
 
 
 def linear(*, num_features: int = 64, weights_init: WeightsInit = "xavier_uniform") -> Model:

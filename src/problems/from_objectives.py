@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from src.bilevel.types import Array, BilevelProblem, Exact, Metrics, TaskSource, Tree
+from src.problems.mini_batches import with_keys
 
 TwoArguments = Callable[[Tree, Tree, Tree], Array]
 
@@ -53,14 +54,19 @@ def problem_from_objectives(
     )
 
 
-def persistent_source(task: Tree, held_out: Mapping[str, Any] | None = None) -> TaskSource:
-    """One fixed task; `held_out[split]` joins it under "held_out" (scored by `evaluate`)."""
+def persistent_source(
+    task: Tree, held_out: Mapping[str, Any] | None = None, batches: bool = False
+) -> TaskSource:
+    """One fixed task; `held_out[split]` joins it under "held_out" (scored by `evaluate`).
+
+    `batches`: it also gets a key for the mini-batches of an iteration (mini_batches.py).
+    """
 
     def sample(data: Tree, key: Array, split: str, n: int) -> Tree:
-        del key
         task, held_out = data
         one = {**task, "held_out": held_out[split]} if held_out else task
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), one)
+        tasks = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), one)
+        return with_keys(tasks, key, n) if batches else tasks
 
     data = jax.tree.map(jnp.asarray, (task, held_out))
     return TaskSource(data=data, sample=sample, persistent=True)

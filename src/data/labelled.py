@@ -1,0 +1,143 @@
+"""What loaders of labelled data return, and how rows are split."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from src.data.image_classes import SPLITS
+
+# Rows for training, validation and test; of those that share a file, one may be all that is left.
+Sizes = tuple[int | None, int | None, int | None]
+SHARES: dict[str, int] = dict(zip(SPLITS, (4, 3, 3), strict=True))  # where no sizes are given
+
+
+class LabelledImages(NamedTuple):
+    """Labelled images in the splits train, validation and test.
+
+    images: {split: uint8 (n, height, width, channels)}, 0 for background
+    labels: {split: int32 (n,)}, in 0..num_classes - 1
+    """
+
+    images: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    num_classes: int
+
+
+class Table(NamedTuple):
+    """Rows of numbers with one target each, in the splits train, validation and test.
+
+    inputs: {split: float64 (n, p)}
+    targets: {split: float64 (n,)}, or int32 (n,) in 0..num_classes - 1
+    num_classes: 0 where the targets are real numbers
+    """
+
+    inputs: dict[str, np.ndarray]
+    targets: dict[str, np.ndarray]
+    num_classes: int
+
+
+def split_rows(num_rows: int, sizes: Sizes | None, seed: int | None) -> dict[str, np.ndarray]:
+    """{split: indices}: `split_parts` of one part that serves all three splits."""
+    return split_parts([(num_rows, SPLITS)], sizes, seed)
+
+
+def split_parts(
+    parts: Sequence[tuple[int, Sequence[str]]], sizes: Sizes | None, seed: int | None
+) -> dict[str, np.ndarray]:
+    """{split: indices into its part}: parts are files, each (number of rows, splits it serves).
+
+    The rows of a part in an order drawn from `seed` (None: as they are), cut to the sizes of its
+    splits, one after the other. A size of None, at most one of a part, takes all that is left;
+    sizes=None shares each part out 40 : 30 : 30. Raises ValueError on a negative seed, on sizes
+    below 1, on two of a part that are None, and on more rows than a part has.
+    """
+    if seed is not None and seed < 0:
+        raise ValueError(
+            f"split_seed={seed} must not be negative; choose split_seed=0, or null for the rows "
+            "in the order in which they are stored"
+        )
+    chosen = {}
+    for num_rows, splits in parts:
+        counts = _counts(num_rows, splits, sizes)
+        order = np.arange(num_rows)
+        if seed is not None:
+            order = np.random.default_rng(seed).permutation(num_rows)
+        ends = np.cumsum(counts)
+        for split, count, end in zip(splits, counts, ends, strict=True):
+            chosen[split] = order[end - count : end]
+    return chosen
+
+
+def make_table(
+    inputs: dict[str, np.ndarray],
+    targets: dict[str, np.ndarray],
+    num_classes: int,
+    standardise: bool,
+) -> Table:
+    """A Table of what it holds; standardise: by the mean and standard deviation of training rows.
+
+    Targets too, where they are numbers. What is constant in training becomes 0. Raises ValueError
+    where a mean or a standard deviation is beyond float64.
+    """
+    if standardise:
+        inputs = _standardised(inputs)
+        targets = targets if num_classes else _standardised(targets)
+    kind = np.int32 if num_classes else np.float64
+    return Table(inputs, {split: of.astype(kind) for split, of in targets.items()}, num_classes)
+
+
+def _standardised(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    train = arrays["train"]
+    # Rounding gives the deviation of a constant column some value near 0, but not 0.
+    constant = train.max(axis=0) == train.min(axis=0)
+    with np.errstate(all="ignore"):
+        mean, deviation = train.mean(axis=0), train.std(axis=0)
+        scaled = {
+            split: np.where(constant, 0.0, (array - mean) / np.where(constant, 1.0, deviation))
+            for split, array in arrays.items()
+        }
+    # An infinite deviation alone would turn the column into zeros.
+    if not all(np.isfinite(array).all() for array in (mean, deviation, *scaled.values())):
+        raise ValueError(
+            "standardise=true: some values are too large or too small for a mean and a standard "
+            "deviation in float64; rescale them, or choose standardise=false"
+        )
+    return scaled
+
+
+def _counts(num_rows: int, splits: Sequence[str], sizes: Sizes | None) -> list[int]:
+    """How many rows each of `splits` gets of the `num_rows` that they share."""
+    shown = f"split_sizes={_typed(sizes)}"
+    total = sum(SHARES[split] for split in splits)
+    shares = [max(num_rows * SHARES[split] // total, 1) for split in splits[:-1]]
+    by_split: dict[str, int | None] = dict(zip(SPLITS, sizes or (), strict=False))
+    asked = [by_split[split] for split in splits] if sizes else [*shares, None]
+    given = [size for size in asked if size is not None]
+    listed = ", ".join(splits)
+    if min(given, default=1) < 1:
+        raise ValueError(f"{shown}: every size must be at least 1, or null for all that is left")
+    if len(given) < len(asked) - 1:
+        raise ValueError(
+            f"{shown}: of {listed}, which share {num_rows} rows, only one may be null (all that is "
+            "left); write a number for the others"
+        )
+    rest = num_rows - sum(given)
+    if rest < len(asked) - len(given):
+        advice = "get more rows"
+        if num_rows >= len(splits):
+            fitting = by_split | dict(zip(splits, [*shares, None], strict=True))
+            typed = _typed([fitting.get(split) for split in SPLITS])
+            advice = f"choose for example split_sizes={typed}"
+        raise ValueError(
+            f"{shown} asks for at least {sum(size or 1 for size in asked)} rows ({listed}), but "
+            f"there are {num_rows}; {advice}"
+        )
+    return [rest if size is None else size for size in asked]
+
+
+def _typed(sizes: Sequence[int | None] | None) -> str:
+    """As on the command line."""
+    if sizes is None:
+        return "null"
+    return f"[{','.join('null' if size is None else str(size) for size in sizes)}]"

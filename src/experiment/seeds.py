@@ -1,0 +1,68 @@
+"""Several seeds in one program: everything that a seed has of its own has a leading axis of seeds.
+
+Data that all seeds share is read once for all of them, so that on one machine eight seeds of a
+problem with shared data cost far less than eight runs. A seed's numbers are those of a run of that
+seed alone, up to the rounding of the compiler.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import stdtrit
+
+from src.bilevel.types import Array, Tree
+
+
+def seed_keys(first: int, number: int) -> Array:
+    """The keys of the seeds first, first + 1, ... , shape (number,)."""
+    return jnp.stack([jax.random.key(seed) for seed in range(first, first + number)])
+
+
+def over_seeds(function: Callable[..., Tree], number: int, axes: Sequence[int | None]) -> Callable:
+    """`function` for each seed: arguments of axis 0 have an axis of seeds, those of None none.
+
+    A single seed is taken out of its axis and put back: its program is that of one run, not that of
+    a vmap over one.
+    """
+    if number > 1:
+        return jax.vmap(function, tuple(axes))
+
+    def alone(*arguments: Tree) -> Tree:
+        own = (
+            argument if axis is None else jax.tree.map(lambda leaf: leaf[0], argument)
+            for argument, axis in zip(arguments, axes, strict=True)
+        )
+        return jax.tree.map(lambda leaf: leaf[None], function(*own))
+
+    return alone
+
+
+def chosen(mask: np.ndarray, ours: Tree, others: Tree) -> Tree:
+    """Seed by seed `ours` where the mask (seeds,) holds, else `others`."""
+
+    def choose(a: Array, b: Array) -> Array:
+        return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, ours, others)
+
+
+def across(values: np.ndarray, alive: Sequence[bool]) -> tuple[Any, Any]:
+    """Mean over the seeds that are alive (axis 0), and Student's 95 % half-width (None for one)."""
+    kept = np.asarray(values, dtype=np.float64)[np.asarray(alive)]
+    if len(kept) < 2:
+        return kept.mean(axis=0), None
+    half = float(stdtrit(len(kept) - 1, 0.975)) * kept.std(axis=0, ddof=1) / len(kept) ** 0.5
+    return kept.mean(axis=0), half
+
+
+def with_half_widths(rows: Mapping[str, np.ndarray], alive: Sequence[bool]) -> dict[str, Any]:
+    """{name: mean over seeds, name_ci95: half-width} of {name: (seeds, ...)}."""
+    summary: dict[str, Any] = {}
+    for name, values in rows.items():
+        summary[name], half = across(values, alive)
+        if half is not None:
+            summary[f"{name}_ci95"] = half
+    return summary

@@ -1,0 +1,60 @@
+"""How well labels are predicted, and how well polluted samples are found, as scalars."""
+
+import jax.numpy as jnp
+
+from src.bilevel.types import Array, Metrics
+
+
+def f1_scores(predicted: Array, labels: Array, num_classes: int) -> Metrics:
+    """Multi-class F1 of integer predictions (n,): micro, macro, weighted.
+
+    With counts over all classes, the plain mean over classes, and the mean weighted by how many
+    rows a class has. Micro is the accuracy, as each row has one label. (BDA's script prints micro
+    and macro under each other's name.) A class that neither occurs nor is predicted counts as 0, as
+    in scikit-learn.
+    """
+    classes = jnp.arange(num_classes)
+    is_class, said_class = labels[:, None] == classes, predicted[:, None] == classes
+    hits = (is_class & said_class).sum(0)
+    truths, claims = is_class.sum(0), said_class.sum(0)
+    each = 2 * hits / jnp.maximum(truths + claims, 1)
+    return {
+        "f1_micro": 2 * hits.sum() / (truths + claims).sum(),
+        "f1_macro": each.mean(),
+        "f1_weighted": (each * truths).sum() / truths.sum(),
+    }
+
+
+def detection(weights: Array, threshold: Array | float, polluted: Array) -> Metrics:
+    """How well low weights (n,) point at polluted samples (bool (n,), some of each kind).
+
+    A sample is reported where its weight is below the threshold: precision, recall and F1 of the
+    reports; auc, the probability that a polluted sample weighs less than a clean one, ties being
+    one half.
+    """
+    reported = weights < threshold
+    hits, reports, truths = (reported & polluted).sum(), reported.sum(), polluted.sum()
+    ordered = jnp.sort(weights)
+    # Mean ranks, from 1: equal weights share theirs.
+    below, up_to = (jnp.searchsorted(ordered, weights, side=side) for side in ("left", "right"))
+    ranks = (below + up_to + 1) / 2
+    clean = polluted.size - truths
+    # How many (polluted, clean) pairs there are in which the polluted one weighs more.
+    wrong_pairs = jnp.where(polluted, ranks, 0).sum() - truths * (truths + 1) / 2
+    return {
+        "detection_precision": hits / jnp.maximum(reports, 1),
+        "detection_recall": hits / truths,
+        "detection_f1": 2 * hits / (reports + truths),
+        "detection_auc": 1 - wrong_pairs / truths / clean,
+    }
+
+
+def ceiling(drawn: Array, wrong: Array) -> Metrics:
+    """What pollution allows: the share of wrong labels, and the F1 of who knows them all.
+
+    Some drawn samples may have kept their label; nobody can tell these from clean ones.
+    """
+    return {
+        "wrong_share": wrong.mean(),
+        "detection_f1_ceiling": 2 * wrong.sum() / (drawn.sum() + wrong.sum()),
+    }

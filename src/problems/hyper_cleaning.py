@@ -1,0 +1,247 @@
+"""Data hyper-cleaning: one weight per training sample, learned so that polluted ones lose theirs.
+
+    f(x, y) = mean over training samples of w_i(x) CE(y; image_i, label_i) + lower_l2/2 |y|^2
+    F(x, y) = mean over clean validation samples of CE(y; image, label)
+
+w_i = sigmoid(x_i), or x_i kept in [0, 1] (clip), or n softmax(x)_i. Franceschi, Donini, Frasconi,
+Pontil, ICML 2017 (arXiv 1703.01785), section 5.1; Liu, Mu, Yuan, Zeng, Zhang, ICML 2020 (arXiv
+2006.04045), section 5.2. Published protocols differ in sizes, noise, model and in what they call
+F1: conf/problem/hyper_cleaning.yaml names each choice.
+
+y is a whole network with its softmax head. The images are shared by all seeds of a run, which
+labels are polluted follows from the seed.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from src.bilevel.types import (
+    Array,
+    BilevelProblem,
+    Metrics,
+    Model,
+    TaskSource,
+    Tree,
+    WeightedSamples,
+)
+from src.data.image_classes import SPLITS
+from src.data.labelled import LabelledImages
+from src.data.pollution import Pollution, number_polluted, pollute
+from src.problems.adapting_network import HEADS, HeadInit
+from src.problems.detection import ceiling, detection, f1_scores
+from src.problems.few_shot import accuracy
+from src.problems.mini_batches import mini_batches, with_keys
+
+Weighting = Literal["sigmoid", "clip", "softmax"]
+Baseline = Literal["none", "everything", "clean", "validation"]
+
+FORMULAS = {"sigmoid": "sigmoid(x_i)", "clip": "x_i (kept in 0..1)", "softmax": "n softmax(x)_i"}
+BASELINES = {
+    "everything": "mean over all training samples, polluted or not",
+    "clean": "mean over the training samples whose labels are right (an oracle)",
+    "validation": "mean over the validation samples",
+}
+# A weight below this is a report of a polluted sample: sigmoid(0), the middle, the mean.
+THRESHOLDS = {"sigmoid": 0.5, "clip": 0.5, "softmax": 1.0}
+
+
+def hyper_cleaning(
+    data: LabelledImages,
+    model: Model,
+    *,
+    noise: float,
+    pollution: Pollution,
+    weighting: Weighting,
+    initial: float,
+    lower_l2: float,
+    head_init: HeadInit,
+    batch_size: int | None,
+    baseline: Baseline,
+) -> tuple[BilevelProblem, TaskSource]:
+    """x: (n,), all `initial`; y: {"network": tree of `model`, "head": {"weights", "bias"}}.
+
+    A persistent task: {"train", "validation", "held_out"}, each {"images" (n, h, w, c) in [0, 1],
+    "labels" (n,)}, and of the training samples "drawn" and "wrong", bool (n,). `batch_size`: rows
+    of f (and of F, where the steps descend it too) per lower step, drawn with replacement; None for
+    all. `baseline` other than none: x is empty, and y is trained alone on what it says.
+
+    Raises ValueError for noise outside [0, 1), a negative lower_l2, a batch size below 1, a start
+    outside the weights' bounds.
+    """
+    _refuse(data, noise, weighting, initial, lower_l2)
+    size = len(data.labels["train"])
+    polluted = number_polluted(size, noise) if baseline == "none" else 0
+    image = jnp.zeros((1, *data.images["train"].shape[1:]))
+
+    def init_lower(key: Array, x: Tree) -> Tree:
+        del x
+        network_key, head_key = jax.random.split(key)
+        network = model.init(network_key, image)
+        width = jax.eval_shape(model.apply, network, image).shape[-1]
+        head = {
+            "weights": HEADS[head_init](head_key, (width, data.num_classes), image.dtype),
+            "bias": jnp.zeros(data.num_classes, image.dtype),
+        }
+        return {"network": network, "head": head}
+
+    def logits(y: Tree, images: Array) -> Array:
+        return model.apply(y["network"], images) @ y["head"]["weights"] + y["head"]["bias"]
+
+    def losses(y: Tree, rows: Tree) -> Array:
+        found = jax.nn.log_softmax(logits(y, rows["images"]))
+        return -jnp.take_along_axis(found, rows["labels"][:, None], axis=1)[:, 0]
+
+    def weights_of(x: Array) -> Array:
+        return {"sigmoid": jax.nn.sigmoid(x), "clip": x, "softmax": size * jax.nn.softmax(x)}[
+            weighting
+        ]
+
+    def prepare(x: Tree, task: Tree) -> Tree:
+        del task
+        return {"weights": weights_of(x)} if baseline == "none" else {}
+
+    def lower_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> Array:
+        part = "validation" if baseline == "validation" else "train"
+        rows = {**task[part]}
+        if part == "train":
+            rows["weights"] = _fixed_weights(baseline, task) if not context else context["weights"]
+        if batch is not None:
+            rows = _taken(rows, batch["lower"])
+        each = losses(y, rows)
+        value = jnp.mean(each if part == "validation" else rows["weights"] * each)
+        if lower_l2:
+            value += 0.5 * lower_l2 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(y))
+        return value
+
+    def upper_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
+        del context
+        rows = task["validation"]
+        if batch is not None:
+            rows = _taken(rows, batch["upper"])
+        return jnp.mean(losses(y, rows)), {}
+
+    def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
+        del x
+        rows = task["held_out"]
+        scores = logits(y, rows["images"])
+        metrics = {
+            "upper_loss": upper_objective(context, task, y, None)[0],
+            "lower_loss": lower_objective(context, task, y, None),
+            "accuracy": accuracy(scores, rows["labels"]),
+            **f1_scores(scores.argmax(-1), rows["labels"], data.num_classes),
+        }
+        if polluted:
+            metrics |= detection(context["weights"], THRESHOLDS[weighting], task["drawn"])
+        if polluted and pollution == "uniform":
+            metrics |= ceiling(task["drawn"], task["wrong"])
+        return {name: jnp.asarray(value, image.dtype) for name, value in metrics.items()}
+
+    def samples(x: Tree, task: Tree) -> WeightedSamples:
+        rows = task["train"]
+        return WeightedSamples(weights_of(x), task["wrong"], rows["images"], rows["labels"])
+
+    problem = BilevelProblem(
+        init_upper=lambda key: jnp.full(size, initial) if baseline == "none" else {},
+        prepare=prepare,
+        init_lower=init_lower,
+        lower_objective=lower_objective,
+        upper_objective=upper_objective,
+        evaluate=evaluate,
+        formulas=_formulas(weighting, baseline, lower_l2),
+        # A constant added to all logits changes nothing, nor does a weight of a blank pixel.
+        singular_hessians=("F",) if lower_l2 else ("f", "F", "f + F"),
+        damping=0.0 if lower_l2 else DAMPING,
+    )
+    if weighting == "clip" and baseline == "none":
+        problem = problem._replace(project_upper=lambda x: jnp.clip(x, 0, 1))
+    if batch_size is not None:
+        rows = len(data.labels["validation" if baseline == "validation" else "train"])
+        batch = mini_batches(batch_size, rows, len(data.labels["validation"]))
+        problem = problem._replace(batch=batch)
+    if baseline == "none":
+        problem = problem._replace(weighted_samples=samples)
+    return problem, _source(data, noise, pollution, batch_size is not None)
+
+
+# About 1 / (eta K) for K = 100 steps of size 0.1: how much those steps have left of the start.
+DAMPING = 0.1
+
+
+def _source(data: LabelledImages, noise: float, pollution: Pollution, batches: bool) -> TaskSource:
+    """One task; which labels are polluted follows from the seed of the run."""
+
+    def seeded(data_on_device: Tree, key: Array) -> Tree:
+        train = data_on_device["train"]
+        labels, drawn = pollute(
+            jax.random.fold_in(key, 2**31 - 4), train["labels"], data.num_classes, noise, pollution
+        )
+        return {
+            **data_on_device,
+            "train": {**train, "labels": labels},
+            "drawn": drawn,
+            "wrong": labels != train["labels"],
+        }
+
+    def sample(seeded_data: Tree, key: Array, split: str, n: int) -> Tree:
+        task = {name: seeded_data[name] for name in ("train", "validation", "drawn", "wrong")}
+        task["held_out"] = seeded_data[split]
+        tasks = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), task)
+        return with_keys(tasks, key, n) if batches else tasks
+
+    on_device = {
+        split: {
+            "images": jnp.asarray(data.images[split], dtype=float) / 255,
+            "labels": jnp.asarray(data.labels[split]),
+        }
+        for split in SPLITS
+    }
+    return TaskSource(data=on_device, sample=sample, persistent=True, seeded=seeded)
+
+
+def _taken(rows: Tree, indices: Array) -> Tree:
+    return jax.tree.map(lambda leaf: leaf[indices], rows)
+
+
+def _fixed_weights(baseline: Baseline, task: Tree) -> Array:
+    """Of a baseline: f is the mean over the samples that it trains on."""
+    kept = ~task["wrong"] if baseline == "clean" else jnp.ones_like(task["wrong"])
+    return kept / kept.mean()
+
+
+def _formulas(weighting: Weighting, baseline: Baseline, lower_l2: float) -> dict[str, str]:
+    penalty = f" + {lower_l2:g}/2 |y|^2" if lower_l2 else ""
+    over = f"mean over training samples of {FORMULAS[weighting]} CE(y; image_i, label_i)"
+    if baseline != "none":
+        over = f"{BASELINES[baseline]}, of CE(y; image, label)"
+    return {
+        "f": f"f(x, y) = {over}{penalty}",
+        "F": "F(x, y) = mean over validation samples of CE(y; image, label)",
+    }
+
+
+def _refuse(
+    data: LabelledImages,
+    noise: float,
+    weighting: Weighting,
+    initial: float,
+    lower_l2: float,
+) -> None:
+    if not 0 <= noise < 1:
+        raise ValueError(
+            f"noise={noise} must be in [0, 1), the share of training labels that are polluted; "
+            "choose noise=0.5"
+        )
+    if not lower_l2 >= 0:
+        raise ValueError(f"lower_l2={lower_l2} must not be negative; choose lower_l2=0 for none")
+    if weighting == "clip" and not 0 <= initial <= 1:
+        raise ValueError(
+            f"initial={initial} is outside 0..1, the weights of weighting=clip; choose initial=0.5"
+        )
+    for split, labels in data.labels.items():
+        if labels.min() < 0 or labels.max() >= data.num_classes:
+            raise ValueError(
+                f"the {split} labels are in {labels.min()}..{labels.max()}, but there are "
+                f"{data.num_classes} classes, 0..{data.num_classes - 1}; mend the data set"
+            )

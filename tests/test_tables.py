@@ -1,0 +1,287 @@
+"""Tables: scikit-learn's own, and LIBSVM's text format."""
+
+import re
+
+import numpy as np
+import pytest
+
+from src.data import libsvm as module
+from src.data.bundled_table import bundled_table
+from src.data.image_classes import SPLITS
+from src.data.libsvm import libsvm
+from src.data.libsvm_text import read_libsvm, to_dense
+
+BUNDLED = {"split_sizes": None, "split_seed": 0, "standardise": True}
+OPTIONS = {
+    "validation_path": None,
+    "test_path": None,
+    "split_sizes": None,
+    "split_seed": None,
+    "num_features": None,
+    "targets": "auto",
+    "standardise": False,
+}
+
+
+def load(path, **options):
+    return libsvm(path=str(path), **{**OPTIONS, **options})
+
+
+def write(path, *lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+# scikit-learn's own.
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "features", "classes"),
+    [
+        ("diabetes", (176, 132, 134), 10, 0),
+        ("breast_cancer", (227, 170, 172), 30, 2),
+        ("wine", (71, 53, 54), 13, 3),
+        ("iris", (60, 45, 45), 4, 3),
+        ("digits", (718, 539, 540), 64, 10),
+    ],
+)
+def test_bundled_tables(name, rows, features, classes):
+    table = bundled_table(name=name, **BUNDLED)
+    assert tuple(table.inputs[split].shape for split in SPLITS) == tuple(
+        (n, features) for n in rows
+    )
+    assert table.num_classes == classes
+    for split, number in zip(SPLITS, rows, strict=True):
+        assert table.inputs[split].dtype == np.float64
+        assert table.targets[split].shape == (number,)
+        assert table.targets[split].dtype == (np.int32 if classes else np.float64)
+    if classes:
+        assert np.unique(table.targets["train"]).tolist() == list(range(classes))
+    # Standardised by the training rows, and by these alone.
+    plain = bundled_table(name=name, **{**BUNDLED, "standardise": False})
+    mean, deviation = plain.inputs["train"].mean(axis=0), plain.inputs["train"].std(axis=0)
+    moving = np.ptp(plain.inputs["train"], axis=0) > 0
+    for split in SPLITS:
+        expected = (plain.inputs[split] - mean)[:, moving] / deviation[moving]
+        np.testing.assert_allclose(table.inputs[split][:, moving], expected, rtol=1e-12)
+        assert (table.inputs[split][:, ~moving] == 0).all()
+    assert (name == "digits") != moving.all()
+    if not classes:
+        np.testing.assert_allclose(table.targets["train"].mean(), 0, atol=1e-12)
+        np.testing.assert_allclose(table.targets["train"].std(), 1)
+        assert abs(table.targets["test"].mean()) > 1e-6
+        assert plain.targets["train"].min() >= 25
+
+
+def test_bundled_sizes_are_checked():
+    with pytest.raises(ValueError, match=r"^split_sizes=\[100,50,null\].* there are 150; choose"):
+        bundled_table(name="iris", **{**BUNDLED, "split_sizes": (100, 50, None)})
+
+
+# LIBSVM: what is read.
+
+ROWS = [
+    "# a comment, ünd more",
+    "+1 1:0.5 3:-2e-1   # the rest is skipped 9:9",
+    "",
+    "-1 2:.25 4:1.",
+    "   ",
+    "-1\t",
+    "1.0 1:+3",
+]
+DENSE = [[0.5, 0, -0.2, 0], [0, 0.25, 0, 1], [0, 0, 0, 0], [3, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_rows_of_the_format(tmp_path, ending, mark):
+    path = tmp_path / "a.txt"
+    path.write_bytes(mark + ending.join(ROWS).encode())
+    found = read_libsvm(str(path))
+    np.testing.assert_array_equal(to_dense(found, 4), DENSE)
+    assert found.labels.tolist() == [1, -1, -1, 1]
+    assert found.lines.tolist() == [2, 4, 6, 7]
+
+
+def test_the_reader_agrees_with_scikit_learn(tmp_path):
+    from sklearn.datasets import dump_svmlight_file, load_svmlight_file
+
+    generator = np.random.default_rng(0)
+    inputs = generator.standard_normal((40, 7)) * generator.integers(0, 2, (40, 7))
+    path = str(tmp_path / "a")
+    dump_svmlight_file(inputs, generator.standard_normal(40), path, zero_based=False)
+    expected, labels = load_svmlight_file(path, zero_based=False)
+    found = read_libsvm(path)
+    np.testing.assert_array_equal(to_dense(found, 7), expected.toarray())
+    np.testing.assert_array_equal(found.labels, labels)
+
+
+def test_one_file_is_cut(tmp_path):
+    path = write(tmp_path / "a", *(f"{2 * (i % 2) - 1} 1:{i} 3:1" for i in range(10)))
+    table = load(path)
+    assert table.num_classes == 2
+    assert [table.inputs[split][:, 0].tolist() for split in SPLITS] == [
+        [0, 1, 2, 3],
+        [4, 5, 6],
+        [7, 8, 9],
+    ]
+    assert table.targets["train"].tolist() == [0, 1, 0, 1]
+    assert table.targets["train"].dtype == np.int32
+    assert load(path, num_features=5).inputs["test"].shape == (3, 5)
+    scaled = load(path, standardise=True)
+    assert (scaled.inputs["test"][:, 1:] == 0).all()  # a column without values, and one of ones
+    assert scaled.inputs["train"][:, 0].std() == pytest.approx(1)
+
+
+def test_files_of_their_own(tmp_path):
+    files = {
+        name: write(tmp_path / name, *(f"{i % 3} {p}:{i}" for i in range(n)))
+        for name, n, p in (("train", 7, 2), ("validation", 4, 1), ("test", 5, 6))
+    }
+    own = {"validation_path": files["validation"], "test_path": files["test"]}
+    table = load(files["train"], **own)
+    assert [table.inputs[split].shape for split in SPLITS] == [(7, 6), (4, 6), (5, 6)]
+    assert table.inputs["validation"][:, 0].tolist() == [0, 1, 2, 3]
+    assert table.targets["test"].tolist() == [0, 1, 2, 0, 1]
+    # Without one for validation, it is cut from the first.
+    table = load(files["train"], test_path=files["test"])
+    assert [len(table.targets[split]) for split in SPLITS] == [4, 3, 5]
+    table = load(files["train"], **own, split_sizes=(5, None, 2))
+    assert [len(table.targets[split]) for split in SPLITS] == [5, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "targets", "num_classes"),
+    [
+        ([-1, 1, 1, -1], "auto", 2),
+        ([3, 7, 5, 3], "auto", 3),
+        ([0.5, 1, 2, 3], "auto", 0),
+        (range(101), "auto", 0),
+        (range(101), "classes", 101),
+        ([-1, 1, 1, -1], "numbers", 0),
+        ([2, 2, 2, 2], "numbers", 0),
+    ],
+)
+def test_classes_or_numbers(tmp_path, labels, targets, num_classes):
+    table = load(write(tmp_path / "a", *(f"{y} 1:1" for y in labels)), targets=targets)
+    assert table.num_classes == num_classes
+    found = np.concatenate([table.targets[split] for split in SPLITS])
+    names = sorted(set(labels))
+    expected = [names.index(y) for y in labels] if num_classes else list(labels)
+    assert found.tolist() == expected
+    assert found.dtype == (np.int32 if num_classes else np.float64)
+
+
+# LIBSVM: what is wrong is named.
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("one 1:2", "starts with 'one', but a row starts with its label, a finite number"),
+        ("1:2 2:3", "starts with '1:2'"),
+        ("1,2 1:2", "starts with '1,2'"),
+        ("nan 1:2", "starts with 'nan'"),
+        ("1e999 1:2", "starts with '1e999'"),
+        ("1_0 1:2", "starts with '1_0'"),
+        ("1 qid:3 1:2", "has 'qid:3': groups of a ranking are not read"),
+        ("1 1:2 3", "has '3', but index:value is needed"),
+        ("1 1: 2", "has '1:', but index:value is needed"),
+        ("1 1:2,5", "has '1:2,5', but index:value is needed"),
+        ("1 1:inf", "has '1:inf', but index:value is needed, with a finite number"),
+        ("1 1:1e999", "has '1:1e999', but index:value is needed, with a finite number"),
+        ("1 -1:2", "has '-1:2', but index:value is needed"),
+        ("1 1.0:2", "has '1.0:2', but index:value is needed"),
+        ("1 0:2 1:3", "has '0:2', but indices start at 1; add 1 to every index"),
+        ("1 2:3 2:4", "has '2:4' after the index 2; indices must ascend"),
+        ("1 3:3 2:4", "has '2:4' after the index 3; indices must ascend"),
+        ("1 1:2\u00a02:3", "has '1:2\\xa02:3', but index:value is needed"),
+        ("1 \u0661:2", "has '\u0661:2', but index:value is needed"),
+        ("1 " + "9" * 500 + ":1", "has '" + "9" * 40 + "', but index:value is needed"),
+    ],
+)
+def test_an_unreadable_line_is_named(tmp_path, line, message):
+    path = write(tmp_path / "a", "# first", "1 1:1", "", line, "-1 1:1")
+    with pytest.raises(ValueError, match=re.escape(f"path={path}: line 4 {message}")) as refused:
+        load(path)
+    assert str(refused.value).startswith("path=")
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "a").write_bytes(b"\x1f\x8b\xff\xfe\0")
+    with pytest.raises(ValueError, match=r"^path=.*: line 1 starts with '"):
+        load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({"path": None}, {}, "path=PATH: the file cannot be read: No such file"),
+        ({"path": "# nothing"}, {}, "path=PATH: the file holds no row; a row is for example"),
+        ({"path": "1\n2\n3"}, {}, "path=PATH: no row has a feature"),
+        ({"path": "1 1:1\n1 1:2\n1 1:3"}, {}, "path=PATH: every label is 1, but at least two"),
+        ({"path": "1 1:1\n2 1:2"}, {}, "split_sizes=null asks for at least 3 rows"),
+        (
+            {"path": "1 1:1\n2 1:2\n.5 1:3"},
+            {"targets": "classes"},
+            "targets=classes: path=PATH has the label 0.5 in line 3, but classes are whole",
+        ),
+        (
+            {"path": "1 1:1\n2 1:2\n1 1:3 7:1"},
+            {"num_features": 5},
+            "num_features=5: path=PATH has an index up to 7, first past it in line 3; choose "
+            "num_features=7, or null",
+        ),
+        ({"path": "1 1:1\n2 1:1"}, {"num_features": 0}, "num_features=0 must be at least 1"),
+        (
+            {"path": "1 1:1\n2 999999999:2"},
+            {},
+            "path=PATH: 2 rows of 999999999 features would fill 14.9 GiB as a dense table, over "
+            "the limit of 4 GiB",
+        ),
+        (
+            {"path": "1 1:1\n2 1:2\n1 1:3", "test_path": "1 1:1\n3 1:2"},
+            {},
+            "test_path=TEST_PATH has the labels 1, 3, but path=PATH has 1, 2: classes must be the",
+        ),
+        (
+            {"path": "1 1:1\n2 1:2", "validation_path": "1 1:1\n2 x"},
+            {},
+            "validation_path=VALIDATION_PATH: line 2 has 'x'",
+        ),
+        *(
+            (
+                {"path": f"1 1:{value}\n2 1:-{value}\n1 1:3\n2 1:1"},
+                {"split_sizes": (2, 1, 1), "standardise": True},
+                "standardise=true: some values are too large or too small",
+            )
+            for value in ("1e308", "1e-300")
+        ),
+    ],
+)
+def test_what_is_wrong_with_files_is_named(tmp_path, files, options, message):
+    paths = {option: str(tmp_path / option) for option in files}
+    for option, text in files.items():
+        if text is not None:
+            write(tmp_path / option, text)
+        message = re.sub(rf"\b{option.upper()}\b", paths[option], message)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        libsvm(**{**OPTIONS, **paths, **options})
+
+
+def test_no_path_and_a_file_for_two_splits(tmp_path):
+    with pytest.raises(ValueError, match=r"^path=null: name a file .* data.path=FILE"):
+        libsvm(path=None, **OPTIONS)
+    path = write(tmp_path / "a", "1 1:1", "2 1:1")
+    with pytest.raises(ValueError, match=f"^test_path={path} is the file of path too"):
+        load(path, test_path=path)
+
+
+def test_the_limit_is_of_all_files(tmp_path, monkeypatch):
+    paths = [write(tmp_path / name, "1 1:1", "2 2:1") for name in "abc"]
+    own = {"validation_path": paths[1], "test_path": paths[2]}
+    monkeypatch.setattr(module, "LIMIT", 6 * 2 * 8)
+    load(paths[0], **own)
+    monkeypatch.setattr(module, "LIMIT", 6 * 2 * 8 - 1)
+    with pytest.raises(ValueError, match="6 rows of 2 features would fill"):
+        load(paths[0], **own)
