@@ -78,7 +78,12 @@ def linear_few_shot(folder: Path) -> list[str]:
 QUIET = ["logger=[jsonl]", "compilation_cache=false"]
 
 # What differs between two runs of the same numbers.
-TIMINGS = ("seconds", "iterations_per_second", "peak_memory_mib")
+TIMINGS = (
+    "seconds",
+    "iterations_per_second",
+    "cpu_seconds_per_iteration",
+    "peak_memory_mib",
+)
 
 
 def without_timings(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -149,7 +149,9 @@ def test_closed_forms_and_singularity_of_the_wrapped_problem_do_not_hold_any_mor
     wrapped = proximal(singular, RHO)
     assert wrapped.exact == Exact()
     # psi = F alone does not contain the term.
-    assert (wrapped.singular_hessians, wrapped.damping) == (("F",), 0.0)
+    assert wrapped.singular_hessians == ("F",)
+    assert wrapped.damping == pytest.approx(max(0.0, 1.0 - RHO))
+    assert proximal(singular, 2.0).damping == 0.0
 
 
 @pytest.mark.parametrize("weight", [-1.0, -1e-9, float("nan"), float("inf")])

@@ -24,6 +24,7 @@ from src.experiment.run import run
 from tests.conftest import (
     QUIET,
     ROOT,
+    TIMINGS,
     config_of,
     python,
     read_metrics,
@@ -43,7 +44,7 @@ def test_the_files_and_the_result_of_a_run(tmp_path):
     metrics = ("upper_loss", "lower_loss", "upper_variable_error", "lower_variable_error")
     scores = {f"{split}/{name}" for split in ("validation", "test") for name in metrics}
     others = {"iterations", "monitor", "upper_variable", "best/step", "adaptation"}
-    timings = {"seconds", "iterations_per_second", "peak_memory_mib"}
+    timings = set(TIMINGS)
     assert set(result) == scores | {f"best/{name}" for name in scores} | others | timings
     assert (result["iterations"], result["monitor"]) == (12, "validation/upper_loss")
     assert len(result["upper_variable"]) == 1

@@ -23,7 +23,7 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
 
     context: {"problem": that of the wrapped problem, "centre": y0(x)}. The closed forms of the
     wrapped problem do not hold any more and are dropped; distances that its `evaluate` reports are
-    still those from its own solution. Implicit estimators need no damping any more.
+    still those from its own solution. Implicit estimators need `weight` less of damping.
 
     Raises ValueError where weight < 0 or is infinite, or the start is drawn at random.
     """
@@ -63,7 +63,8 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
         formulas={**problem.formulas, "f": f"{problem.formulas['f']} + {weight:g}/2 |y - y0|^2"},
         exact=Exact(),
         singular_hessians=("F",) if "F" in problem.singular_hessians else (),
-        damping=0.0,
+        # The term is a part of the damping that the problem asks for, or all of it.
+        damping=max(0.0, problem.damping - weight),
     )
 
 

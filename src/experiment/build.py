@@ -62,7 +62,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     settings = check_settings(config)
     nodes = {path: check_node(path, config.get(path)) for path in NODES}
     writers = check_writers(config.get("logger") or {})
-    method = check("method", get_type_hints(Method), config.get("method") or {})
+    defaults = Method._field_defaults
+    method = check("method", get_type_hints(Method), config.get("method") or {}, defaults)
     labels = config["problem"]
     for name in ("name", "monitor"):
         if name not in labels:
@@ -246,6 +247,14 @@ def _build_problem(
         if reason is not None:
             raise UserError(reason)
         supplied[name] = call(given)
+    extra = method.recommended.get("extra", "none")
+    model = nodes["model"]
+    if extra != "none" and (model is None or "extra" not in model.options):
+        raise UserError(
+            f"method={method.name} adds {extra} to the network, and "
+            f"{'there is none' if model is None else f'model={model.factory.__name__} takes none'};"
+            " choose model=conv4, or leave them out with method.recommended.extra=none"
+        )
     made = call(node, **supplied)
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], BilevelProblem)):
         raise UserError(

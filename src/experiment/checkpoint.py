@@ -21,7 +21,8 @@ class Progress(NamedTuple):
 
     pending: one dict per iteration, {metric: one value per seed}. Of each seed: best_value and
     best_step, None before the first validation; failed, why it is left out, "" while it is not.
-    timed_steps, timed_seconds: of the chunks alone, without the first of a process (it compiles).
+    timed_steps, timed_seconds, timed_cpu_seconds: of the chunks alone, without the first of a
+    process (it compiles); CPU seconds are those of all threads.
     """
 
     step: int
@@ -32,6 +33,7 @@ class Progress(NamedTuple):
     seconds: float = 0.0
     timed_steps: int = 0
     timed_seconds: float = 0.0
+    timed_cpu_seconds: float = 0.0
 
     def alive(self) -> list[bool]:
         """Which seeds go on."""
@@ -42,6 +44,10 @@ class Progress(NamedTuple):
         if self.timed_steps:
             return self.timed_steps / self.timed_seconds
         return self.step / self.seconds if self.seconds else 0.0
+
+    def cpu_seconds_per_iteration(self) -> float | None:
+        """On a shared machine steadier than the clock; None where no chunk was timed."""
+        return self.timed_cpu_seconds / self.timed_steps if self.timed_steps else None
 
 
 def no_progress(num_seeds: int) -> Progress:

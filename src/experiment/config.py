@@ -41,12 +41,16 @@ class Monitor(NamedTuple):
 
 
 class Method(NamedTuple):
-    """conf/method/*.yaml beside the groups that it chooses: names for people, and the roles."""
+    """conf/method/*.yaml beside the groups that it chooses: names for people, and the roles.
+
+    recommended: numbers that files of other groups take, where they have such an option.
+    """
 
     name: str
     reference: str
     lower_variable: Literal["head", "all"]
     learn_start: bool
+    recommended: dict[str, Any] = {}  # noqa: RUF012 (a default that is never changed)
 
 
 class Settings(NamedTuple):

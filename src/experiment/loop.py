@@ -87,7 +87,7 @@ def train(
                 for every in (settings.log_every, settings.eval_every, settings.checkpoint_every)
             ),
         )
-        chunk_began = time.perf_counter()
+        chunk_began, cpu_began = time.perf_counter(), time.process_time()
         state, columns = chunk(state, source.data, keys, jnp.int32(step), jnp.int32(stop))
         columns = jax.device_get(columns)
         now = time.perf_counter()
@@ -102,6 +102,7 @@ def train(
             progress = progress._replace(
                 timed_steps=progress.timed_steps + stop - step,
                 timed_seconds=progress.timed_seconds + now - chunk_began,
+                timed_cpu_seconds=progress.timed_cpu_seconds + time.process_time() - cpu_began,
             )
         first_chunk = False
         limits = experiment.hypergradient.limits

@@ -212,6 +212,7 @@ def _result(
         "iterations": settings.num_iterations,
         "seconds": progress.seconds,
         "iterations_per_second": progress.iterations_per_second(),
+        "cpu_seconds_per_iteration": progress.cpu_seconds_per_iteration(),
         "peak_memory_mib": peak_memory_mib(),
         "adaptation": as_curve(averaged(final[1], alive)),
     }
