@@ -34,12 +34,16 @@ def test_everything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("src.report.LAWS", ("constant", "harmonic"))
     monkeypatch.setattr("src.report.LARGER_K", (50,))
     monkeypatch.setattr("src.report.SINE_ITERATIONS", 3)
+    few = ("num_iterations=2", "num_lower_steps=3", "data.split_sizes=[60,40,null]")
+    monkeypatch.setattr("src.report.CLEANING_OVERRIDES", few)
     figures = "src.certification.figures"
     monkeypatch.setattr(f"{figures}.names_of", lambda group: ["unrolled", "implicit_neumann"])
     for steps in ("LOWER_STEPS", "SOLVER_STEPS", "MEMORY_STEPS"):
         monkeypatch.setattr(f"{figures}.{steps}", (4, 9))
     main()
     assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "cleaning_trusted.png",
+        "cleaning_weights.png",
         "counterexample.png",
         "hypergradients.png",
         "laws.md",

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import stdtrit
 
+from src.bilevel.batching import over
 from src.bilevel.types import AlgorithmState, Array, Tree
 from src.experiment.build import Experiment
-from src.experiment.seeds import over_seeds, seed_keys, with_half_widths
+from src.experiment.seeds import seed_keys, with_half_widths
 from src.experiment.shapes import one_task
 
 Curve = dict[str, list[float]]
@@ -118,7 +119,7 @@ def _compiled_scores(experiment: Experiment, num_lower_steps: int, every_step: b
                 batch_size=min(tasks_at_once, num_tasks),
             )
 
-        return over_seeds(score_seed, experiment.settings.seeds, (0, None, 0))(states, data, keys)
+        return over(score_seed, experiment.settings.seeds, (0, None, 0))(states, data, keys)
 
     return jax.jit(score, static_argnums=(3, 4))
 

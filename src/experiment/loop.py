@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from src.bilevel.batching import over
 from src.bilevel.types import Algorithm, AlgorithmState, Array, Metrics, TaskSource, Tree
 from src.experiment.build import Experiment
 from src.experiment.checkpoint import Checkpoints, Progress, Snapshot, no_progress
@@ -24,7 +25,7 @@ from src.experiment.config import Monitor, Settings
 from src.experiment.errors import UserError
 from src.experiment.evaluation import Evaluate, as_numbers, averaged
 from src.experiment.provenance import peak_memory_mib
-from src.experiment.seeds import chosen, over_seeds, seed_keys, with_half_widths
+from src.experiment.seeds import chosen, seed_keys, with_half_widths
 from src.experiment.trouble import Trouble, in_rows, in_scores, in_variables
 from src.experiment.writers import Writer
 
@@ -55,7 +56,7 @@ def make_chunk(source: TaskSource, algorithm: Algorithm, settings: Settings) -> 
 
         return lax.fori_loop(first, stop, body, (state, rows))
 
-    chunk = over_seeds(of_seed, settings.seeds, (0, None, 0, None, None))
+    chunk = over(of_seed, settings.seeds, (0, None, 0, None, None))
     return jax.jit(chunk, donate_argnums=0)
 
 
@@ -144,6 +145,20 @@ def train(
     return Snapshot(state, best, progress)
 
 
+def train_in_memory(experiment: Experiment) -> AlgorithmState:
+    """The state of the first seed after num_iterations: no folder, no validation (for figures)."""
+    settings = experiment.settings._replace(log_every=experiment.settings.num_iterations, seeds=1)
+    chunk = make_chunk(experiment.source, experiment.algorithm, settings)
+    states, _ = chunk(
+        initial_state(experiment.algorithm, settings),
+        experiment.source.data,
+        seed_keys(settings.seed, 1),
+        jnp.int32(0),
+        jnp.int32(settings.num_iterations),
+    )
+    return jax.tree.map(lambda leaf: leaf[0], states)
+
+
 def initial_state(algorithm: Algorithm, settings: Settings) -> AlgorithmState:
     """The states before the first iteration; later or restored ones run the same programs."""
 
@@ -155,7 +170,7 @@ def initial_state(algorithm: Algorithm, settings: Settings) -> AlgorithmState:
         )
 
     keys = seed_keys(settings.seed, settings.seeds)
-    state = jax.jit(over_seeds(init, settings.seeds, (0,)))(keys)
+    state = jax.jit(over(init, settings.seeds, (0,)))(keys)
     # Bound to the device, as what a checkpoint restores is: jit tells the two apart.
     return jax.device_put(state, jax.devices()[0])
 

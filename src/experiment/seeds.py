@@ -5,7 +5,7 @@ problem with shared data cost far less than eight runs. A seed's numbers are tho
 seed alone, up to the rounding of the compiler.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,25 +19,6 @@ from src.bilevel.types import Array, Tree
 def seed_keys(first: int, number: int) -> Array:
     """The keys of the seeds first, first + 1, ... , shape (number,)."""
     return jnp.stack([jax.random.key(seed) for seed in range(first, first + number)])
-
-
-def over_seeds(function: Callable[..., Tree], number: int, axes: Sequence[int | None]) -> Callable:
-    """`function` for each seed: arguments of axis 0 have an axis of seeds, those of None none.
-
-    A single seed is taken out of its axis and put back: its program is that of one run, not that of
-    a vmap over one.
-    """
-    if number > 1:
-        return jax.vmap(function, tuple(axes))
-
-    def alone(*arguments: Tree) -> Tree:
-        own = (
-            argument if axis is None else jax.tree.map(lambda leaf: leaf[0], argument)
-            for argument, axis in zip(arguments, axes, strict=True)
-        )
-        return jax.tree.map(lambda leaf: leaf[None], function(*own))
-
-    return alone
 
 
 def chosen(mask: np.ndarray, ours: Tree, others: Tree) -> Tree:

@@ -11,8 +11,7 @@ from src.bilevel.types import Roles
 from src.experiment.build import build
 from src.experiment.cli import compose_config
 from src.experiment.config import call, check_node, resolve
-from src.experiment.loop import initial_state, make_chunk
-from src.experiment.seeds import seed_keys
+from src.experiment.loop import train_in_memory
 from src.files import write_atomically
 from src.problems.adapting_network import adapting_network
 from src.problems.sine import INPUTS
@@ -57,10 +56,7 @@ def _predictions(config: dict[str, Any], number: int) -> tuple[Any, np.ndarray, 
     experiment = build(config)
     algorithm, source, settings = experiment.algorithm, experiment.source, experiment.settings
     key = jax.random.key(settings.seed)
-    chunk = make_chunk(source, algorithm, settings)
-    last, keys = jnp.int32(settings.num_iterations), seed_keys(settings.seed, 1)
-    states, _ = chunk(initial_state(algorithm, settings), source.data, keys, jnp.int32(0), last)
-    state = jax.tree.map(lambda leaf: leaf[0], states)
+    state = train_in_memory(experiment)
     tasks = source.sample(source.data, jax.random.fold_in(key, 1), "test", number)
     grid = np.linspace(*INPUTS, 200)
 

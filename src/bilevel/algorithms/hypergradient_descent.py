@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from src.bilevel.batching import over
 from src.bilevel.dynamics import residual
 from src.bilevel.lower_solve import run_steps, trajectory
 from src.bilevel.types import (
@@ -81,7 +82,7 @@ def hypergradient_descent(
     def draw_start(fixed_key: Array, keys: Array, x: Tree) -> Tree:
         if lower_start == "fixed":
             return problem.init_lower(fixed_key, x)
-        return jax.vmap(problem.init_lower, (0, None))(keys, x)
+        return over(problem.init_lower, keys.shape[0], (0, None))(keys, x)
 
     def init(key: Array) -> AlgorithmState:
         x_key, start_key = jax.random.split(key)
@@ -97,21 +98,20 @@ def hypergradient_descent(
         """The summed gradient of some tasks, and what each of them reports (leading axis)."""
         size = group.keys.shape[0]
         start_keys, own_keys = jax.vmap(jax.random.split, out_axes=1)(group.keys)
-        prepare = jax.vmap(problem.prepare, (None, 0), axis_size=size)
+        prepare = over(problem.prepare, size, (None, 0))
         context, pull_context = jax.vjp(lambda x: prepare(x, group.tasks), x)
         if lower_start == "warm":
             y0, pull_start = group.start, lambda _: (jax.tree.map(jnp.zeros_like, x),)
         else:
             y0, pull_start = jax.vjp(lambda x: draw_start(y0_key, start_keys, x), x)
-        output = jax.vmap(hypergradient.estimate, (0, 0, 0, None, start_axis, 0))(
-            group.carry, context, group.tasks, params, y0, own_keys
-        )
+        estimate = over(hypergradient.estimate, size, (0, 0, 0, None, start_axis, 0))
+        output = estimate(group.carry, context, group.tasks, params, y0, own_keys)
         through_start = _sum(output.start_gradient) if start_axis is None else output.start_gradient
         x_gradient = jax.tree.map(
             jnp.add, *pull_context(output.context_gradient), *pull_start(through_start)
         )
         metrics = {
-            **jax.vmap(partial(lower_diagnostics, problem, dynamics))(
+            **over(partial(lower_diagnostics, problem, dynamics), size, (0, 0, 0))(
                 context, group.tasks, output.y
             ),
             "upper_loss": output.upper_loss,
