@@ -1,7 +1,8 @@
 """BOML: `python -m src.boml FILE.json [key=value ...] [--dry] [--parity]` runs a BOML file.
 
 Prints what becomes of each key of the file, and the `python -m src.train` line that does the same;
-then runs that. Overrides on the command line win over the file.
+then runs that. Overrides on the command line win over the file. --parity keeps defects of BOML
+too: support and query overlap, which inflates scores.
 """
 
 import argparse
@@ -54,8 +55,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--parity",
         action="store_true",
-        help="BOML's choices where they are no defects: support and query that overlap, turned\n"
-        "characters as classes, MetaInit's network and head, tests with the first step size",
+        help="BOML's choices: turned characters as classes, MetaInit's network and head; and two\n"
+        "of its defects: support and query that overlap, in tests too, which inflates scores,\n"
+        "and tests with the first step size, whatever was learned",
     )
     return found
 

@@ -71,6 +71,34 @@ def test_plain_contents_are_what_pickle_gives(tmp_path, protocol):
     assert [type(a) for a in found["containers"]] == [type(a) for a in content["containers"]]
 
 
+@pytest.mark.parametrize(
+    ("content", "since"), [({1, 2}, 4), (frozenset({3}), 4), (bytearray(b"ab"), 5)]
+)
+def test_what_newer_protocols_write_without_naming_it(tmp_path, content, since):
+    for protocol in range(6):
+        (tmp_path / "file").write_bytes(pickle.dumps(content, protocol))
+        if protocol >= since:
+            assert read_pickle(tmp_path / "file") == content
+        else:
+            with pytest.raises(ValueError, match=rf"names .*{type(content).__name__}, which is"):
+                read_pickle(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "is_it"),
+    [
+        (b"cbuiltins\ndict\n.", lambda found: found is dict),
+        (b"cnumpy\nndarray\n.", lambda found: found == "ndarray"),
+        (b"cnumpy\ndtype\n.", callable),
+        (b"c_codecs\nencode\n.", lambda found: callable(found) and found.__module__ != "_codecs"),
+        (pickle.dumps(np.dtype("f4")), lambda found: found.code == "<f4"),
+    ],
+)
+def test_what_is_named_for_its_own_sake_is_a_stand_in(tmp_path, content, is_it):
+    (tmp_path / "file").write_bytes(content)
+    assert is_it(read_pickle(tmp_path / "file"))
+
+
 class Calls:
     """An object whose pickle calls `function` when it is read."""
 

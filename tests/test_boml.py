@@ -242,6 +242,48 @@ def test_the_command_line_wins(given, kept, gone):
     assert f"{given[0]} on the command line" in "\n".join(table(rows, replaced(rows, given)))
 
 
+@pytest.mark.parametrize(
+    ("options", "given", "gone"),
+    [
+        ({"use_warp": True}, "method=maml", ["mean of F after each step", "method=warp_grad"]),
+        ({"reptile": True}, "method=maml", ["Reptile's lower steps", "differentiates nothing"]),
+        ({"use_t": True}, "method=mt_net", ["part of method=maml"]),
+    ],
+    ids=str,
+)
+def test_what_a_note_is_about_goes_with_the_note(options, given, gone, tmp_path):
+    options = {"method": "MetaInit", "inner_method": "Simple", "outer_method": "Simple", **options}
+    rows = translate("", read(str(written(tmp_path, options))), False)
+    before = "\n".join(table(rows, {}))
+    after = "\n".join(table(rows, replaced(rows, [given])))
+    for text in gone:
+        assert text in before
+        assert text not in after
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "kind", "fragment"),
+    [
+        ({"use_warp": True, "first_order": True}, "first_order", "corrected", "each single step"),
+        ({"inner_opt": "Adam"}, "inner_opt", "corrected", "BOML failed on Adam"),
+        ({"outer_method": "Reverse"}, "inner_method", "corrected", "BOML refused Simple"),
+        ({"inner_method": "Aggr"}, "outer_method", "corrected", "BOML refused Simple"),
+        ({"method": "MetaFeat"}, "inner_method", "corrected", "BOML failed on Simple"),
+    ],
+    ids=str,
+)
+def test_what_boml_could_not_run_is_said(options, key, kind, fragment, tmp_path):
+    simple = {"method": "MetaInit", "inner_method": "Simple", "outer_method": "Simple"}
+    fate = fate_of(written(tmp_path, {**simple, **options}), key)
+    assert fate.kind == kind
+    assert fragment in fate.note
+
+
+def test_parity_says_that_the_overlap_inflates_scores(tmp_path):
+    fate = fate_of(written(tmp_path, {}), "examples_test", parity=True)
+    assert "in tests too, which inflates scores" in fate.note
+
+
 def test_the_options_of_a_network_go_with_it(tmp_path):
     path = written(tmp_path, {"method": "MetaInit", "use_t": True})
     found = overrides_for(path, parity=True, given=["model=linear"])
@@ -265,6 +307,9 @@ def test_the_options_of_a_network_go_with_it(tmp_path):
         ("{\n'T': 5}", ["line 2, column 1", "not JSON", "double quotes"]),
         ('{"T": 5, "T": 6}', ["T stands there twice"]),
         ("[5]", ["no object", '{"method"']),
+        ('{"meta_lr": Infinity}', ["meta_lr=Infinity", "finite number"]),
+        ('{"lr": NaN}', ["lr=NaN", "finite number"]),
+        ("[" * 5000, ["nested too deeply"]),
     ],
     ids=str,
 )

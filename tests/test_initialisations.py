@@ -1,5 +1,7 @@
 """MAML's family: gradients of T-layers, warp layers, masks and starts; what each preset learns."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,12 @@ def test_a_hard_mask_is_a_mask_with_the_slope_of_a_sigmoid():
     slope = jax.jacobian(moved)(logits)[0]
     sigmoid = jax.nn.sigmoid(logits)
     np.testing.assert_allclose(np.diag(slope), -0.5 * 2.0 * sigmoid * (1 - sigmoid), rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_masks_that_could_never_change_are_refused(value):
+    with pytest.raises(ValueError, match=f"^first_logit={value} must be finite.*first_logit=0.1$"):
+        masked_sgd(step_size=0.1, first_logit=value)
 
 
 def test_a_mask_that_lets_all_through_is_sgd():

@@ -102,7 +102,7 @@ REFUSED = [
         ["hypergradient.keep_last=41 is outside 0..40", "keep_last=40"],
     ),
     # Values that do not fit together.
-    (FEW_SHOT, ["problem.ways=7"], ["problem.ways=7", "6 classes", "ways=6"]),
+    (FEW_SHOT, ["problem.ways=7"], ["problem.ways=7", "6 classes", "ways=6", "that split more"]),
     (FEW_SHOT, ["problem.queries=6"], ["problem.shots=1 and queries=6", "has 6", "queries=5"]),
     (FEW_SHOT, ["data.split_sizes=[19,6,6]"], ["data.split_sizes=[19, 6, 6]", "31", "has 30"]),
     (FEW_SHOT, ["data.split_sizes=[18,6]"], ["data.split_sizes=[18, 6] has too few entries"]),
@@ -111,6 +111,17 @@ REFUSED = [
         ["problem=ridge", "method=trhg"],
         ["hypergradient.keep_last=0", "lower_optimizer.learn=scalar"],
         ["keep_last=0", "lower_optimizer.step_size would never be learned"],
+    ),
+    # Nothing but another lower optimizer leaves the masks out.
+    (
+        FEW_SHOT,
+        ["method=reptile", "lower_optimizer=masked_sgd"],
+        ["lower_optimizer.mask_logits is to be learned", "; take lower_optimizer=sgd, or choose"],
+    ),
+    (
+        ["problem=ridge", "method=trhg"],
+        ["hypergradient.keep_last=0", "lower_optimizer=masked_sgd"],
+        ["lower_optimizer.mask_logits would", "; keep a step, or take lower_optimizer=sgd"],
     ),
     (
         ["problem=ridge", "method=bda"],

@@ -94,5 +94,5 @@ def test_overlap_needs_fewer_images():
     assert set(identities(drawn["support"]["images"])) == set(identities(drawn["query"]["images"]))
     with pytest.raises(ValueError, match=r"shots=1 and queries=7 need 7 .* which has 6; choose 6"):
         sources(queries=7, overlap=True)
-    with pytest.raises(ValueError, match="need 7 different drawings"):
+    with pytest.raises(ValueError, match="need 7 different images"):
         sources(shots=1, queries=6)

@@ -1,6 +1,7 @@
 """Upper optimizers against their update rules, written out by hand."""
 
 import inspect
+import math
 
 import numpy as np
 import pytest
@@ -74,9 +75,27 @@ FACTORIES = [
         ("decay", -1.0),
         ("clip_value", 0.0),
         ("clip_norm", -2.0),
+        *((name, math.inf) for name in ("step_size", "decay", "clip_value", "clip_norm")),
+        *((name, math.nan) for name in ("step_size", "decay", "clip_value", "clip_norm")),
     ],
 )
 def test_values_out_of_range_are_refused(factory, name, value):
-    options = {"step_size": 0.1, name: value}
-    with pytest.raises(ValueError, match=f"{name}={value}"):
-        factory(**options)
+    refuse(factory, name, value)
+
+
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [
+        (upper_optimizers.momentum, "momentum"),
+        *((upper_optimizers.adam, name) for name in ("b1", "b2", "eps")),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
+def test_an_option_of_one_optimizer_out_of_range_is_refused(factory, name, value):
+    refuse(factory, name, value)
+
+
+def refuse(factory, name, value):
+    with pytest.raises(ValueError, match=f"^{name}={value} .*; choose "):
+        factory(**{"step_size": 0.1, name: value})

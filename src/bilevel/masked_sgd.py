@@ -13,6 +13,7 @@ zeta, so that a run has no further source of noise:
     soft   m = sigmoid(zeta): a true derivative, but no unit is ever quite fixed
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -34,8 +35,14 @@ def masked_sgd(
     """y_k = y_{k-1} - step_size m(zeta) d_k, zeta learned above, from first_logit.
 
     A first_logit of 0.1 lets every unit adapt at first, and an upper Adam of step size 1e-3 could
-    fix one after 100 iterations. Raises ValueError where step_size <= 0.
+    fix one after 100 iterations. Raises ValueError where step_size <= 0, or first_logit is not
+    finite.
     """
+    if not math.isfinite(first_logit):
+        raise ValueError(
+            f"first_logit={first_logit} must be finite, or the masks would never change; choose "
+            "first_logit=0.1"
+        )
     plain = sgd(step_size=step_size, learn=learn)
 
     def init_params(num_lower_steps: int, y0: Tree) -> dict[str, Tree]:

@@ -4,6 +4,8 @@ All take the mean hypergradient of the meta-batch, clip it (element-wise as in B
 norm), and decay their step size by inverse time: step_size / (1 + decay n), n updates done.
 """
 
+import math
+
 import optax
 
 
@@ -21,8 +23,8 @@ def adam(
     for name, value in (("b1", b1), ("b2", b2)):
         if not 0 <= value < 1:
             raise ValueError(f"{name}={value} is outside [0, 1); choose for example {name}=0.9")
-    if not eps > 0:
-        raise ValueError(f"eps={eps} must be positive; choose for example eps=1e-8")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps={eps} must be positive and finite; choose for example eps=1e-8")
     return _chain(optax.scale_by_adam(b1, b2, eps), step_size, decay, clip_value, clip_norm)
 
 
@@ -61,13 +63,17 @@ def _chain(
     clip_value: float | None,
     clip_norm: float | None,
 ) -> optax.GradientTransformation:
-    if not step_size > 0:
-        raise ValueError(f"step_size={step_size} must be positive; choose for example 0.001")
-    if not decay >= 0:
-        raise ValueError(f"decay={decay} must not be negative; choose decay=0 for none")
+    if not 0 < step_size < math.inf:
+        raise ValueError(
+            f"step_size={step_size} must be positive and finite; choose for example step_size=0.001"
+        )
+    if not 0 <= decay < math.inf:
+        raise ValueError(f"decay={decay} must be finite and not negative; choose decay=0 for none")
     for name, bound in (("clip_value", clip_value), ("clip_norm", clip_norm)):
-        if bound is not None and not bound > 0:
-            raise ValueError(f"{name}={bound} must be positive; choose {name}=null for none")
+        if bound is not None and not 0 < bound < math.inf:
+            raise ValueError(
+                f"{name}={bound} must be positive and finite; choose {name}=null for none"
+            )
     return optax.chain(
         optax.clip(clip_value) if clip_value else optax.identity(),
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),

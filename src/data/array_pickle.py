@@ -61,8 +61,12 @@ class _Reader(pickle.Unpickler):
 def read_pickle(path: Path) -> Any:
     """What a pickle of protocol 0 to 5 holds, be it written by Python 2 or 3.
 
-    Numpy arrays and scalars of numbers and texts, dict, list, tuple, str, bytes, int, float, None,
-    OrderedDict and defaultdict. Texts and bytes of Python 2 become str (latin1).
+    Numpy arrays and scalars of booleans, whole numbers, floats, str and bytes; None, bool, int,
+    float, str, bytes, list, tuple, dict, OrderedDict, defaultdict; and what protocols write without
+    naming it: set and frozenset (4 and 5), bytearray (5). Texts and bytes of Python 2 become str
+    (latin1). A file may also name for its own sake what is named to make these: then the value is
+    one of the types of PLAIN, OrderedDict, defaultdict, or a stand-in of this file (a function, an
+    unfinished dtype, the text "ndarray"). No data set has these, so the caller refuses them.
 
     Raises ValueError where it names anything else, none of which is imported or called, or where it
     is damaged; OSError where it cannot be opened.

@@ -36,10 +36,10 @@ def episodes(
     if ways > smallest:
         raise ValueError(
             f"ways={ways} exceeds the {smallest} classes of the smallest split; choose "
-            f"ways={smallest} or fewer, or other data.split_sizes where the data set has them"
+            f"ways={smallest} or fewer, or give that split more classes"
         )
-    drawings = classes.images.shape[1]
-    _refuse_too_few(drawings, shots, queries, overlap)
+    of_each = classes.images.shape[1]
+    _refuse_too_few(of_each, shots, queries, overlap)
     if classes.streamed:
         data = {split: jnp.asarray(indices) for split, indices in classes.splits.items()}
         take = _from_host(classes.images)
@@ -50,18 +50,18 @@ def episodes(
     def draw_images(key: Array) -> Array:
         """(shots + queries,) indices of images of one class."""
         if not overlap:
-            return jax.random.choice(key, drawings, (shots + queries,), replace=False)
+            return jax.random.choice(key, of_each, (shots + queries,), replace=False)
         keys = jax.random.split(key)
         parts = zip(keys, (shots, queries), strict=True)
         return jnp.concatenate(
-            [jax.random.choice(k, drawings, (number,), replace=False) for k, number in parts]
+            [jax.random.choice(k, of_each, (number,), replace=False) for k, number in parts]
         )
 
     def draw(number: int, key: Array) -> tuple[Array, Array]:
         """(ways,) of `number` classes, and (ways, shots + queries) images of them."""
-        class_key, drawing_key = jax.random.split(key)
+        class_key, image_key = jax.random.split(key)
         chosen = jax.random.choice(class_key, number, (ways,), replace=False)
-        return chosen, jax.vmap(draw_images)(jax.random.split(drawing_key, ways))
+        return chosen, jax.vmap(draw_images)(jax.random.split(image_key, ways))
 
     def sample(data: Tree, key: Array, split: str, n: int) -> Tree:
         draw_one = partial(draw, data[split].shape[0])
@@ -81,16 +81,16 @@ def episodes(
     return TaskSource(data=data, sample=sample, persistent=False)
 
 
-def _refuse_too_few(drawings: int, shots: int, queries: int, overlap: bool) -> None:
-    if overlap and max(shots, queries) > drawings:
+def _refuse_too_few(of_each: int, shots: int, queries: int, overlap: bool) -> None:
+    if overlap and max(shots, queries) > of_each:
         raise ValueError(
-            f"shots={shots} and queries={queries} need {max(shots, queries)} different drawings of "
-            f"a class, which has {drawings}; choose {drawings} or fewer of each"
+            f"shots={shots} and queries={queries} need {max(shots, queries)} different images of a "
+            f"class, which has {of_each}; choose {of_each} or fewer of each"
         )
-    if not overlap and shots + queries > drawings:
+    if not overlap and shots + queries > of_each:
         raise ValueError(
-            f"shots={shots} and queries={queries} need {shots + queries} different drawings of a "
-            f"class, which has {drawings}; choose queries={max(drawings - shots, 1)} or fewer"
+            f"shots={shots} and queries={queries} need {shots + queries} different images of a "
+            f"class, which has {of_each}; choose queries={max(of_each - shots, 1)} or fewer"
         )
 
 

@@ -14,17 +14,24 @@ from src.data.image_classes import SPLITS
 
 SIDE = 84
 SUFFIXES = (".jpg", ".jpeg", ".png")
-RECIPE = 1  # to be raised whenever other arrays come from the same files
+RECIPE = 2  # to be raised whenever other arrays come from the same files
 
 
 def list_folders(parts: Sequence[Path]) -> dict[str, list[Path]]:
     """{"split/class": images, sorted by name} of three folders of class folders, in their order.
 
-    Raises ValueError where one has no class folders, OSError where one cannot be read.
+    Raises ValueError where one is no folder, has no class folders or links to one that is not
+    there; OSError where one cannot be read.
     """
     files: dict[str, list[Path]] = {}
     for split, part in zip(SPLITS, parts, strict=True):
-        folders = [path for path in sorted(part.iterdir()) if path.is_dir() and _shown(path.name)]
+        _refuse_file(part)
+        shown = [path for path in sorted(part.iterdir()) if _shown(path.name)]
+        for path in shown:
+            # Left out in silence, a class would be missing.
+            if not path.exists():
+                raise ValueError(_dangling(path))
+        folders = [path for path in shown if path.is_dir()]
         if not folders:
             raise ValueError(
                 f"{part.name} holds no class folders; put there one folder of images for each class"
@@ -41,6 +48,7 @@ def list_csv(parts: Sequence[Path]) -> dict[str, list[Path]]:
     form, or names an image twice or one that is not there.
     """
     folder, *tables = parts
+    _refuse_file(folder)
     present = set(_image_names(folder))
     files: dict[str, list[Path]] = {}
     for split, table in zip(SPLITS, tables, strict=True):
@@ -59,11 +67,17 @@ def list_csv(parts: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def fingerprint(files: Mapping[str, Sequence[Path]], count: int) -> str:
-    """Changes with the classes, and with names, sizes or times of the files that are read."""
+    """Changes with the classes, and with names, sizes or times of the files that are read.
+
+    Raises ValueError where one of them is a link to a file that is not there.
+    """
     total = hashlib.sha256(repr((RECIPE, SIDE)).encode())
     for name, paths in files.items():
         for path in paths[:count]:
-            status = path.stat()
+            try:
+                status = path.stat()
+            except FileNotFoundError as error:
+                raise ValueError(_dangling(path)) from error
             total.update(repr((name, path.name, status.st_size, status.st_mtime_ns)).encode())
     return total.hexdigest()[:16]
 
@@ -71,7 +85,7 @@ def fingerprint(files: Mapping[str, Sequence[Path]], count: int) -> str:
 def decode_files(files: Mapping[str, Sequence[Path]], count: int) -> np.ndarray:
     """uint8 (classes, count, SIDE, SIDE, 3): the first `count` images of each class.
 
-    Raises ValueError on a file that is no whole image.
+    Raises ValueError on a file that is no whole image, or whose pixels have more than 8 bits.
     """
     images = np.empty((len(files), count, SIDE, SIDE, 3), np.uint8)
     # Decoding leaves Python's lock, so threads are enough.
@@ -90,9 +104,12 @@ def resized(image: Image.Image) -> np.ndarray:
 
 
 def _decode(path: Path) -> np.ndarray:
+    where = f"{path.parent.name}/{path.name}"
     try:
         with Image.open(path) as image:
-            return resized(image.convert("RGB"))
+            mode = image.mode
+            # Of grey pixels of 16 or 32 bits, or floats, convert makes white all beyond 255.
+            pixels = None if mode.startswith(("I", "F")) else resized(image.convert("RGB"))
     except (
         UnidentifiedImageError,
         OSError,
@@ -100,8 +117,13 @@ def _decode(path: Path) -> np.ndarray:
         ValueError,
         Image.DecompressionBombError,
     ) as error:
-        where = f"{path.parent.name}/{path.name}"
         raise ValueError(f"{where} is not a whole image ({error}); copy it again") from error
+    if pixels is None:
+        raise ValueError(
+            f"{where} has pixels of more than 8 bits (Pillow's mode {mode}), and which value is "
+            "white is not known; save it again with 8 bits per channel"
+        )
+    return pixels
 
 
 def _rows(table: Path) -> list[tuple[int, str, str]]:
@@ -112,12 +134,30 @@ def _rows(table: Path) -> list[tuple[int, str, str]]:
             rows = [(reader.line_num, row) for row in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{table.name} is not a CSV file ({error}); copy it again") from error
+    except OSError as error:
+        raise ValueError(
+            f"{table.name} cannot be read ({error.strerror}): a CSV file is needed; copy it again"
+        ) from error
     if not rows or any(not row.get(key) for _, row in rows for key in ("filename", "label")):
         raise ValueError(
             f"{table.name} needs the columns filename and label, both filled in every row; copy it "
             "again"
         )
     return [(line, row["filename"], row["label"]) for line, row in rows]
+
+
+def _refuse_file(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder.name} is a file, but a folder is needed; copy the data set again"
+        )
+
+
+def _dangling(path: Path) -> str:
+    where = f"{path.parent.name}/{path.name}"
+    if not path.is_symlink():
+        return f"{where} has gone; run the same command again"
+    return f"{where} links to {path.readlink()}, which is not there; copy the data set itself"
 
 
 def _image_names(folder: Path) -> list[str]:

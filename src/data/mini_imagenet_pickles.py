@@ -61,7 +61,8 @@ def _parts(content: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         images = _images(content["image_data"], "image_data")
         if not isinstance(content["class_dict"], dict):
             raise ValueError("has a class_dict that is no dict of classes")
-        members = {_name(k): _whole(v, "class_dict") for k, v in content["class_dict"].items()}
+        by_name = _one_to_one({k: _name(k) for k in content["class_dict"]}, "class_dict")
+        members = {n: _whole(content["class_dict"][k], "class_dict") for n, k in by_name.items()}
     elif {"data", "labels"} <= keys:
         images = _images(content["data"], "data")
         members = _by_label(content["labels"], len(images), content.get("catname2label"))
@@ -74,7 +75,10 @@ def _parts(content: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         raise ValueError("has no classes")
     used = np.concatenate(list(members.values()))
     if len(used) and not 0 <= used.min() <= used.max() < len(images):
-        raise ValueError(f"counts images from 0 to {used.max()}, but has {len(images)}")
+        raise ValueError(
+            f"counts images from {used.min()} to {used.max()}, but has {len(images)}, which are 0 "
+            f"to {len(images) - 1}"
+        )
     if len(np.unique(used)) < len(used):
         raise ValueError("has an image in two classes, or twice in one")
     return images, members
@@ -85,6 +89,8 @@ def _images(value: Any, key: str) -> np.ndarray:
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         found = type(value).__name__ if images is None else f"{images.dtype} {images.shape}"
         raise ValueError(f"has {found} as {key}, but uint8 (images, height, width, 3) is needed")
+    if 0 in images.shape[1:]:
+        raise ValueError(f"has images without pixels as {key}: {images.shape}")
     return images
 
 
@@ -98,10 +104,16 @@ def _whole(value: Any, key: str) -> np.ndarray:
 def _by_label(labels: Any, count: int, label_of: Any) -> dict[str, np.ndarray]:
     """{class: indices}; the names are in `label_of`, or are the labels where these are texts."""
     given = np.asarray(labels)
-    if given.shape != (count,) or given.dtype.kind not in "iuU":
+    if given.shape != (count,):
         raise ValueError(f"has {given.dtype} {given.shape} as labels, but {count} are needed")
+    if given.dtype.kind not in "iuU":
+        raise ValueError(
+            f"has labels of dtype {given.dtype}, but whole numbers or texts are needed"
+        )
     if isinstance(label_of, dict):
-        name_of = {label: str(name) for name, label in label_of.items()}
+        by_name = _one_to_one({name: str(name) for name in label_of}, "catname2label")
+        labels = {name: label_of[key] for name, key in by_name.items()}
+        name_of = _one_to_one(labels, "catname2label")
     else:
         name_of = {label: _name(label) for label in given.tolist()}
     found = np.unique(given).tolist()
@@ -109,6 +121,17 @@ def _by_label(labels: Any, count: int, label_of: Any) -> dict[str, np.ndarray]:
     if unknown:
         raise ValueError(f"has the label {unknown[0]}, which catname2label does not name")
     return {name_of[label]: np.flatnonzero(given == label) for label in found}
+
+
+def _one_to_one(mapping: Mapping[Any, Any], key: str) -> dict[Any, Any]:
+    """{value: key of `mapping`}; of two with the same value, one class would be lost."""
+    inverse: dict[Any, Any] = {}
+    for name, value in mapping.items():
+        if value in inverse:
+            both = f"{inverse[value]!r} and {name!r}"
+            raise ValueError(f"has the same {value!r} for two classes, {both}, in {key}")
+        inverse[value] = name
+    return inverse
 
 
 def _name(key: Any) -> str:

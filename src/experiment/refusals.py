@@ -32,17 +32,17 @@ def refuse_unlearnable(
     if hasattr(estimator, "dropped_steps"):
         dropped = estimator.dropped_steps(num_lower_steps, **node.options)
     for learned, per_step in learned_per_step(problem, dynamics, num_lower_steps).items():
-        if learned.partition(".")[0] not in sees:
-            part = learned.partition(".")[0]
+        part, _, quantity = learned.partition(".")
+        if part not in sees:
             why = "a lower solution does not depend on it" if implicit else "it does not look there"
             raise UserError(
                 f"{learned} is to be learned, but hypergradient={name} gives no gradient of it: "
-                f"{why}; learn nothing of {part}, or choose hypergradient=unrolled"
+                f"{why}; {_unlearn(quantity, part)}, or choose hypergradient=unrolled"
             )
         if dropped == num_lower_steps:
             raise UserError(
                 f"hypergradient.keep_last=0 reaches no lower step, so {learned} would never be "
-                "learned; keep a step, or learn nothing of the lower step"
+                f"learned; keep a step, or {_unlearn(quantity, 'the lower step')}"
             )
         if dropped and per_step:
             raise UserError(
@@ -51,6 +51,13 @@ def refuse_unlearnable(
                 "be learned; choose hypergradient=unrolled, or one value for all steps"
             )
     _refuse_unreached_x(name, sees, dropped == num_lower_steps, problem, shapes)
+
+
+def _unlearn(quantity: str, part: str) -> str:
+    """How to have nothing of `part` learned, where `quantity` of it is."""
+    # masked_sgd learns its masks whatever its option `learn` says, which is for the step size.
+    masks = quantity == "mask_logits"
+    return "take lower_optimizer=sgd" if masks else f"learn nothing of {part}"
 
 
 def _refuse_unreached_x(

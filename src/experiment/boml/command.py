@@ -16,7 +16,7 @@ CHOOSES = {"method": ("aggregation", "hypergradient"), "problem": ("data", "mode
 
 
 def replaced(rows: Sequence[Row], given: Sequence[str]) -> dict[str, str]:
-    """The file's overrides that the command line replaces: {override: by what}.
+    """The file's overrides that the command line replaces, and keys that it sets: {...: by what}.
 
     Raises UserError for experiment=..., which sets the same keys as the file.
     """
@@ -31,9 +31,11 @@ def replaced(rows: Sequence[Row], given: Sequence[str]) -> dict[str, str]:
             causes = {**dict.fromkeys(others, by_key[group]), **causes}
     ours = overrides_of_rows(rows)
     found = {text: causes[key] for text in ours if (key := text.partition("=")[0]) in causes}
+    if "method" in by_key:  # its roles too
+        found |= {text: by_key["method"] for text in ours if text.startswith("method.")}
     chosen = [by_key[key] for key in (*GROUPS, "debug") if key in by_key]
     if not chosen:
-        return found
+        return causes | found
     groups = [text for text in ours if text.partition("=")[0] in GROUPS]
     before = _composed(groups)
     after = _composed([text for text in groups if text not in found] + chosen)
@@ -46,7 +48,7 @@ def replaced(rows: Sequence[Row], given: Sequence[str]) -> dict[str, str]:
             found[text] = causes.get(group, by_key.get("problem", chosen[0]))
         elif "debug" in by_key and _at(before, key) != _at(after, key):
             found[text] = by_key["debug"]
-    return found
+    return causes | found
 
 
 def overrides_of_rows(rows: Sequence[Row]) -> list[str]:
@@ -61,13 +63,16 @@ def table(rows: Sequence[Row], by: Mapping[str, str]) -> list[str]:
 
 
 def _told(row: Row, by: Mapping[str, str]) -> str:
-    kept = [text for text in row.fate.overrides if text not in by]
-    lost = dict.fromkeys(by[text] for text in row.fate.overrides if text in by)
+    kind, overrides, note, until = row.fate
+    kept = [text for text in overrides if text not in by]
+    lost = dict.fromkeys(by[key] for key in (*overrides, *until) if key in by)
     if lost and not kept:
         return f"replaced: {' '.join(lost)} on the command line"
+    if any(key in by for key in until or overrides):
+        # What the note is about is gone, and with it why the rest was called anything but used.
+        kind, note = "used", ""
     instead = f"{' '.join(lost)} on the command line" if lost else ""
-    parts = filter(None, [" ".join(kept), row.fate.note, instead])
-    return f"{row.fate.kind}: {'; '.join(parts)}"
+    return f"{kind}: {'; '.join(filter(None, [' '.join(kept), note, instead]))}"
 
 
 def command(overrides: Sequence[str]) -> str:

@@ -4,12 +4,20 @@ What BOML did was read in its sources: test_script/script_helper.py and what it 
 """
 
 from src.experiment.boml.method import method_fates
-from src.experiment.boml.options import Fate, Options, corrected, dead, used, without_effect
+from src.experiment.boml.options import (
+    Fate,
+    Options,
+    corrected,
+    dead,
+    until,
+    used,
+    without_effect,
+)
 from src.experiment.errors import UserError
 
 
 def fates(o: Options, parity: bool) -> dict[str, Fate]:
-    """The fate of each key; `parity`: BOML's choice where that is legitimate.
+    """The fate of each key; `parity`: BOML's choice where there is a switch for it.
 
     Raises UserError for options that do not go together.
     """
@@ -34,18 +42,18 @@ def _episodes(o: Options, parity: bool) -> dict[str, Fate]:
     else:
         dataset = used("data=omniglot", note="BOML had turned characters too (--parity)")
     queries = f"problem.queries={o.examples_test}"
+    disjoint = corrected("support and query disjoint; in BOML they overlapped (--parity)", queries)
+    overlapping = used(
+        queries,
+        "problem.overlap=true",
+        note="as in BOML: support and query overlap, in tests too, which inflates scores",
+    )
     return {
         "dataset": dataset,
         "dataset_path": corrected("data.root=FOLDER, or BILEVEL_DATA in the environment"),
         "classes": used(f"problem.ways={o.classes}"),
         "examples_train": used(f"problem.shots={o.examples_train}"),
-        "examples_test": (
-            used(queries, "problem.overlap=true")
-            if parity
-            else corrected(
-                "support and query disjoint; in BOML they overlapped (--parity)", queries
-            )
-        ),
+        "examples_test": until(overlapping if parity else disjoint, "problem.overlap", "problem"),
         "seed": used(f"seed={o.seed}"),
         "meta_batch_size": used(f"meta_batch_size={o.meta_batch_size}"),
         "test_episodes": used(f"num_test_tasks={o.test_episodes}"),
@@ -60,14 +68,14 @@ def _upper_steps(o: Options) -> dict[str, Fate]:
         "outer_opt": used(f"upper_optimizer={o.outer_opt.lower()}"),
         "meta_lr": used(f"upper_optimizer.step_size={o.meta_lr}"),
         "meta_lr_decay_rate": (
-            corrected("BOML's MetaInit took 1e-05 whatever it said", decay)
+            until(corrected("BOML's MetaInit took 1e-05 whatever it said", decay), "method")
             if ignored
             else used(decay)
         ),
         "clip_value": (
             used(f"upper_optimizer.clip_value={o.clip_value}")
             if o.clip_value > 0
-            else used(note="off, as it is here")
+            else until(used(note="off, as it is here"), "upper_optimizer.clip_value")
         ),
     }
 

@@ -1,6 +1,7 @@
 """BOML's JSON files: read, checked, and told key by key what becomes of them here."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -12,6 +13,7 @@ from src.experiment.errors import UserError
 
 # What a file leaves out is set to BOML's default, but for keys that change no method: there ours.
 OURS = ("bda_s", "bda_t", "resume", "print_interval", "save_interval", "test_episodes")
+HINT = "; names and texts need double quotes, and no comma follows the last entry"
 SKIPPED = ("continue_from", "gpu_to_use")  # BOML skipped any key that contains one of these
 
 
@@ -34,8 +36,13 @@ def read(path: str) -> dict[str, Any]:
         raise UserError(f"{path} is not text in UTF-8: name a BOML file") from error
     except json.JSONDecodeError as error:
         where = f"{path}, line {error.lineno}, column {error.colno}"
-        hint = "; names and texts need double quotes, and no comma follows the last entry"
-        raise UserError(f"{where}: not JSON: {error.msg}{hint}") from error
+        raise UserError(f"{where}: not JSON: {error.msg}{HINT}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not JSON: nested too deeply{HINT}") from error
+    except ValueError as error:  # what Python says of such a number is no help here
+        raise UserError(
+            f"{path}: not JSON: a whole number of thousands of digits; write a smaller one"
+        ) from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if not isinstance(found, dict):
@@ -49,8 +56,9 @@ def read(path: str) -> dict[str, Any]:
 def translate(path: str, found: Mapping[str, Any], parity: bool) -> list[Row]:
     """A row per key of the file, then those of BOML's defaults that matter and that it leaves out.
 
-    `parity`: BOML's choices where they are legitimate. Raises UserError, the file's name first, for
-    a key that BOML never had, a value of a wrong type, and options that do not go together.
+    `parity`: BOML's choices where there is a switch for them. Raises UserError, the file's name
+    first, for a key that BOML never had, a value of a wrong type, and options that do not go
+    together.
     """
     skipped = [key for key in found if any(part in key for part in SKIPPED)]
     try:
@@ -83,8 +91,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, value in pairs:
         if key in found:
             raise UserError(f"{key} stands there twice; keep one of them")
+        if not _is_finite(value):
+            raise UserError(
+                f"{key}={json.dumps(value)[:40]}: NaN, Infinity and numbers that overflow are no "
+                "JSON; write a finite number"
+            )
         found[key] = value
     return found
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _as_bool(value: Any) -> Any:
@@ -113,4 +132,5 @@ def _as_text(fate: Fate, value: Any, read_as: Any) -> Fate:
     if not isinstance(read_as, bool) or not isinstance(value, str):
         return fate
     why = f"the text {json.dumps(value)} is read as {json.dumps(read_as)}"
-    return Fate("corrected", fate.overrides, "; ".join(filter(None, (why, fate.note))))
+    note = "; ".join(filter(None, (why, fate.note)))
+    return fate._replace(kind="corrected", note=note)

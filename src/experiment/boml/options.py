@@ -57,11 +57,21 @@ class Options(NamedTuple):
 
 
 class Fate(NamedTuple):
-    """What becomes of a key: which overrides for src.train it is a reason for, and why."""
+    """What becomes of a key: which overrides for src.train it is a reason for, and why.
+
+    The note, or the whole fate if it has no overrides, holds until the command line chooses one of
+    `until`, which are keys of ours; where that is empty, until it replaces one of the overrides.
+    """
 
     kind: Literal["used", "no effect", "dead in BOML", "corrected"]
     overrides: tuple[str, ...] = ()
     note: str = ""
+    until: tuple[str, ...] = ()
+
+
+def until(fate: Fate, *keys: str) -> Fate:
+    """The same fate, which holds until the command line chooses one of these keys of ours."""
+    return fate._replace(until=keys)
 
 
 def used(*overrides: str, note: str = "") -> Fate:
