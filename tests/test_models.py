@@ -13,7 +13,8 @@ from src.certification.cases import tiny_few_shot, tiny_images
 from src.models.conv4 import conv4
 from src.models.convolution import convolve_by_patches, convolve_natively
 from src.models.layers import WeightsInit
-from src.models.mlp import linear, mlp
+from src.models.mlp import flat, linear, mlp
+from src.problems.adapting_network import adapting_network
 from src.problems.few_shot import accuracy, cross_entropy, few_shot
 
 IMAGES = np.random.default_rng(0).random((6, 28, 28, 1))
@@ -184,3 +185,11 @@ def test_the_l2_term_of_the_lower_objective():
         context, task, y, None
     )
     assert float(difference) == pytest.approx(0.15 * square)
+
+
+def test_a_network_without_weights_learns_nothing_above_but_a_start():
+    example = jnp.zeros((1, 2, 2, 1))
+    with pytest.raises(ValueError, match="the model has no weights .* choose model=linear"):
+        adapting_network(flat(), Roles("head", False), example, 3, "zeros")
+    network = adapting_network(flat(), Roles("head", True), example, 3, "zeros")
+    assert network.init_upper(jax.random.key(0))["head"]["weights"].shape == (4, 3)

@@ -48,8 +48,8 @@ def adapting_network(
     `head_init` draws the first W: zeros, xavier (uniform +-sqrt(6 / (d + outputs))) or normal
     (variance 1); b starts from zeros.
 
-    Raises ValueError for lower_variable=all without a learned start, and for a model that such
-    inputs do not fit.
+    Raises ValueError where the roles leave nothing to learn, and for a model that such inputs do
+    not fit.
     """
     everything = roles.lower_variable == "all"
     if everything and not roles.learn_start:
@@ -58,12 +58,17 @@ def adapting_network(
             "choose method.learn_start=true (MAML), or method.lower_variable=head"
         )
     try:
-        jax.eval_shape(model.init, jax.random.key(0), example)
+        weights = jax.eval_shape(model.init, jax.random.key(0), example)
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(
             f"the model does not fit inputs of shape {example.shape[1:]} ({error}); choose another "
             "model=..., such as model=mlp"
         ) from error
+    if not roles.learn_start and not jax.tree.leaves(weights):
+        raise ValueError(
+            "the model has no weights and method.learn_start=false, so nothing would be learned "
+            "above: choose model=linear, or a method with a learned start, such as method=anil"
+        )
     transformed = model.transforms_head and roles.learn_start
 
     def draw_head(key: Array, network: Tree) -> Tree:
