@@ -189,7 +189,7 @@ def test_the_l2_term_of_the_lower_objective():
 
 def test_a_network_without_weights_learns_nothing_above_but_a_start():
     example = jnp.zeros((1, 2, 2, 1))
-    with pytest.raises(ValueError, match="the model has no weights .* choose model=linear"):
+    with pytest.raises(ValueError, match=r"the model has no weights .* choose model=linear"):
         adapting_network(flat(), Roles("head", False), example, 3, "zeros")
     network = adapting_network(flat(), Roles("head", True), example, 3, "zeros")
     assert network.init_upper(jax.random.key(0))["head"]["weights"].shape == (4, 3)
