@@ -11,7 +11,7 @@ from src.experiment import run as run_module
 from src.experiment.build import build
 from src.experiment.errors import UserError
 from src.experiment.run import run
-from src.experiment.seeds import across, chosen
+from src.experiment.seeds import across, chosen, named_seeds
 from src.experiment.stored_run import evaluate_again, read_config
 from tests.conftest import QUIET, config_of, linear_few_shot, read_metrics, without_timings
 
@@ -131,6 +131,11 @@ def test_a_stored_run_of_several_seeds_is_tested_again(tmp_path):
     assert list(best.step) == result["best/step"]
     found = {name: values[-1] for name, values in best.curve.items()}
     assert found["test/accuracy"] == result["best/test/accuracy"]
+
+
+def test_seeds_have_a_name():
+    assert named_seeds({"seed": 3, "seeds": 1}) == "seed 3"
+    assert named_seeds({"seed": 3, "seeds": 4}) == "seeds 3 to 6"
 
 
 def test_choosing_seed_by_seed():

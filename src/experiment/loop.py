@@ -25,7 +25,7 @@ from src.experiment.config import Monitor, Settings
 from src.experiment.errors import UserError
 from src.experiment.evaluation import Evaluate, as_numbers, averaged
 from src.experiment.provenance import peak_memory_mib
-from src.experiment.seeds import chosen, seed_keys, with_half_widths
+from src.experiment.seeds import across, chosen, seed_keys, with_half_widths
 from src.experiment.trouble import Trouble, in_rows, in_scores, in_variables
 from src.experiment.writers import Writer
 
@@ -111,7 +111,8 @@ def train(
             progress, settings, checkpoints, in_rows(progress.pending, stop, limits)
         )
         rate = progress.iterations_per_second()
-        writer.progress(stop, float(np.mean(rows[-1]["upper_loss"])), rate)
+        shown, _ = across(np.array(rows[-1]["upper_loss"]), progress.alive())
+        writer.progress(stop, float(shown), rate)
 
         row: dict = {}
         if stop % settings.log_every == 0:

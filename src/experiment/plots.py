@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from src.experiment.seeds import named_seeds
 from src.experiment.writers import Row
 from src.files import write_atomically
 
@@ -74,9 +75,7 @@ def adaptation_curve(curve: Mapping[str, list[float]], path: Path, title: str) -
 
 def title_of(config: Mapping[str, Any]) -> str:
     """What a run's pictures are headed."""
-    first, number = config["seed"], config["seeds"]
-    seeds = f"seed {first}" if number == 1 else f"seeds {first} to {first + number - 1}"
-    return f"{config['problem']['name']} — {config['method']['name']}, {seeds}"
+    return f"{config['problem']['name']} — {config['method']['name']}, {named_seeds(config)}"
 
 
 def _draw_panels(

@@ -21,6 +21,12 @@ def seed_keys(first: int, number: int) -> Array:
     return jnp.stack([jax.random.key(seed) for seed in range(first, first + number)])
 
 
+def named_seeds(config: Mapping[str, Any]) -> str:
+    """The seeds of a run, for people: seed 0, or seeds 0 to 4."""
+    first, number = config["seed"], config["seeds"]
+    return f"seed {first}" if number == 1 else f"seeds {first} to {first + number - 1}"
+
+
 def chosen(mask: np.ndarray, ours: Tree, others: Tree) -> Tree:
     """Seed by seed `ours` where the mask (seeds,) holds, else `others`."""
 

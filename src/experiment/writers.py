@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.experiment.config import WandbOptions
 from src.experiment.errors import UserError
+from src.experiment.seeds import named_seeds
 from src.files import write_text
 
 Row = dict[str, Any]
@@ -140,7 +141,13 @@ def wandb_writer(options: WandbOptions, run_dir: Path, config: Mapping[str, Any]
         project=options.project,
         group=options.group,
         tags=options.tags,
-        name=f"{config['problem']['name']}-{config['method']['name']}-seed{config['seed']}",
+        name="-".join(
+            (
+                config["problem"]["name"],
+                config["method"]["name"],
+                named_seeds(config).replace(" ", ""),
+            )
+        ),
         config=dict(config),
         settings=wandb.Settings(silent=True),
     )
