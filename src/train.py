@@ -42,7 +42,10 @@ def summary(result: Mapping[str, Any]) -> str:
     monitored = result["monitor"]
     if result[monitored] != result[f"best/{monitored}"]:
         best = result["best/step"]
-        steps = [step for step in best if step is not None] if isinstance(best, list) else [best]
+        dead = [int(seed) - result["seeds"][0] for seed in result.get("failed_seeds", {})]
+        steps = [best]
+        if isinstance(best, list):
+            steps = [step for i, step in enumerate(best) if i not in dead]
         columns[f"best by {monitored} ({iterations(steps)})"] = "best/"
     names = [key for key in result if key.startswith("test/") and not key.endswith("_ci95")]
     table = [["", *columns]]
@@ -52,8 +55,9 @@ def summary(result: Mapping[str, Any]) -> str:
     speed = f"{result['iterations_per_second']:.4g} iterations/s, {result['seconds']:.1f} s in all"
     seeds = result.get("seeds", [])
     if seeds:
-        kept = len(seeds) - len(result["failed_seeds"])
-        speed += f"\nmeans of {kept} seeds and their 95 % intervals"
+        failed = result["failed_seeds"]
+        speed += f"\nmeans of {len(seeds) - len(failed)} of {len(seeds)} seeds, 95 % intervals"
+        speed += "".join(f"\nseed {seed} is left out: {why}" for seed, why in failed.items())
     return "\n".join([*aligned(table), speed])
 
 

@@ -42,6 +42,15 @@ def test_detection_is_scikit_learns(ties):
     assert float(found["detection_auc"]) == pytest.approx(expected, rel=1e-12)
 
 
+def test_counts_of_many_samples_do_not_overflow():
+    polluted = GENERATOR.random(60_000) < 0.8
+    weights = GENERATOR.normal(1 - polluted, 1).astype(np.float32)
+    with jax.enable_x64(False):
+        found = jax.jit(detection)(jnp.array(weights), 0.5, jnp.array(polluted))
+    expected = metrics.roc_auc_score(polluted, -weights)
+    assert float(found["detection_auc"]) == pytest.approx(expected, abs=1e-4)
+
+
 def test_no_report_has_no_precision_and_equal_weights_say_nothing():
     found = detection(jnp.full(6, 0.7), 0.5, jnp.arange(6) < 2)
     assert {name: float(v) for name, v in found.items()} == {

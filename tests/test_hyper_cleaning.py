@@ -189,6 +189,13 @@ def test_variants_run_and_leave_their_pictures(overrides, tmp_path):
     assert ("upper_variable" in result) == learned
 
 
+@pytest.mark.parametrize("overrides", [["problem.batch_size=8"], ["lower_start=redrawn"]], ids=str)
+def test_both_splits_score_one_and_the_same_lower_variable(overrides, tmp_path):
+    result = run(config_of(*SMALL, "problem.head_init=xavier", *overrides), tmp_path)
+    assert result["test/upper_loss"] == result["validation/upper_loss"]
+    assert result["test/mean_loss"] != result["validation/mean_loss"]
+
+
 def test_cleaning_beats_training_on_everything(tmp_path):
     """On the bundled digits, in a tiny protocol: the numbers of README are another matter."""
     longer = [*SMALL, "num_iterations=30", "num_lower_steps=40", "method=rhg"]
@@ -209,6 +216,7 @@ def test_cleaning_beats_training_on_everything(tmp_path):
         ({"noise": 1.0}, r"^noise=1.0 must be in \[0, 1\)"),
         ({"noise": -0.1}, r"^noise=-0.1 must be in \[0, 1\)"),
         ({"noise": float("nan")}, "^noise=nan"),
+        ({"noise": 0.99}, "^noise=0.99 of 20 training labels is all of them"),
         ({"lower_l2": -1.0}, "^lower_l2=-1.0"),
         ({"batch_size": 0}, "^batch_size=0 must be at least 1"),
         ({"weighting": "clip", "initial": -2.0}, r"^initial=-2.0 is outside 0\.\.1"),

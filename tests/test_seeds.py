@@ -10,9 +10,11 @@ import pytest
 from src.experiment import run as run_module
 from src.experiment.build import build
 from src.experiment.errors import UserError
+from src.experiment.plots import learning_curves
 from src.experiment.run import run
 from src.experiment.seeds import across, chosen, named_seeds
 from src.experiment.stored_run import evaluate_again, read_config
+from src.train import summary
 from tests.conftest import QUIET, config_of, linear_few_shot, read_metrics, without_timings
 
 CLEANING = [
@@ -108,9 +110,24 @@ def test_a_seed_that_fails_is_left_out_and_said(tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose([values[0], values[2]], kept, rtol=1e-9, err_msg=name)
         assert result[name] == pytest.approx(np.mean(kept))
     assert result["per_seed"]["test/upper_loss"][1] is None
+    assert result["per_seed"]["best/test/upper_loss"][1] is None
+    shown = summary(result)
+    assert "means of 2 of 3 seeds" in shown
+    assert "seed 1 is left out: train/lower_loss became nan" in shown
+    again = evaluate_again(tmp_path / "run", read_config(tmp_path / "run"), "best", None, None)
+    assert list(again.step) == [result["best/step"][0], result["best/step"][2]]
     assert result["best/step"][1] is None
     assert all(row["failed_seeds"] == 1 for row in read_metrics(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+
+
+def test_curves_are_drawn_when_the_interval_ends(tmp_path):
+    """As where all seeds but one have failed."""
+    rows = [
+        {"step": 1, "validation/accuracy": 0.5, "validation/accuracy_ci95": 0.1},
+        {"step": 2, "validation/accuracy": 0.6},
+    ]
+    assert learning_curves(rows, tmp_path / "curves.png", "title")
 
 
 def test_when_no_seed_is_left_the_run_ends(tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def test_values_out_of_range_are_refused(factory, name, value):
         (upper_optimizers.momentum, "momentum"),
         *((upper_optimizers.adam, name) for name in ("b1", "b2", "eps")),
     ],
-    ids=str,
+    ids=lambda part: part if isinstance(part, str) else part.__name__,
 )
 @pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
 def test_an_option_of_one_optimizer_out_of_range_is_refused(factory, name, value):

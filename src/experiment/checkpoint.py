@@ -154,16 +154,7 @@ def claim(run_dir: Path, identity: Mapping[str, Any], resume: str) -> None:
     if not path.exists():
         write_json(path, {"format": FORMAT, "config": mine})
         return
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        found_format, theirs = stored["format"], stored["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: choose another hydra.run.dir") from error
-    if found_format != FORMAT:
-        raise UserError(
-            f"{run_dir} was written in checkpoint format {found_format}, this code reads format "
-            f"{FORMAT}: choose another hydra.run.dir, or the version of the code that wrote it"
-        )
+    theirs = refuse_other_format(run_dir)
     if theirs != mine:
         different = "; ".join(_differences("", theirs, mine)[:4])
         raise UserError(
@@ -175,6 +166,27 @@ def claim(run_dir: Path, identity: Mapping[str, Any], resume: str) -> None:
             f"resume=never, but {run_dir} already holds this run: choose another hydra.run.dir, "
             "or resume=auto to continue it"
         )
+
+
+def refuse_other_format(run_dir: Path) -> Any:
+    """The configuration that a run folder belongs to, {} where it says none.
+
+    Raises UserError where it is damaged, or of another format.
+    """
+    path = run_dir / "identity.json"
+    if not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        found_format, config = stored["format"], stored["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: choose another hydra.run.dir") from error
+    if found_format != FORMAT:
+        raise UserError(
+            f"{run_dir} was written in checkpoint format {found_format}, this code reads format "
+            f"{FORMAT}: choose another hydra.run.dir, or the version of the code that wrote it"
+        )
+    return config
 
 
 def _differences(path: str, theirs: Any, mine: Any) -> list[str]:

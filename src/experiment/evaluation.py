@@ -111,7 +111,9 @@ def _compiled_scores(experiment: Experiment, num_lower_steps: int, every_step: b
     ) -> dict[str, Array]:
         def score_seed(state: AlgorithmState, data: Tree, key: Array) -> dict[str, Array]:
             seeded = source.seeded(data, key)
-            base = jax.random.fold_in(key, 2**31 - _SPLITS[split])
+            # Of a persistent task both splits score one y_K: the same mini-batches, the same start.
+            number = _SPLITS["validation" if source.persistent else split]
+            base = jax.random.fold_in(key, 2**31 - number)
             task_keys = jax.vmap(jax.random.fold_in, (None, 0))(base, jnp.arange(num_tasks))
             return jax.lax.map(
                 lambda key: score_task(state, seeded, key, split),

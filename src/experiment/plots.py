@@ -42,9 +42,11 @@ def learning_curves(rows: list[Row], path: Path, title: str) -> bool:
             marker = "o" if held_out or len(steps) == 1 else None
             style = "--" if held_out else "-"
             axes.plot(steps, values, colour + style, label=label, marker=marker, markersize=4)
-            half = _columns(rows, (f"{metric}_ci95",)).get(f"{metric}_ci95")
-            if half is not None:
-                low, high = (np.add(values, sign * np.array(half[1])) for sign in (-1, 1))
+            # None in the rows after all seeds but one have failed.
+            half_of = {row["step"]: row.get(f"{metric}_ci95", 0.0) for row in rows}
+            half = np.array([half_of[step] for step in steps])
+            if half.any():
+                low, high = np.array(values) - half, np.array(values) + half
                 axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         values = [value for _, column in columns.values() for value in column]
         if name in LOGARITHMIC and min(values) > 0 and max(values) > WIDE * min(values):

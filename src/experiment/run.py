@@ -1,7 +1,6 @@
 """One run, from a composed config to result.json."""
 
 import fcntl
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -126,7 +125,7 @@ def _train_and_score(
             lambda path: adaptation_curve(result["adaptation"], path, title),
         )
         pictures += _drawn(run_dir / "tasks.png", lambda path: _draw_tasks(experiment, path))
-        pictures += _draw_samples(experiment, trained.state, run_dir, title)
+        pictures += _draw_samples(experiment, trained, run_dir, config)
     finally:
         writer.close(result, pictures)
     assert result is not None  # otherwise an exception is on its way
@@ -152,14 +151,17 @@ def _draw_tasks(experiment: Experiment, path: Path) -> bool:
 
 
 def _draw_samples(
-    experiment: Experiment, state: AlgorithmState, run_dir: Path, title: str
+    experiment: Experiment, trained: Snapshot, run_dir: Path, config: Mapping[str, Any]
 ) -> list[Path]:
-    """The learned weights of training samples, where the problem has such: of the first seed."""
+    """The learned weights of training samples, where the problem has such: of one seed."""
     weighted = experiment.problem.weighted_samples
     if weighted is None:
         return []
-    source, key = experiment.source, jax.random.key(experiment.settings.seed)
-    x = jax.tree.map(lambda leaf: leaf[0], state.variables["problem"])
+    index = trained.progress.alive().index(True)
+    seed = experiment.settings.seed + index
+    title = title_of({**config, "seed": seed, "seeds": 1})
+    source, key = experiment.source, jax.random.key(seed)
+    x = jax.tree.map(lambda leaf: leaf[index], trained.state.variables["problem"])
     task = one_task(source, source.seeded(source.data, key), key, "train")
     samples = jax.device_get(weighted(x, task))
     return [
@@ -177,7 +179,8 @@ def _result(
 ) -> dict[str, Any]:
     """Final scores under their logged names; those of the best states behind "best/".
 
-    Of several seeds the means, and under "per_seed" what they are means of.
+    Of several seeds the means, and under "per_seed" what they are means of; null there is a seed
+    that failed.
     """
     settings, monitor = experiment.settings, experiment.monitor
     several = settings.seeds > 1
@@ -219,7 +222,8 @@ def _result(
     if several:
         result |= _each_seed(settings, progress.failed, {"": final, "best/": best})
     x = jax.tree.map(np.asarray, trained.state.variables["problem"])
-    if 0 < sum(leaf.size for leaf in jax.tree.leaves(x)) <= MAX_LISTED_ENTRIES:
+    entries = sum(leaf[0].size for leaf in jax.tree.leaves(x))
+    if 0 < entries <= MAX_LISTED_ENTRIES:  # of each seed
         listed = [
             jax.tree.map(lambda leaf, i=i: leaf[i].tolist(), x) if alive[i] else None
             for i in range(settings.seeds)
@@ -239,7 +243,10 @@ def _each_seed(
             str(seed): reason for seed, reason in zip(seeds, failed, strict=True) if reason
         },
         "per_seed": {
-            f"{prefix}{name}": [v if math.isfinite(v) else None for v in values.tolist()]
+            f"{prefix}{name}": [
+                None if reason else value
+                for value, reason in zip(values.tolist(), failed, strict=True)
+            ]
             for prefix, pair in scored.items()
             for found in pair
             for name, values in found.last().items()

@@ -10,17 +10,18 @@ import numpy as np
 
 from src.bilevel.types import AlgorithmState
 from src.experiment.build import Experiment, build
-from src.experiment.checkpoint import open_checkpoints
+from src.experiment.checkpoint import open_checkpoints, refuse_other_format
 from src.experiment.compilation import use_compilation_cache
 from src.experiment.errors import UserError
 from src.experiment.evaluation import Curve, as_curve, averaged, make_evaluate
 from src.experiment.loop import evaluation_state, fresh_snapshot
 from src.experiment.seeds import chosen
 from src.experiment.shapes import learned_per_step
+from src.experiment.trouble import in_scores
 
 
 class Scored(NamedTuple):
-    """What was found: the iteration of each seed's state, and test scores by lower step."""
+    """What was found: the iteration of each (sound) seed's state, and test scores by lower step."""
 
     step: tuple[int, ...]
     num_test_tasks: int
@@ -41,6 +42,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); the run cannot be read") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged: it holds no configuration")
+    refuse_other_format(run_dir)
     return config
 
 
@@ -66,7 +68,12 @@ def evaluate_again(
         stored = _stored_state(run_dir, experiment, checkpoint)
         tasks = 1 if experiment.source.persistent else settings.num_test_tasks
         scores = make_evaluate(experiment, steps, every_step=True)(stored.state, "test", tasks)
-    return Scored(stored.step, tasks, as_curve(averaged(scores, stored.alive)))
+    sound = [trouble is None for trouble in in_scores(scores.last(), max(stored.step))]
+    alive = [a and b for a, b in zip(stored.alive, sound, strict=True)]
+    if not any(alive):
+        raise UserError(f"run={run_dir}: the scores of no seed are numbers")
+    steps = tuple(step for step, goes_on in zip(stored.step, alive, strict=True) if goes_on)
+    return Scored(steps, tasks, as_curve(averaged(scores, alive)))
 
 
 class _Stored(NamedTuple):

@@ -10,8 +10,8 @@ def f1_scores(predicted: Array, labels: Array, num_classes: int) -> Metrics:
 
     With counts over all classes, the plain mean over classes, and the mean weighted by how many
     rows a class has. Micro is the accuracy, as each row has one label. (BDA's script prints micro
-    and macro under each other's name.) A class that neither occurs nor is predicted counts as 0, as
-    in scikit-learn.
+    and macro under each other's name.) A class that neither occurs nor is predicted counts as 0: in
+    scikit-learn, labels=range(num_classes) with zero_division=0.
     """
     classes = jnp.arange(num_classes)
     is_class, said_class = labels[:, None] == classes, predicted[:, None] == classes
@@ -33,19 +33,23 @@ def detection(weights: Array, threshold: Array | float, polluted: Array) -> Metr
     one half.
     """
     reported = weights < threshold
-    hits, reports, truths = (reported & polluted).sum(), reported.sum(), polluted.sum()
+    # As floats: products of counts leave int32 at some 50,000 samples.
+    hits, reports, truths = (
+        part.sum(dtype=weights.dtype) for part in (reported & polluted, reported, polluted)
+    )
     ordered = jnp.sort(weights)
     # Mean ranks, from 1: equal weights share theirs.
     below, up_to = (jnp.searchsorted(ordered, weights, side=side) for side in ("left", "right"))
     ranks = (below + up_to + 1) / 2
     clean = polluted.size - truths
-    # How many (polluted, clean) pairs there are in which the polluted one weighs more.
-    wrong_pairs = jnp.where(polluted, ranks, 0).sum() - truths * (truths + 1) / 2
+    # The share of (polluted, clean) pairs in which the polluted one weighs more.
+    mean_rank = jnp.where(polluted, ranks, 0).sum() / truths
+    heavier = (mean_rank - (truths + 1) / 2) / clean
     return {
         "detection_precision": hits / jnp.maximum(reports, 1),
         "detection_recall": hits / truths,
         "detection_f1": 2 * hits / (reports + truths),
-        "detection_auc": 1 - wrong_pairs / truths / clean,
+        "detection_auc": 1 - heavier,
     }
 
 

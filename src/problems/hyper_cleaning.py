@@ -44,7 +44,8 @@ BASELINES = {
     "validation": "mean over the validation samples",
 }
 # A weight below this is a report of a polluted sample: sigmoid(0), the middle, the mean.
-THRESHOLDS = {"sigmoid": 0.5, "clip": 0.5, "softmax": 1.0}
+# (Below the mean by more than rounding: equal weights report nothing.)
+THRESHOLDS = {"sigmoid": 0.5, "clip": 0.5, "softmax": 1.0 - 1e-4}
 
 
 def hyper_cleaning(
@@ -132,6 +133,7 @@ def hyper_cleaning(
         metrics = {
             "upper_loss": upper_objective(context, task, y, None)[0],
             "lower_loss": lower_objective(context, task, y, None),
+            "mean_loss": jnp.mean(losses(y, rows)),
             "accuracy": accuracy(scores, rows["labels"]),
             **f1_scores(scores.argmax(-1), rows["labels"], data.num_classes),
         }
@@ -235,6 +237,12 @@ def _refuse(
         raise ValueError(
             f"noise={noise} must be in [0, 1), the share of training labels that are polluted; "
             "choose noise=0.5"
+        )
+    rows = len(data.labels["train"])
+    if number_polluted(rows, noise) == rows:
+        raise ValueError(
+            f"noise={noise} of {rows} training labels is all of them, which leaves none to learn "
+            "from; choose noise=0.5"
         )
     if not lower_l2 >= 0:
         raise ValueError(f"lower_l2={lower_l2} must not be negative; choose lower_l2=0 for none")
