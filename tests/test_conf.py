@@ -40,7 +40,11 @@ def overrides_for(problem, folder):
     if problem == "few_shot":
         # The programs of tests/test_run.py, so that a worker compiles them once.
         return ["problem=few_shot", *small_few_shot(folder), "num_iterations=2", "log_every=3"]
-    return [f"problem={problem}", *QUIET, *SHORT]
+    quick = [f"problem={problem}", *QUIET, *SHORT]
+    if problem == "hyper_cleaning":
+        # Convolutions on all the digits a hundred times would take a minute.
+        quick += ["data.split_sizes=[40,40,40]", "num_lower_steps=3"]
+    return quick
 
 
 def with_choice(base, group, file):
@@ -95,21 +99,21 @@ def build_for_run(config):
 
 @pytest.mark.parametrize(("group", "file"), PAIRS)
 def test_every_file_builds_and_runs(group, file, omniglot_folder, tmp_path):
-    fitting, refusals = [], []
-    needed = []
+    needed, refusals = [], []
     if group == "data" or file in DATA_OF:
         needed = files_of_data(DATA_OF.get(file, file), tmp_path / "data")
     for overrides in candidates(group, file, omniglot_folder):
         config = config_of(*overrides, *needed)
         try:
             build_for_run(config)
-            fitting.append(config)
         except UserError as error:
             refusals.append(str(error))
-    assert fitting, refusals
-    result = run(fitting[0], tmp_path / "run")
-    assert math.isfinite(result["test/upper_loss"])
-    assert result["iterations"] == fitting[0]["num_iterations"]
+            continue
+        result = run(config, tmp_path / "run")
+        assert math.isfinite(result["test/upper_loss"])
+        assert result["iterations"] == config["num_iterations"]
+        return
+    pytest.fail(f"no problem takes it: {refusals}")
 
 
 # Refused on purpose: f alone has a singular Hessian; the network of points has no such layers.

@@ -248,6 +248,7 @@ def test_labels_outside_the_classes_are_refused():
         ),
         (["method=hoag", "hypergradient.damping=0"], "singular"),
         (["meta_batch_size=2"], "one fixed task"),
+        (["model=conv4_mini"], "does not fit inputs of shape (8, 8, 1)"),
     ],
     ids=str,
 )

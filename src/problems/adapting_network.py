@@ -40,6 +40,21 @@ class AdaptingNetwork(NamedTuple):
     formula: str
 
 
+def network_shapes(model: Model, example: Array) -> tuple[Tree, jax.ShapeDtypeStruct]:
+    """The shapes of a network's weights and of its features (1, d), for inputs like `example`.
+
+    Raises ValueError for a model that such inputs do not fit.
+    """
+    try:
+        weights = jax.eval_shape(model.init, jax.random.key(0), example)
+        return weights, jax.eval_shape(model.apply, weights, example)
+    except (ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"the model does not fit inputs of shape {example.shape[1:]} ({error}); choose another "
+            "model=..., such as model=mlp"
+        ) from error
+
+
 def adapting_network(
     model: Model, roles: Roles, example: Array, num_outputs: int, head_init: HeadInit
 ) -> AdaptingNetwork:
@@ -57,13 +72,7 @@ def adapting_network(
             "lower_variable=all with learn_start=false (method.*) leaves nothing to learn above: "
             "choose method.learn_start=true (MAML), or method.lower_variable=head"
         )
-    try:
-        weights = jax.eval_shape(model.init, jax.random.key(0), example)
-    except (ValueError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"the model does not fit inputs of shape {example.shape[1:]} ({error}); choose another "
-            "model=..., such as model=mlp"
-        ) from error
+    weights, output = network_shapes(model, example)
     if not roles.learn_start and not jax.tree.leaves(weights):
         raise ValueError(
             "the model has no weights and method.learn_start=false, so nothing would be learned "
@@ -71,9 +80,8 @@ def adapting_network(
         )
     transformed = model.transforms_head and roles.learn_start
 
-    def draw_head(key: Array, network: Tree) -> Tree:
-        features = jax.eval_shape(model.apply, network, example)
-        shape, dtype = (features.shape[-1], num_outputs), features.dtype
+    def draw_head(key: Array) -> Tree:
+        shape, dtype = (output.shape[-1], num_outputs), output.dtype
         return {
             "weights": HEADS[head_init](key, shape, dtype),
             "bias": jnp.zeros(num_outputs, dtype),
@@ -84,7 +92,7 @@ def adapting_network(
             return model.init(key, example)
         network_key, head_key = jax.random.split(key)
         network = model.init(network_key, example)
-        x = {"network": network, "head": draw_head(head_key, network)}
+        x = {"network": network, "head": draw_head(head_key)}
         return {**x, "transform": jnp.eye(num_outputs)} if transformed else x
 
     def prepare(x: Tree, inputs: dict[str, Array]) -> Tree:
@@ -98,7 +106,7 @@ def adapting_network(
     def init_lower(key: Array, x: Tree) -> Tree:
         if everything:
             return {"network": split(x["network"], model.fixed)[0], "head": x["head"]}
-        return x["head"] if roles.learn_start else draw_head(key, x)
+        return x["head"] if roles.learn_start else draw_head(key)
 
     def outputs(context: Tree, y: Tree, part: str, inputs: Array) -> Array:
         if everything:

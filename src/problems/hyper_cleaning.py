@@ -29,7 +29,7 @@ from src.bilevel.types import (
 from src.data.image_classes import SPLITS
 from src.data.labelled import LabelledImages
 from src.data.pollution import Pollution, number_polluted, pollute
-from src.problems.adapting_network import HEADS, HeadInit
+from src.problems.adapting_network import HEADS, HeadInit, network_shapes
 from src.problems.detection import ceiling, detection, f1_scores
 from src.problems.few_shot import accuracy
 from src.problems.mini_batches import mini_batches, with_keys
@@ -75,12 +75,12 @@ def hyper_cleaning(
     size = len(data.labels["train"])
     polluted = number_polluted(size, noise) if baseline == "none" else 0
     image = jnp.zeros((1, *data.images["train"].shape[1:]))
+    width = network_shapes(model, image)[1].shape[-1]
 
     def init_lower(key: Array, x: Tree) -> Tree:
         del x
         network_key, head_key = jax.random.split(key)
         network = model.init(network_key, image)
-        width = jax.eval_shape(model.apply, network, image).shape[-1]
         head = {
             "weights": HEADS[head_init](head_key, (width, data.num_classes), image.dtype),
             "bias": jnp.zeros(data.num_classes, image.dtype),
