@@ -1,8 +1,7 @@
 """Several seeds in one program: everything that a seed has of its own has a leading axis of seeds.
 
-Data that all seeds share is read once for all of them, so that on one machine eight seeds of a
-problem with shared data cost far less than eight runs. A seed's numbers are those of a run of that
-seed alone, up to the rounding of the compiler.
+Data that all seeds share is stored and read once for all of them. A seed's numbers are those of a
+run of that seed alone, up to the rounding of the compiler.
 """
 
 from collections.abc import Mapping, Sequence
