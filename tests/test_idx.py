@@ -37,7 +37,7 @@ def write_idx_files(folder, arrays, suffix=".gz"):
 
 ARRAY = np.arange(30, dtype=np.uint8).reshape(5, 2, 3)
 CONTENT = idx_bytes(ARRAY)
-PACKED = gzip.compress(CONTENT)
+PACKED = gzip.compress(CONTENT, mtime=0)
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 4), (2, 3, 4), (0, 28, 28)])
@@ -53,27 +53,43 @@ def test_plain_or_gzipped_whatever_the_name(tmp_path, shape, name, packed):
     read_idx(tmp_path / name, num_dimensions=len(shape))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", r"is not an IDX file: it starts with b''"),
-        (b"\0\0\x08", "is not an IDX file"),
-        (b"<!DOCTYPE html>", r"is not an IDX file: it starts with b'<!DO', but two zero bytes"),
-        (b"\0\1" + CONTENT[2:], "is not an IDX file"),
-        (b"\0\0\x08\0" + CONTENT[4:], "is not an IDX file"),
-        (b"\0\0\x0d" + CONTENT[3:], r"has elements of type 0x0d, but 0x08 \(uint8\) is needed"),
-        (b"\0\0\x08\1" + CONTENT[4:], "has 1 dimensions, but 3 are needed: is it another file"),
-        (CONTENT[:9], "is truncated: it ends within the header, after 9 of 16 bytes"),
-        (CONTENT[:-1], "is truncated: its header says 5x2x3, which is 30 bytes, but 29 follow"),
-        (CONTENT + b"\0", "has surplus bytes: its header says 5x2x3, which is 30 bytes, but 31"),
-        (b"\0\0\x08\3" + b"\xff" * 12, "is truncated: its header says 4294967295x"),
-        (PACKED[:-9], "is a damaged gzip file"),
-        (PACKED[:4], "is a damaged gzip file"),
-        (PACKED[:20] + b"\xff\xff" + PACKED[22:], "is a damaged gzip file"),
-        (PACKED[:-8] + b"1234" + PACKED[-4:], r"is a damaged gzip file \(CRC"),
-        (PACKED + b"junk", "is a damaged gzip file"),
-    ],
-)
+# Named: ids made of bytes cannot be read, and held the time of the gzip file.
+DAMAGED = {
+    "empty": (b"", r"is not an IDX file: it starts with b''"),
+    "too short": (b"\0\0\x08", "is not an IDX file"),
+    "a web page": (
+        b"<!DOCTYPE html>",
+        r"is not an IDX file: it starts with b'<!DO', but two zero bytes",
+    ),
+    "no zero byte": (b"\0\1" + CONTENT[2:], "is not an IDX file"),
+    "no dimensions": (b"\0\0\x08\0" + CONTENT[4:], "is not an IDX file"),
+    "doubles": (
+        b"\0\0\x0d" + CONTENT[3:],
+        r"has elements of type 0x0d, but 0x08 \(uint8\) is needed",
+    ),
+    "labels for images": (
+        b"\0\0\x08\1" + CONTENT[4:],
+        "has 1 dimensions, but 3 are needed: is it another file",
+    ),
+    "header cut": (CONTENT[:9], "is truncated: it ends within the header, after 9 of 16 bytes"),
+    "content cut": (
+        CONTENT[:-1],
+        "is truncated: its header says 5x2x3, which is 30 bytes, but 29 follow",
+    ),
+    "surplus": (
+        CONTENT + b"\0",
+        "has surplus bytes: its header says 5x2x3, which is 30 bytes, but 31",
+    ),
+    "too large": (b"\0\0\x08\3" + b"\xff" * 12, "is truncated: its header says 4294967295x"),
+    "gzip cut": (PACKED[:-9], "is a damaged gzip file"),
+    "gzip header cut": (PACKED[:4], "is a damaged gzip file"),
+    "gzip content overwritten": (PACKED[:20] + b"\xff\xff" + PACKED[22:], "is a damaged gzip file"),
+    "gzip checksum": (PACKED[:-8] + b"1234" + PACKED[-4:], r"is a damaged gzip file \(CRC"),
+    "gzip and more": (PACKED + b"junk", "is a damaged gzip file"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), DAMAGED.values(), ids=DAMAGED)
 def test_what_is_damaged_is_named(tmp_path, content, message):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(content)
