@@ -72,8 +72,8 @@ def evaluate_again(
     alive = [a and b for a, b in zip(stored.alive, sound, strict=True)]
     if not any(alive):
         raise UserError(f"run={run_dir}: the scores of no seed are numbers")
-    steps = tuple(step for step, goes_on in zip(stored.step, alive, strict=True) if goes_on)
-    return Scored(steps, tasks, as_curve(averaged(scores, alive)))
+    reached = tuple(step for step, goes_on in zip(stored.step, alive, strict=True) if goes_on)
+    return Scored(reached, tasks, as_curve(averaged(scores, alive)))
 
 
 class _Stored(NamedTuple):

@@ -55,6 +55,14 @@ def network_shapes(model: Model, example: Array) -> tuple[Tree, jax.ShapeDtypeSt
         ) from error
 
 
+def draw_head(
+    key: Array, head_init: HeadInit, features: jax.ShapeDtypeStruct, num_outputs: int
+) -> Tree:
+    """{"weights": (d, num_outputs), "bias": zeros (num_outputs,)} for features (1, d)."""
+    shape, dtype = (features.shape[-1], num_outputs), features.dtype
+    return {"weights": HEADS[head_init](key, shape, dtype), "bias": jnp.zeros(num_outputs, dtype)}
+
+
 def adapting_network(
     model: Model, roles: Roles, example: Array, num_outputs: int, head_init: HeadInit
 ) -> AdaptingNetwork:
@@ -80,19 +88,12 @@ def adapting_network(
         )
     transformed = model.transforms_head and roles.learn_start
 
-    def draw_head(key: Array) -> Tree:
-        shape, dtype = (output.shape[-1], num_outputs), output.dtype
-        return {
-            "weights": HEADS[head_init](key, shape, dtype),
-            "bias": jnp.zeros(num_outputs, dtype),
-        }
-
     def init_upper(key: Array) -> Tree:
         if not roles.learn_start:
             return model.init(key, example)
         network_key, head_key = jax.random.split(key)
         network = model.init(network_key, example)
-        x = {"network": network, "head": draw_head(head_key)}
+        x = {"network": network, "head": draw_head(head_key, head_init, output, num_outputs)}
         return {**x, "transform": jnp.eye(num_outputs)} if transformed else x
 
     def prepare(x: Tree, inputs: dict[str, Array]) -> Tree:
@@ -106,7 +107,7 @@ def adapting_network(
     def init_lower(key: Array, x: Tree) -> Tree:
         if everything:
             return {"network": split(x["network"], model.fixed)[0], "head": x["head"]}
-        return x["head"] if roles.learn_start else draw_head(key)
+        return x["head"] if roles.learn_start else draw_head(key, head_init, output, num_outputs)
 
     def outputs(context: Tree, y: Tree, part: str, inputs: Array) -> Array:
         if everything:

@@ -29,9 +29,9 @@ from src.bilevel.types import (
 from src.data.image_classes import SPLITS
 from src.data.labelled import LabelledImages
 from src.data.pollution import Pollution, number_polluted, pollute
-from src.problems.adapting_network import HEADS, HeadInit, network_shapes
+from src.problems.adapting_network import HeadInit, draw_head, network_shapes
 from src.problems.detection import ceiling, detection, f1_scores
-from src.problems.few_shot import accuracy
+from src.problems.few_shot import accuracy, cross_entropy
 from src.problems.mini_batches import mini_batches, with_keys
 
 Weighting = Literal["sigmoid", "clip", "softmax"]
@@ -75,16 +75,13 @@ def hyper_cleaning(
     size = len(data.labels["train"])
     polluted = number_polluted(size, noise) if baseline == "none" else 0
     image = jnp.zeros((1, *data.images["train"].shape[1:]))
-    width = network_shapes(model, image)[1].shape[-1]
+    _, output = network_shapes(model, image)
 
     def init_lower(key: Array, x: Tree) -> Tree:
         del x
         network_key, head_key = jax.random.split(key)
         network = model.init(network_key, image)
-        head = {
-            "weights": HEADS[head_init](head_key, (width, data.num_classes), image.dtype),
-            "bias": jnp.zeros(data.num_classes, image.dtype),
-        }
+        head = draw_head(head_key, head_init, output, data.num_classes)
         return {"network": network, "head": head}
 
     def logits(y: Tree, images: Array) -> Array:
@@ -133,7 +130,7 @@ def hyper_cleaning(
         metrics = {
             "upper_loss": upper_objective(context, task, y, None)[0],
             "lower_loss": lower_objective(context, task, y, None),
-            "mean_loss": jnp.mean(losses(y, rows)),
+            "mean_loss": cross_entropy(scores, rows["labels"]),
             "accuracy": accuracy(scores, rows["labels"]),
             **f1_scores(scores.argmax(-1), rows["labels"], data.num_classes),
         }
