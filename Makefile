@@ -21,7 +21,7 @@ describe: $(VENV)/.installed  ## say what a run would do, without running it
 	@$(RUN) src.describe $(ARGS)
 
 figures: $(VENV)/.installed  ## remake the figures and tables under docs/
-	$(RUN) src.report
+	$(RUN) src.figures
 
 certify: $(VENV)/.installed  ## certify every hypergradient estimator: error, bias, time, memory
 	@$(RUN) src.certify $(ARGS)

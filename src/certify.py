@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="K of bias, time and memory")
     arguments = parser.parse_args()
 
-    from src.experiment.cli import refusals_as_messages
+    from src.settings.cli import refusals_as_messages
 
     if arguments.steps < 1:
         parser.error(f"--steps {arguments.steps} must be at least 1")
@@ -39,11 +39,12 @@ def table(names: list[str], num_lower_steps: int) -> Iterator[str]:
         costs,
         default_node,
         errors_against_target,
-        module_of,
+        unchecked,
     )
-    from src.experiment.combinations import DECLARED, names_of
-    from src.experiment.errors import UserError
-    from src.experiment.tables import markdown
+    from src.certification.combinations import DECLARED
+    from src.output.tables import markdown
+    from src.settings.errors import UserError
+    from src.settings.groups import names_of
 
     known = names_of("hypergradient")
     for name in names:
@@ -58,7 +59,8 @@ def table(names: list[str], num_lower_steps: int) -> Iterator[str]:
     with jax.enable_x64(True):
         for name, node in nodes.items():
             errors = [e for case in CERTIFIED for e in errors_against_target(name, case)]
-            parts = ", ".join(DECLARED[part] for part in module_of(node).DIFFERENTIATES)
+            differentiated = unchecked(node).differentiates
+            parts = ", ".join(text for part, text in DECLARED.items() if part in differentiated)
             rows.append(
                 [
                     name,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from src.experiment.cli import compose_config, refusals_as_messages
+from src.settings.cli import compose_config, refusals_as_messages
 
 DIFFERENTIATED = {
     "context": "x, through F and through the lower level",
@@ -24,7 +24,7 @@ def main() -> None:
         print(__doc__)
         return
     with refusals_as_messages(traceback="traceback=true" in sys.argv):
-        from src.experiment.config import resolve
+        from src.settings.config import resolve
 
         config, run_dir = compose_config(sys.argv[1:])
         print("\n".join(description(resolve(config), run_dir)))
@@ -34,7 +34,7 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
     """The lines that `python -m src.describe` prints. Raises UserError as a run would."""
     import jax
 
-    from src.experiment.build import build
+    from src.settings.build import build
 
     with jax.enable_x64(config.get("dtype") == "float64"):
         experiment = build(config)
@@ -51,10 +51,14 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
         yield f"  when scored on held-out tasks:  {experiment.test_dynamics.formula}"
     yield f"  y0: {settings.lower_start}"
     yield ""
-    name = config["hypergradient"]["_target_"].rpartition(".")[2]
+    name = experiment.hypergradient.name
     yield f"  hypergradient {name}:  {experiment.hypergradient.formula}"
     yield "    with respect to"
-    yield from (f"      {DIFFERENTIATED[part]}" for part in experiment.differentiates)
+    yield from (
+        f"      {text}"
+        for part, text in DIFFERENTIATED.items()
+        if part in experiment.hypergradient.differentiates
+    )
     upper = config["upper_optimizer"]
     upper_name = upper["_target_"].rpartition(".")[2]
     yield (
@@ -73,7 +77,7 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
 
 def _shapes(experiment: Any) -> dict[str, Any]:
     """Shapes and dtypes of everything that a newcomer asks for."""
-    from src.experiment.shapes import learned_shapes, shapes_of
+    from bilevel.shapes import learned_shapes, shapes_of
 
     problem = experiment.problem
     shapes = shapes_of(problem, experiment.source, "train")

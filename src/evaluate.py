@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from src.experiment.cli import refusals_as_messages
-from src.experiment.tables import aligned, iterations, with_interval
+from src.output.tables import aligned, iterations, with_interval
+from src.settings.cli import refusals_as_messages
 
 KEYS = ("run", "checkpoint", "num_test_tasks", "num_lower_steps", "traceback")
 
@@ -21,9 +21,9 @@ def main() -> None:
         print(__doc__)
         return
     with refusals_as_messages(traceback="traceback=true" in sys.argv):
-        from src.experiment.plots import adaptation_curve, title_of
-        from src.experiment.stored_run import evaluate_again, read_config
         from src.files import write_json
+        from src.output.plots import adaptation_curve, title_of
+        from src.running.stored_run import evaluate_again, read_config
 
         given = read_arguments(sys.argv[1:])
         run_dir = Path(given["run"])
@@ -50,8 +50,8 @@ def main() -> None:
 
 def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
     """key=value pairs. Raises UserError on an unknown key, or where run is missing."""
-    from src.experiment.config import unknown_key
-    from src.experiment.errors import UserError
+    from src.settings.config import unknown_key
+    from src.settings.errors import UserError
 
     given = {}
     for argument in arguments:
@@ -68,7 +68,7 @@ def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
 
 def whole_number(given: Mapping[str, str], key: str) -> int | None:
     """The value of a key as an integer, None where it is not given. Raises UserError."""
-    from src.experiment.errors import UserError
+    from src.settings.errors import UserError
 
     if key not in given:
         return None

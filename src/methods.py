@@ -7,7 +7,7 @@ compiled or trained.
 import sys
 from collections.abc import Iterator, Sequence
 
-from src.experiment.cli import refusals_as_messages
+from src.settings.cli import refusals_as_messages
 
 
 def main() -> None:
@@ -23,13 +23,13 @@ def main() -> None:
 
 def tables() -> Iterator[str]:
     """The lines that `python -m src.methods` prints, in Markdown."""
-    from src.experiment.combinations import (
+    from src.certification.combinations import (
         boml_rows,
         combination_rows,
         estimator_rows,
         further_refusals,
     )
-    from src.experiment.tables import markdown
+    from src.output.tables import markdown
 
     yield "What each hypergradient gives a gradient of, and the function whose derivative it is"
     yield "(d: the direction of the lower steps):"

@@ -13,16 +13,16 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from src.experiment.cli import CONF, refusals_as_messages, run_for_people
-from src.experiment.config import resolve
-from src.experiment.tables import aligned, iterations, with_interval
+from src.output.tables import aligned, iterations, with_interval
+from src.settings.cli import CONF, refusals_as_messages, run_for_people
+from src.settings.config import resolve
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> float:
     """One run of the composed config, in Hydra's run folder."""
     # Imported here so that --help and refusals by Hydra do not wait for jax.
-    from src.experiment.run import run
+    from src.running.run import run
 
     with refusals_as_messages(traceback=config.traceback):
         run_dir = Path(HydraConfig.get().runtime.output_dir)

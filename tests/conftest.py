@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from src.experiment.cli import compose_config, refusals_as_messages
-from src.experiment.config import resolve
+from src.settings.cli import compose_config, refusals_as_messages
+from src.settings.config import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 

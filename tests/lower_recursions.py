@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.bilevel import lower_optimizers
+from bilevel import lower_optimizers
 
 STEP = 0.1
 FACTORIES = {

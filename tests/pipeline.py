@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from src.bilevel.aggregation import descent
-from src.bilevel.algorithms.hypergradient_descent import hypergradient_descent
-from src.bilevel.dynamics import compose, for_testing
-from src.bilevel.hypergradients.unrolled import unrolled
-from src.bilevel.lower_optimizers import sgd
-from src.bilevel.upper_optimizers import sgd as upper_sgd
+from bilevel.aggregation import descent
+from bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from bilevel.dynamics import compose, for_testing
+from bilevel.hypergradients.unrolled import unrolled
+from bilevel.lower_optimizers import sgd
+from bilevel.upper_optimizers import sgd as upper_sgd
 
 K = 3
 UPPER_STEP = 0.01

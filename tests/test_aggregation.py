@@ -5,9 +5,9 @@ import inspect
 import jax.numpy as jnp
 import pytest
 
-from src.bilevel import laws
-from src.bilevel.aggregation import descent, lower_only
-from src.bilevel.dynamics import for_testing
+from bilevel import laws
+from bilevel.aggregation import descent, lower_only
+from bilevel.dynamics import for_testing
 
 K = 6
 # law -> (options, a_k, b_k) as plain arithmetic with alpha = 0.6.

@@ -8,12 +8,12 @@ import jax
 import pytest
 
 from src import boml
-from src.experiment.boml.command import overrides_of_rows, replaced, table
-from src.experiment.boml.file import read, translate
-from src.experiment.boml.options import Options
-from src.experiment.build import build
-from src.experiment.errors import UserError
-from src.experiment.run import run
+from src.boml.command import overrides_of_rows, replaced, table
+from src.boml.file import read, translate
+from src.boml.options import Options
+from src.running.run import run
+from src.settings.build import build
+from src.settings.errors import UserError
 from tests.conftest import ROOT, config_of, linear_few_shot, message_of, python, small_few_shot
 
 FILES = sorted((ROOT / "tests/boml_configs").glob("*.json"))
@@ -296,6 +296,6 @@ def test_an_experiment_and_a_file_are_refused():
 
 
 def test_every_key_has_a_fate():
-    from src.experiment.boml.fates import fates
+    from src.boml.outcomes import fates
 
     assert set(fates(Options(), parity=False)) == set(Options._fields)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from src.experiment.boml.command import overrides_of_rows, replaced, table
-from src.experiment.boml.file import read, translate
-from src.experiment.boml.options import Options
+from src.boml.command import overrides_of_rows, replaced, table
+from src.boml.file import read, translate
+from src.boml.options import Options
 from tests.conftest import config_of
 
 # Every key that says something of the method, with BOML's default.

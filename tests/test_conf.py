@@ -10,13 +10,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from src import describe
-from src.experiment.build import build
-from src.experiment.cli import CONF
-from src.experiment.config import NODE_LABELS, NODES, Settings, WandbOptions, Writers
-from src.experiment.errors import UserError
-from src.experiment.loop import initial_state, make_chunk
-from src.experiment.run import run
-from src.experiment.seeds import seed_keys
+from src.running.loop import initial_state, make_chunk
+from src.running.run import run
+from src.running.seeds import seed_keys
+from src.settings.build import build
+from src.settings.cli import CONF
+from src.settings.config import NODE_LABELS, NODES, Settings, WandbOptions, Writers
+from src.settings.errors import UserError
 from tests.conftest import QUIET, ROOT, config_of, linear_few_shot, python, small_few_shot
 from tests.photographs import PARTS, cached, photographs, write_pickles
 from tests.test_idx import small_arrays, write_idx_files
@@ -224,6 +224,6 @@ def test_help_does_not_wait_for_jax(program, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "problem=few_shot" in done.stdout or "overrides" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "argparse" in imported or "src.experiment.cli" in imported
+    assert "argparse" in imported or "src.settings.cli" in imported
     assert not imported & {"jax", "jaxlib", "wandb", "matplotlib", "orbax.checkpoint"}
     assert list(tmp_path.iterdir()) == []

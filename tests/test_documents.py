@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from src.experiment.run import run
+from src.running.run import run
 from tests.conftest import QUIET, ROOT, config_of
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,13 +9,13 @@ import pytest
 import scipy.stats
 
 from src import evaluate
-from src.experiment.build import build
-from src.experiment.errors import UserError
-from src.experiment.evaluation import _summary, averaged, make_evaluate
-from src.experiment.loop import initial_state, make_chunk
-from src.experiment.run import run
-from src.experiment.seeds import seed_keys
-from src.experiment.stored_run import evaluate_again, read_config
+from src.running.evaluation import _summary, averaged, make_evaluate
+from src.running.loop import initial_state, make_chunk
+from src.running.run import run
+from src.running.seeds import seed_keys
+from src.running.stored_run import evaluate_again, read_config
+from src.settings.build import build
+from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, small_few_shot
 
 PER_STEP = ["lower_optimizer.learn=per_step"]

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bilevel.shapes import one_task
 from src.data.image_classes import SPLITS
 from src.data.labelled import LabelledImages
-from src.experiment.build import build
-from src.experiment.run import run
-from src.experiment.shapes import one_task
 from src.models.mlp import flat, mlp
 from src.problems.hyper_cleaning import hyper_cleaning
+from src.running.run import run
+from src.settings.build import build
 from tests.conftest import QUIET, config_of, message_of
 
 KEY = jax.random.key(5)

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from src.bilevel import hypergradients
-from src.bilevel.aggregation import descent, lower_only
-from src.bilevel.dynamics import compose
-from src.bilevel.hypergradients.finite_difference import finite_difference
-from src.bilevel.hypergradients.first_order import first_order
-from src.bilevel.hypergradients.forward import forward
-from src.bilevel.hypergradients.truncated import truncated
-from src.bilevel.hypergradients.unrolled import unrolled
-from src.bilevel.lower_optimizers import momentum, sgd
+from bilevel import hypergradients
+from bilevel.aggregation import descent, lower_only
+from bilevel.dynamics import compose
+from bilevel.hypergradients.finite_difference import finite_difference
+from bilevel.hypergradients.first_order import first_order
+from bilevel.hypergradients.forward import forward
+from bilevel.hypergradients.truncated import truncated
+from bilevel.hypergradients.unrolled import unrolled
+from bilevel.lower_optimizers import momentum, sgd
 from src.certification.cases import CASES, lower_dynamics, point_of
 from src.certification.certify import (
     CERTIFIED,
@@ -36,7 +36,7 @@ from src.certification.certify import (
     unchecked,
     variants,
 )
-from src.experiment.combinations import hypergradient_node, names_of
+from src.certification.combinations import hypergradient_node, names_of
 from tests.conftest import ROOT
 
 K = 4

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from src.experiment.errors import UserError
-from src.experiment.run import run
+from src.running.run import run
+from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, linear_few_shot, read_metrics
 
 COUNTEREXAMPLE = ["problem=counterexample", *QUIET, "num_iterations=200"]

@@ -6,25 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bilevel.hypergradients.implicit_cg import implicit_cg
 
-from src.bilevel.aggregation import lower_only
-from src.bilevel.dynamics import compose
-from src.bilevel.hypergradients.first_order import first_order
-from src.bilevel.hypergradients.implicit_cg import implicit_cg
-from src.bilevel.hypergradients.reptile import reptile
-from src.bilevel.hypergradients.truncated import truncated
-from src.bilevel.hypergradients.unrolled import unrolled
-from src.bilevel.hypergradients.warp_grad import warp_grad
-from src.bilevel.lower_optimizers import sgd
-from src.bilevel.masked_sgd import masked_sgd
-from src.bilevel.proximal import proximal
+from bilevel.aggregation import lower_only
+from bilevel.dynamics import compose
+from bilevel.from_objectives import persistent_source, problem_from_objectives
+from bilevel.hypergradients.first_order import first_order
+from bilevel.hypergradients.reptile import reptile
+from bilevel.hypergradients.truncated import truncated
+from bilevel.hypergradients.unrolled import unrolled
+from bilevel.hypergradients.warp_grad import warp_grad
+from bilevel.lower_optimizers import sgd
+from bilevel.masked_sgd import masked_sgd
+from bilevel.proximal import proximal
 from src.certification.cases import CASES, lower_dynamics, place_of, point_of
 from src.certification.certify import default_node, error_against_target, estimate, flat, sgd_of
-from src.experiment.build import build
-from src.experiment.errors import UserError
-from src.experiment.run import run
 from src.problems.adapting_network import merge, split
-from src.problems.from_objectives import persistent_source, problem_from_objectives
+from src.running.run import run
+from src.settings.build import build
+from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, linear_few_shot, small_few_shot
 
 K = 3

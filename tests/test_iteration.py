@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from src.bilevel.aggregation import descent, lower_only
-from src.bilevel.algorithms.hypergradient_descent import hypergradient_descent
-from src.bilevel.dynamics import compose
-from src.bilevel.hypergradients.truncated import truncated
-from src.bilevel.hypergradients.unrolled import unrolled
-from src.bilevel.lower_optimizers import sgd
-from src.bilevel.upper_optimizers import sgd as upper_sgd
+from bilevel.aggregation import descent, lower_only
+from bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from bilevel.dynamics import compose
+from bilevel.hypergradients.truncated import truncated
+from bilevel.hypergradients.unrolled import unrolled
+from bilevel.lower_optimizers import sgd
+from bilevel.upper_optimizers import sgd as upper_sgd
 from src.certification.cases import CASES
 from tests.pipeline import K, assert_same, build, descent_with, results, start_of
 

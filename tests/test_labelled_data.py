@@ -15,8 +15,8 @@ from src.data.image_classes import SPLITS
 from src.data.labelled import split_parts, split_rows
 from src.data.mnist import mnist
 from src.data.mnist_files import STEMS
-from src.experiment.config import call, check_node, resolve
-from src.experiment.errors import UserError
+from src.settings.config import call, check_node, resolve
+from src.settings.errors import UserError
 from tests.conftest import ROOT
 from tests.test_idx import idx_bytes, small_arrays, write_idx_files
 

@@ -8,12 +8,12 @@ import jaxopt.implicit_diff
 import jaxopt.linear_solve
 import numpy as np
 import pytest
+from bilevel.hypergradients.implicit_cg import implicit_cg
 from jax.flatten_util import ravel_pytree
 
-from src.bilevel.aggregation import lower_only
-from src.bilevel.dynamics import compose
-from src.bilevel.hypergradients.implicit_cg import implicit_cg
-from src.bilevel.linear_solve import (
+from bilevel.aggregation import lower_only
+from bilevel.dynamics import compose
+from bilevel.linear_solve import (
     conjugate_gradient,
     gmres,
     neumann,
@@ -21,7 +21,7 @@ from src.bilevel.linear_solve import (
     nystrom,
     spectral_norm,
 )
-from src.bilevel.lower_optimizers import sgd
+from bilevel.lower_optimizers import sgd
 from src.data.synthetic_regression import synthetic_regression
 from src.problems.ridge import ridge
 

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bilevel.lower_solve import run_steps
 from jax.flatten_util import ravel_pytree
 
-from src.bilevel.aggregation import lower_only
-from src.bilevel.dynamics import compose
-from src.bilevel.lower_optimizers import adam, adamw, projected
-from src.bilevel.lower_solve import run_steps
-from src.problems.from_objectives import problem_from_objectives
+from bilevel.aggregation import lower_only
+from bilevel.dynamics import compose
+from bilevel.from_objectives import problem_from_objectives
+from bilevel.lower_optimizers import adam, adamw, projected
 from tests.lower_recursions import FACTORIES, SETS, STEP, TABLE, made
 
 K = 6

@@ -5,13 +5,13 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bilevel.lower_solve import run_steps
 from scipy.optimize import brentq
 
-from src.bilevel.aggregation import descent, lower_only
-from src.bilevel.dynamics import compose
-from src.bilevel.lower_optimizers import adamw, sgd
-from src.bilevel.lower_solve import run_steps
-from src.problems.from_objectives import problem_from_objectives
+from bilevel.aggregation import descent, lower_only
+from bilevel.dynamics import compose
+from bilevel.from_objectives import problem_from_objectives
+from bilevel.lower_optimizers import adamw, sgd
 from tests.lower_recursions import SETS, STEP, TABLE, made
 
 _root = np.random.default_rng(2).standard_normal((3, 3))

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from bilevel.lower_solve import run_steps, run_steps_in_segments, run_until
 
-from src.bilevel.aggregation import descent, lower_only
-from src.bilevel.dynamics import compose
-from src.bilevel.lower_optimizers import adam, momentum, nesterov, projected, sgd
-from src.bilevel.lower_solve import run_steps, run_steps_in_segments, run_until
-from src.problems.from_objectives import problem_from_objectives
+from bilevel.aggregation import descent, lower_only
+from bilevel.dynamics import compose
+from bilevel.from_objectives import problem_from_objectives
+from bilevel.lower_optimizers import adam, momentum, nesterov, projected, sgd
 
 # ---- segments ----
 

@@ -5,13 +5,13 @@ import math
 import jax
 import pytest
 
+from bilevel.aggregation import laws_by_name
 from src import methods
-from src.bilevel.aggregation import laws_by_name
-from src.experiment.boml.names import COMBINATIONS, options_of, overrides_of
-from src.experiment.build import build
-from src.experiment.combinations import combination_rows, estimator_rows, names_of
-from src.experiment.errors import UserError
-from src.experiment.run import run
+from src.boml.names import COMBINATIONS, options_of, overrides_of
+from src.certification.combinations import combination_rows, estimator_rows, names_of
+from src.running.run import run
+from src.settings.build import build
+from src.settings.errors import UserError
 from tests.conftest import QUIET, ROOT, config_of, linear_few_shot, python
 
 

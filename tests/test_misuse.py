@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from src.experiment.build import build
+from src.settings.build import build
 from tests.conftest import QUIET, config_of, message_of, small_few_shot
 
 COUNTEREXAMPLE = ["problem=counterexample", *QUIET]
@@ -157,8 +157,8 @@ REFUSED = [
     (COUNTEREXAMPLE, ["aggregation._target_=src.nowhere.x"], ["cannot be imported"]),
     (
         COUNTEREXAMPLE,
-        ["aggregation._target_=src.experiment.config.Node"],
-        ["aggregation._target_=src.experiment.config.Node is not a function"],
+        ["aggregation._target_=src.settings.config.Node"],
+        ["aggregation._target_=src.settings.config.Node is not a function"],
     ),
 ]
 

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from src.bilevel.types import Roles
 from src.certification.cases import tiny_few_shot, tiny_images
 from src.models.conv4 import conv4
 from src.models.convolution import convolve_by_patches, convolve_natively
 from src.models.layers import WeightsInit
 from src.models.mlp import flat, linear, mlp
-from src.problems.adapting_network import adapting_network
+from src.problems.adapting_network import Roles, adapting_network
 from src.problems.few_shot import accuracy, cross_entropy, few_shot
 
 IMAGES = np.random.default_rng(0).random((6, 28, 28, 1))

@@ -6,10 +6,10 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from src.experiment.build import build
-from src.experiment.errors import UserError
-from src.experiment.run import run
-from src.problems.from_objectives import persistent_source, problem_from_objectives
+from bilevel.from_objectives import persistent_source, problem_from_objectives
+from src.running.run import run
+from src.settings.build import build
+from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, read_metrics
 
 

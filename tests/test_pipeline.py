@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from src.bilevel.aggregation import lower_only
-from src.bilevel.algorithms.hypergradient_descent import hypergradient_descent
-from src.bilevel.dynamics import compose
-from src.bilevel.hypergradients.unrolled import unrolled
-from src.bilevel.lower_optimizers import sgd
-from src.bilevel.types import BilevelProblem
-from src.bilevel.upper_optimizers import sgd as upper_sgd
+from bilevel.aggregation import lower_only
+from bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from bilevel.dynamics import compose
+from bilevel.hypergradients.unrolled import unrolled
+from bilevel.lower_optimizers import sgd
+from bilevel.types import BilevelProblem
+from bilevel.upper_optimizers import sgd as upper_sgd
 from src.certification.cases import CASES
 from src.certification.finite_differences import directional_error
 from tests.pipeline import UPPER_STEP, K, build, descent_with, reference, start_of

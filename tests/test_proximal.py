@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bilevel.hypergradients.implicit_cg import implicit_cg
 from jax import lax
 
-from src.bilevel.aggregation import lower_only
-from src.bilevel.dependence import read_by
-from src.bilevel.dynamics import compose
-from src.bilevel.hypergradients.implicit_cg import implicit_cg
-from src.bilevel.hypergradients.unrolled import unrolled
-from src.bilevel.lower_optimizers import sgd
-from src.bilevel.proximal import proximal
-from src.bilevel.types import Exact
-from src.problems.from_objectives import problem_from_objectives
+from bilevel.aggregation import lower_only
+from bilevel.dependence import read_by
+from bilevel.dynamics import compose
+from bilevel.from_objectives import problem_from_objectives
+from bilevel.hypergradients.unrolled import unrolled
+from bilevel.lower_optimizers import sgd
+from bilevel.proximal import proximal
+from bilevel.types import Exact
 
 RHO = 0.7
 

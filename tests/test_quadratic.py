@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from src.experiment.run import run
 from src.problems.quadratic import quadratic
+from src.running.run import run
 from tests.conftest import QUIET, config_of, read_metrics
 
 SHAPES = {

@@ -11,10 +11,10 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from src.data.labelled import Table
-from src.experiment.run import run
 from src.problems import regularisation as module
 from src.problems.newton import newton
 from src.problems.regularisation import regularisation
+from src.running.run import run
 from tests.conftest import QUIET, config_of, read_metrics
 
 ROWS = {"train": 24, "validation": 16, "test": 12}

@@ -14,13 +14,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from src import train
-from src.experiment import run as run_module
-from src.experiment.build import build
-from src.experiment.checkpoint import Progress, open_checkpoints
-from src.experiment.cli import CONF, compose_config
-from src.experiment.errors import UserError
-from src.experiment.loop import fresh_snapshot
-from src.experiment.run import run
+from src.running import run as run_module
+from src.running.checkpoint import Progress, open_checkpoints
+from src.running.loop import fresh_snapshot
+from src.running.run import run
+from src.settings.build import build
+from src.settings.cli import CONF, compose_config
+from src.settings.errors import UserError
 from tests.conftest import (
     QUIET,
     ROOT,

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from src.experiment.run import run
+from src.running.run import run
 from tests.conftest import QUIET, ROOT, config_of, message_of, python
 
 TINY_RUN = [

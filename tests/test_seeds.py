@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from src.experiment import run as run_module
-from src.experiment.build import build
-from src.experiment.errors import UserError
-from src.experiment.plots import learning_curves
-from src.experiment.run import run
-from src.experiment.seeds import across, chosen, named_seeds
-from src.experiment.stored_run import evaluate_again, read_config
+from src.output.plots import learning_curves
+from src.running import run as run_module
+from src.running.run import run
+from src.running.seeds import across, chosen, named_seeds
+from src.running.stored_run import evaluate_again, read_config
+from src.settings.build import build
+from src.settings.errors import UserError
 from src.train import summary
 from tests.conftest import QUIET, config_of, linear_few_shot, read_metrics, without_timings
 

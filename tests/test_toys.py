@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from src.bilevel.aggregation import descent, lower_only
-from src.bilevel.dynamics import compose
-from src.bilevel.hypergradients.unrolled import unrolled
-from src.bilevel.lower_optimizers import projected, sgd
+from bilevel.aggregation import descent, lower_only
+from bilevel.dynamics import compose
+from bilevel.hypergradients.unrolled import unrolled
+from bilevel.lower_optimizers import projected, sgd
 from src.problems.bvfsm_sine import bvfsm_sine
 from src.problems.iaptt_toy import iaptt_toy
 from src.problems.pbgd_toy import pbgd_toy

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from src.bilevel import upper_optimizers
+from bilevel import upper_optimizers
 
 GRADIENTS = [np.array([3.0, -0.5]), np.array([1.0, 0.2]), np.array([-2.0, 0.1])]
 STEP, DECAY = 0.1, 0.5

@@ -9,11 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.experiment.config import WandbOptions
-from src.experiment.errors import UserError
-from src.experiment.plots import learning_curves
-from src.experiment.run import run
-from src.experiment.writers import (
+from src.files import write_atomically, write_json
+from src.output.plots import learning_curves
+from src.output.writers import (
     Writer,
     console_writer,
     jsonl_writer,
@@ -21,7 +19,9 @@ from src.experiment.writers import (
     together,
     wandb_writer,
 )
-from src.files import write_atomically, write_json
+from src.running.run import run
+from src.settings.config import WandbOptions
+from src.settings.errors import UserError
 from tests.conftest import config_of, python, read_metrics
 
 COUNTEREXAMPLE = ["problem=counterexample", "compilation_cache=false", "num_iterations=12"]

@@ -14,8 +14,8 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from src.bilevel import laws
-from src.bilevel.types import Aggregation, Array
+from bilevel import laws
+from bilevel.types import Aggregation, Array
 
 Learnable = Literal["alpha", "s", "t"]
 

@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from src.bilevel.types import Tree
+from bilevel.types import Tree
 
 
-def over(function: Callable[..., Tree], number: int, axes: Sequence[int | None]) -> Callable:
-    """`function` for each of `number`: arguments of axis 0 have such an axis, those of None none.
+def batched(function: Callable[..., Tree], size: int, axes: Sequence[int | None]) -> Callable:
+    """`function` along a leading axis of `size`: arguments of axis 0 have it, those of None do not.
 
-    A single one is taken out of its axis and put back: its program is that of one, which compiles
-    to plainer matrix products than a vmap over one.
+    An axis of one is taken off and put back: its program is that of one, which compiles to plainer
+    matrix products than a vmap over one.
     """
-    if number > 1:
-        return jax.vmap(function, tuple(axes), axis_size=number)
+    if size > 1:
+        return jax.vmap(function, tuple(axes), axis_size=size)
 
     def alone(*arguments: Tree) -> Tree:
         own = (

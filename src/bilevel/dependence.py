@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 from jax.extend.core import Literal
 
-from src.bilevel.types import Tree
+from bilevel.types import BilevelProblem, Tree
 
 
 def read_by(function: Callable, *arguments: Tree) -> tuple[Tree, ...]:
@@ -27,3 +27,9 @@ def read_by(function: Callable, *arguments: Tree) -> tuple[Tree, ...]:
         reads.update(dict.fromkeys(equation.outvars, found))
     read = sources(program.outvars)
     return jax.tree.unflatten(structure, [i in read for i in range(len(leaves))])
+
+
+def draws_start(problem: BilevelProblem) -> bool:
+    """Whether init_lower depends on its key."""
+    key = jax.random.key(0)
+    return read_by(problem.init_lower, key, jax.eval_shape(problem.init_upper, key))[0]

@@ -6,7 +6,7 @@ its keyword-only arguments are the options it admits, and the first line of its 
 `python -m src.describe` prints.
 """
 
-from src.bilevel.types import Array
+from bilevel.types import Array
 
 
 def constant(alpha: Array, k: Array | int) -> tuple[Array, Array]:

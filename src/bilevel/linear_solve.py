@@ -12,7 +12,7 @@ import jaxopt.linear_solve
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from src.bilevel.types import Array, Tree
+from bilevel.types import Array, Tree
 
 Matvec = Callable[[Tree], Tree]
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from optax import projections
 
-from src.bilevel.types import Array, LowerOptimizer, Tree
+from bilevel.types import Index, LowerOptimizer, Reason, ScalarOf, Tree
 
 LearnStepSize = Literal["none", "scalar", "per_step", "per_weight"]
 LEARNED = {
@@ -106,9 +106,9 @@ def adamw(
     if not weight_decay:
         return optimizer
     return optimizer._replace(
-        moving=(
-            "adamw's weight decay holds y away from the zero of the gradient; choose "
-            "lower_optimizer=adam with an L2 term in f, or hypergradient=unrolled"
+        never_rests=Reason(
+            "adamw's weight decay holds y away from the zero of the gradient",
+            "lower_optimizer=adam with an L2 term in f, or hypergradient=unrolled",
         )
     )
 
@@ -133,10 +133,15 @@ def projected(
     plain = _follow(optax.identity(), f"y_k = P(y_{{k-1}} - eta d_k), {text}", step_size, learn)
 
     def update(
-        params: Mapping[str, Tree], direction: Tree, slots: Tree, y: Tree, k: Array
+        params: Mapping[str, Tree],
+        direction: Tree,
+        opt_state: Tree,
+        y: Tree,
+        k: Index,
+        objective: ScalarOf,
     ) -> tuple[Tree, Tree]:
-        y, slots = plain.update(params, direction, slots, y, k)
-        return onto(y), slots
+        y, opt_state = plain.update(params, direction, opt_state, y, k, objective)
+        return onto(y), opt_state
 
     return plain._replace(update=update, projection=onto)
 
@@ -163,7 +168,12 @@ def _follow(
         return {"step_size": jnp.full(shape, step_size, jax.tree.leaves(y0)[0].dtype)}
 
     def update(
-        params: Mapping[str, Tree], direction: Tree, slots: Tree, y: Tree, k: Array
+        params: Mapping[str, Tree],
+        direction: Tree,
+        opt_state: Tree,
+        y: Tree,
+        k: Index,
+        objective: ScalarOf,
     ) -> tuple[Tree, Tree]:
         if learn == "per_weight":
             sizes = params["step_size"]
@@ -171,12 +181,12 @@ def _follow(
             size = params.get("step_size", step_size)
             size = size[k - 1] if learn == "per_step" else size
             sizes = jax.tree.map(lambda _: size, y)
-        update, slots = transformation.update(direction, slots, y)
-        return jax.tree.map(lambda w, d, eta: w - eta * d, y, update, sizes), slots
+        update, opt_state = transformation.update(direction, opt_state, y)
+        return jax.tree.map(lambda w, d, eta: w - eta * d, y, update, sizes), opt_state
 
     return LowerOptimizer(
         init_params=init_params,
-        init=lambda params, y0: transformation.init(y0),
+        init=lambda params, y0, objective: transformation.init(y0),
         update=update,
         project=lambda params: jax.tree.map(lambda eta: jnp.maximum(eta, 0), params),
         formula=f"{formula},  eta = {step_size:g}{LEARNED[learn]}",

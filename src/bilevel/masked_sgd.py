@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from src.bilevel.lower_optimizers import LearnStepSize, sgd
-from src.bilevel.types import Array, LowerOptimizer, Tree
+from bilevel.lower_optimizers import LearnStepSize, sgd
+from bilevel.types import Array, Index, LowerOptimizer, Reason, ScalarOf, Tree
 
 
 def masked_sgd(
@@ -56,10 +56,15 @@ def masked_sgd(
         return soft + lax.stop_gradient((logit >= 0).astype(soft.dtype) - soft)
 
     def update(
-        params: Mapping[str, Tree], direction: Tree, slots: Tree, y: Tree, k: Array
+        params: Mapping[str, Tree],
+        direction: Tree,
+        opt_state: Tree,
+        y: Tree,
+        k: Index,
+        objective: ScalarOf,
     ) -> tuple[Tree, Tree]:
         passed = jax.tree.map(lambda d, logit: d * share(logit), direction, params["mask_logits"])
-        return plain.update(params, passed, slots, y, k)
+        return plain.update(params, passed, opt_state, y, k, objective)
 
     def project(params: dict[str, Tree]) -> dict[str, Tree]:
         sizes = {name: value for name, value in params.items() if name != "mask_logits"}
@@ -70,8 +75,8 @@ def masked_sgd(
         update=update,
         project=project,
         formula=f"{plain.formula} with d_k masked unit by unit ({mask}, learned)",
-        moving=(
-            "masked units do not move, so the steps may rest where the gradient is not zero; "
-            "choose lower_optimizer=sgd, or hypergradient=unrolled"
+        never_rests=Reason(
+            "masked units do not move, so the steps may rest where the gradient is not zero",
+            "lower_optimizer=sgd, or hypergradient=unrolled",
         ),
     )

@@ -14,8 +14,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.dependence import read_by
-from src.bilevel.types import Array, BilevelProblem, Exact, Metrics, Tree
+from bilevel.dependence import draws_start
+from bilevel.types import Array, BilevelProblem, Exact, Index, Metrics, Objectives, Tree
 
 
 def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
@@ -43,11 +43,16 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
         distance = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), y, context["centre"])
         return 0.5 * weight * jax.tree.reduce(jnp.add, distance)
 
-    def lower_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> Array:
-        return problem.lower_objective(context["problem"], task, y, batch) + term(context, y)
+    def lower_objective(context: Tree, task: Tree, y: Tree) -> Array:
+        return problem.lower_objective(context["problem"], task, y) + term(context, y)
 
-    def upper_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
-        return problem.upper_objective(context["problem"], task, y, batch)
+    def upper_objective(context: Tree, task: Tree, y: Tree) -> tuple[Array, Metrics]:
+        return problem.upper_objective(context["problem"], task, y)
+
+    def mini_batch(context: Tree, task: Tree, k: Index) -> tuple[Tree, Tree]:
+        assert problem.mini_batch is not None
+        seen, task = problem.mini_batch(context["problem"], task, k)
+        return {**context, "problem": seen}, task
 
     def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
         scores = dict(problem.evaluate(x, context["problem"], task, y))
@@ -62,13 +67,8 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
         evaluate=evaluate,
         formulas={**problem.formulas, "f": f"{problem.formulas['f']} + {weight:g}/2 |y - y0|^2"},
         exact=Exact(),
-        singular_hessians=("F",) if "F" in problem.singular_hessians else (),
+        mini_batch=mini_batch if problem.mini_batch else None,
+        singular_hessians=problem.singular_hessians & {Objectives.F},
         # The term is a part of the damping that the problem asks for, or all of it.
         damping=max(0.0, problem.damping - weight),
     )
-
-
-def draws_start(problem: BilevelProblem) -> bool:
-    """Whether init_lower depends on its key."""
-    key = jax.random.key(0)
-    return read_by(problem.init_lower, key, jax.eval_shape(problem.init_upper, key))[0]

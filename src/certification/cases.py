@@ -7,20 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from src.bilevel import lower_optimizers
-from src.bilevel.aggregation import descent, lower_only
-from src.bilevel.dynamics import compose
-from src.bilevel.masked_sgd import masked_sgd
-from src.bilevel.types import Array, BilevelProblem, Exact, LowerDynamics, Roles, TaskSource, Tree
+from bilevel import lower_optimizers
+from bilevel.aggregation import descent, lower_only
+from bilevel.dynamics import compose
+from bilevel.from_objectives import persistent_source, problem_from_objectives
+from bilevel.lower_level import LowerDynamics, LowerProblem, Point
+from bilevel.masked_sgd import masked_sgd
+from bilevel.types import Array, BilevelProblem, Exact, TaskSource, Tree
 from src.data.image_classes import SPLITS, ImageClasses
 from src.data.labelled import LabelledImages
 from src.data.synthetic_regression import synthetic_regression
 from src.models.conv4 import conv4
 from src.models.mlp import flat, mlp
 from src.models.upper_layers import Extra
+from src.problems.adapting_network import Roles
 from src.problems.counterexample import counterexample
 from src.problems.few_shot import few_shot
-from src.problems.from_objectives import persistent_source, problem_from_objectives
 from src.problems.hyper_cleaning import hyper_cleaning
 from src.problems.ridge import ridge
 
@@ -33,29 +35,35 @@ class Case(NamedTuple):
     tasks: int
 
 
-class Point(NamedTuple):
-    """Where a gradient is taken."""
+class Place(NamedTuple):
+    """A task, and variables off any special point."""
 
     context: Tree
     task: Tree
-    params: Tree
     y0: Tree
 
 
-def point_of(case: Case, dynamics: LowerDynamics, num_lower_steps: int) -> Point:
-    """The case's first task and variables off any special point."""
-    return with_params(place_of(case), dynamics, num_lower_steps)
+class Where(NamedTuple):
+    """A lower problem, and the point at which a gradient is taken."""
+
+    lower: LowerProblem
+    point: Point
 
 
-def with_params(place: Point, dynamics: LowerDynamics, num_lower_steps: int) -> Point:
-    """The same place with the first parameters of these dynamics."""
-    return place._replace(params=dynamics.init_params(num_lower_steps, place.y0))
+def where(
+    case: Case, dynamics: LowerDynamics, num_lower_steps: int, place: Place | None = None
+) -> Where:
+    """The case's first task, with the first parameters of these dynamics."""
+    context, task, y0 = place_of(case) if place is None else place
+    params = dynamics.init_params(num_lower_steps, y0)
+    lower = LowerProblem(case.problem, dynamics, num_lower_steps, case.source.persistent, task)
+    return Where(lower, Point(context, params, y0))
 
 
-def place_of(case: Case) -> Point:
-    """A point without parameters of lower dynamics."""
+def place_of(case: Case) -> Place:
+    """The case's first task, and variables off any special point."""
 
-    def draw(key: Array) -> Point:
+    def draw(key: Array) -> Place:
         data = case.source.seeded(case.source.data, key)
         tasks = case.source.sample(data, key, "train", 1)
         task = jax.tree.map(lambda leaf: leaf[0], tasks)
@@ -64,7 +72,7 @@ def place_of(case: Case) -> Point:
             case.problem.init_upper(key),
         )
         y0 = jax.tree.map(lambda leaf: leaf + 0.05, case.problem.init_lower(key, x))
-        return Point(case.problem.prepare(x, task), task, (), y0)
+        return Place(case.problem.prepare(x, task), task, y0)
 
     return jax.jit(draw)(jax.random.key(2))
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from src.bilevel.types import Array, Tree
+from bilevel.types import Array, Tree
 
 STEP = 1e-5
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from src.bilevel.types import Array, TaskSource, Tree
+from bilevel.types import Array, TaskSource, Tree
 from src.data.image_classes import ImageClasses
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.types import Array
+from bilevel.types import Array
 
 Pollution = Literal["exact", "uniform"]
 

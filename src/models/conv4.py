@@ -6,7 +6,7 @@ import haiku as hk
 import jax
 from haiku.experimental import name_scope
 
-from src.bilevel.types import Array, Model
+from bilevel.types import Array
 from src.models.convolution import ConvolutionName, choose_convolution
 from src.models.layers import (
     Offset,
@@ -16,6 +16,7 @@ from src.models.layers import (
     max_pool,
     refuse_sizes_below_one,
 )
+from src.models.model import Model
 from src.models.upper_layers import FIXED, Extra, add_upper_layer
 
 Downsample = Literal["stride", "max_pool"]

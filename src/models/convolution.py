@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from src.bilevel.types import Array
+from bilevel.types import Array
 
 WINDOW = 3
 Convolve = Callable[[Array, Array, int], Array]

@@ -6,7 +6,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.types import Array
+from bilevel.types import Array
 from src.models.convolution import WINDOW, Convolve
 
 WeightsInit = Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "lecun_normal"]

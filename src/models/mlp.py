@@ -4,8 +4,9 @@ import haiku as hk
 import jax
 from haiku.experimental import name_scope
 
-from src.bilevel.types import Array, Model
+from bilevel.types import Array
 from src.models.layers import WeightsInit, batch_norm, initializer, refuse_sizes_below_one
+from src.models.model import Model
 
 
 def mlp(

@@ -6,7 +6,7 @@ import haiku as hk
 import jax
 from haiku.experimental import name_scope
 
-from src.bilevel.types import Array, Model
+from bilevel.types import Array
 from src.models.convolution import ConvolutionName, Convolve, choose_convolution
 from src.models.layers import (
     Offset,
@@ -18,6 +18,7 @@ from src.models.layers import (
     max_pool,
     refuse_sizes_below_one,
 )
+from src.models.model import Model
 
 Activation = Literal["relu", "none"]
 

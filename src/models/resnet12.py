@@ -3,7 +3,7 @@
 import haiku as hk
 from haiku.experimental import name_scope
 
-from src.bilevel.types import Array, Model
+from bilevel.types import Array
 from src.models.convolution import ConvolutionName, Convolve, choose_convolution
 from src.models.layers import (
     WeightsInit,
@@ -14,6 +14,7 @@ from src.models.layers import (
     max_pool,
     refuse_sizes_below_one,
 )
+from src.models.model import Model
 
 # That of the PyTorch code in which the published results were made.
 EPSILON = 1e-5

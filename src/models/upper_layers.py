@@ -9,7 +9,7 @@ from typing import Literal
 import haiku as hk
 import jax.numpy as jnp
 
-from src.bilevel.types import Array
+from bilevel.types import Array
 from src.models.convolution import Convolve
 from src.models.layers import WeightsInit, conv3x3
 

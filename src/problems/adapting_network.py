@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.types import Array, Model, Roles, Tree
+from bilevel.types import Array, InitLower, InitUpper, Tree
+from src.models.model import Model
 
 HeadInit = Literal["zeros", "xavier", "normal"]
 HEADS = {
@@ -26,6 +27,13 @@ HEADS = {
 }
 
 
+class Roles(NamedTuple):
+    """Which variables adapt below, and whether the upper level learns their start."""
+
+    lower_variable: Literal["head", "all"]
+    learn_start: bool
+
+
 class AdaptingNetwork(NamedTuple):
     """init_upper(key) -> x, init_lower(key, x) -> y0, and the outputs in two stages.
 
@@ -33,8 +41,8 @@ class AdaptingNetwork(NamedTuple):
     pass per task), else what of it never adapts. outputs(context, y, part, inputs) -> (n, outputs).
     """
 
-    init_upper: Callable[[Array], Tree]
-    init_lower: Callable[[Array, Tree], Tree]
+    init_upper: InitUpper
+    init_lower: InitLower
     prepare: Callable[[Tree, dict[str, Array]], Tree]
     outputs: Callable[[Tree, Tree, str, Array], Array]
     formula: str

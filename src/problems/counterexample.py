@@ -11,8 +11,8 @@ x = (y2_0 + c) / (1 + c^2), c = 1 - (1 - step_size)^K: 1/2 from y2_0 = 0, with F
 
 import jax.numpy as jnp
 
-from src.bilevel.types import Array, BilevelProblem, Exact, TaskSource, Tree
-from src.problems.from_objectives import persistent_source, problem_from_objectives
+from bilevel.from_objectives import persistent_source, problem_from_objectives
+from bilevel.types import Array, BilevelProblem, Exact, Objectives, TaskSource, Tree
 
 
 def counterexample(
@@ -61,4 +61,4 @@ def counterexample(
         ),
     )
     # y2 does not occur in f, while F fixes it.
-    return problem._replace(singular_hessians=("f",)), persistent_source({})
+    return problem._replace(singular_hessians=frozenset({Objectives.f})), persistent_source({})

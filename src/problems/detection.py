@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from src.bilevel.types import Array, Metrics
+from bilevel.types import Array, Metrics
 
 
 def f1_scores(predicted: Array, labels: Array, num_classes: int) -> Metrics:

@@ -13,13 +13,15 @@ network as two batches, so the statistics of batch norm never mix.
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.types import Array, BilevelProblem, Metrics, Model, Roles, TaskSource, Tree
+from bilevel.types import Array, BilevelProblem, Metrics, Objectives, TaskSource, Tree
 from src.data.episodes import episodes
 from src.data.image_classes import ImageClasses
-from src.problems.adapting_network import HeadInit, adapting_network
+from src.models.model import Model
+from src.problems.adapting_network import HeadInit, Roles, adapting_network
 
 # K steps of size eta from zero act about like the ridge 1 / (eta K) = 2: of that order.
 DAMPING = 1.0
+EVERY_MIX = {Objectives.f, Objectives.F, Objectives.f | Objectives.F}
 
 
 def few_shot(
@@ -56,26 +58,24 @@ def few_shot(
     def logits(context: Tree, task: Tree, y: Tree, part: str) -> Array:
         return network.outputs(context, y, part, task[part]["images"])
 
-    def lower_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> Array:
-        del batch  # a support set is small: always all of it
+    def lower_objective(context: Tree, task: Tree, y: Tree) -> Array:
         value = cross_entropy(logits(context, task, y, "support"), task["support"]["labels"])
         if lower_l2:
             value += 0.5 * lower_l2 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(y))
         return value
 
-    def upper_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
-        del batch
+    def upper_objective(context: Tree, task: Tree, y: Tree) -> tuple[Array, Metrics]:
         scores, labels = logits(context, task, y, "query"), task["query"]["labels"]
         return cross_entropy(scores, labels), {"accuracy": accuracy(scores, labels)}
 
     def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
         del x
-        value, metrics = upper_objective(context, task, y, None)
+        value, metrics = upper_objective(context, task, y)
         support = accuracy(logits(context, task, y, "support"), task["support"]["labels"])
         return {
             **metrics,
             "upper_loss": value,
-            "lower_loss": lower_objective(context, task, y, None),
+            "lower_loss": lower_objective(context, task, y),
             "support_accuracy": support,
         }
 
@@ -93,7 +93,7 @@ def few_shot(
         },
         learned_start=roles.learn_start,
         # A constant added to all logits changes nothing, and so does any W outside the features.
-        singular_hessians=("F",) if lower_l2 else ("f", "F", "f + F"),
+        singular_hessians=frozenset({Objectives.F} if lower_l2 else EVERY_MIX),
         damping=0.0 if lower_l2 else DAMPING,
     )
     return problem, source

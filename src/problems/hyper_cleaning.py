@@ -17,22 +17,23 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.types import (
+from bilevel.mini_batches import mini_batches, rows, with_keys
+from bilevel.types import (
     Array,
     BilevelProblem,
     Metrics,
-    Model,
+    Objectives,
     TaskSource,
     Tree,
-    WeightedSamples,
 )
 from src.data.image_classes import SPLITS
 from src.data.labelled import LabelledImages
 from src.data.pollution import Pollution, number_polluted, pollute
+from src.models.model import Model
 from src.problems.adapting_network import HeadInit, draw_head, network_shapes
 from src.problems.detection import ceiling, detection, f1_scores
-from src.problems.few_shot import accuracy, cross_entropy
-from src.problems.mini_batches import mini_batches, with_keys
+from src.problems.few_shot import EVERY_MIX, accuracy, cross_entropy
+from src.problems.weighted_samples import WeightedSamples
 
 Weighting = Literal["sigmoid", "clip", "softmax"]
 Baseline = Literal["none", "everything", "clean", "validation"]
@@ -103,36 +104,28 @@ def hyper_cleaning(
         del task
         return {"weights": weights_of(x)} if baseline == "none" else {}
 
-    def lower_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> Array:
-        part = "validation" if baseline == "validation" else "train"
-        rows = {**task[part]}
-        if part == "train":
-            rows["weights"] = _fixed_weights(baseline, task) if not context else context["weights"]
-        if batch is not None:
-            rows = _taken(rows, batch["lower"])
-        each = losses(y, rows)
-        value = jnp.mean(each if part == "validation" else rows["weights"] * each)
+    def lower_objective(context: Tree, task: Tree, y: Tree) -> Array:
+        # Of a baseline the weights are fixed, and stand with the rows.
+        weights = {**task["train"], **context}["weights"]
+        value = jnp.mean(weights * losses(y, task["train"]))
         if lower_l2:
             value += 0.5 * lower_l2 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(y))
         return value
 
-    def upper_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
+    def upper_objective(context: Tree, task: Tree, y: Tree) -> tuple[Array, Metrics]:
         del context
-        rows = task["validation"]
-        if batch is not None:
-            rows = _taken(rows, batch["upper"])
-        return jnp.mean(losses(y, rows)), {}
+        return jnp.mean(losses(y, task["validation"])), {}
 
     def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
         del x
-        rows = task["held_out"]
-        scores = logits(y, rows["images"])
+        held_out = task["held_out"]
+        scores = logits(y, held_out["images"])
         metrics = {
-            "upper_loss": upper_objective(context, task, y, None)[0],
-            "lower_loss": lower_objective(context, task, y, None),
-            "mean_loss": cross_entropy(scores, rows["labels"]),
-            "accuracy": accuracy(scores, rows["labels"]),
-            **f1_scores(scores.argmax(-1), rows["labels"], data.num_classes),
+            "upper_loss": upper_objective(context, task, y)[0],
+            "lower_loss": lower_objective(context, task, y),
+            "mean_loss": cross_entropy(scores, held_out["labels"]),
+            "accuracy": accuracy(scores, held_out["labels"]),
+            **f1_scores(scores.argmax(-1), held_out["labels"], data.num_classes),
         }
         if polluted:
             metrics |= detection(context["weights"], THRESHOLDS[weighting], task["drawn"])
@@ -153,63 +146,68 @@ def hyper_cleaning(
         evaluate=evaluate,
         formulas=_formulas(weighting, baseline, lower_l2),
         # A constant added to all logits changes nothing, nor does a weight of a blank pixel.
-        singular_hessians=("F",) if lower_l2 else ("f", "F", "f + F"),
+        singular_hessians=frozenset({Objectives.F} if lower_l2 else EVERY_MIX),
         damping=0.0 if lower_l2 else DAMPING,
     )
     if weighting == "clip" and baseline == "none":
         problem = problem._replace(project_upper=lambda x: jnp.clip(x, 0, 1))
     if batch_size is not None:
-        rows = len(data.labels["validation" if baseline == "validation" else "train"])
-        batch = mini_batches(batch_size, rows, len(data.labels["validation"]))
-        problem = problem._replace(batch=batch)
+        lower_rows = len(data.labels["validation" if baseline == "validation" else "train"])
+        batch = mini_batches(batch_size, lower_rows, len(data.labels["validation"]), rows)
+        problem = problem._replace(mini_batch=batch)
     if baseline == "none":
-        problem = problem._replace(weighted_samples=samples)
-    return problem, _source(data, noise, pollution, batch_size is not None)
+        problem = problem._replace(inspect=samples)
+    return problem, _source(data, noise, pollution, baseline, batch_size is not None)
 
 
 # About 1 / (eta K) for K = 100 steps of size 0.1: how much those steps have left of the start.
 DAMPING = 0.1
 
 
-def _source(data: LabelledImages, noise: float, pollution: Pollution, batches: bool) -> TaskSource:
+def _source(
+    labelled: LabelledImages, noise: float, pollution: Pollution, baseline: Baseline, batches: bool
+) -> TaskSource:
     """One task; which labels are polluted follows from the seed of the run."""
 
-    def seeded(data_on_device: Tree, key: Array) -> Tree:
-        train = data_on_device["train"]
+    def seeded(data: Tree, key: Array) -> Tree:
+        train = data["train"]
         labels, drawn = pollute(
-            jax.random.fold_in(key, 2**31 - 4), train["labels"], data.num_classes, noise, pollution
+            jax.random.fold_in(key, 2**31 - 4),
+            train["labels"],
+            labelled.num_classes,
+            noise,
+            pollution,
         )
         return {
-            **data_on_device,
+            **data,
             "train": {**train, "labels": labels},
             "drawn": drawn,
             "wrong": labels != train["labels"],
         }
 
-    def sample(seeded_data: Tree, key: Array, split: str, n: int) -> Tree:
-        task = {name: seeded_data[name] for name in ("train", "validation", "drawn", "wrong")}
-        task["held_out"] = seeded_data[split]
+    def sample(data: Tree, key: Array, split: str, n: int) -> Tree:
+        task = {name: data[name] for name in ("train", "validation", "drawn", "wrong")}
+        task["held_out"] = data[split]
+        if baseline != "none":
+            task["train"] = _baseline_rows(baseline, task)
         tasks = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), task)
         return with_keys(tasks, key, n) if batches else tasks
 
     on_device = {
         split: {
-            "images": jnp.asarray(data.images[split], dtype=float) / 255,
-            "labels": jnp.asarray(data.labels[split]),
+            "images": jnp.asarray(labelled.images[split], dtype=float) / 255,
+            "labels": jnp.asarray(labelled.labels[split]),
         }
         for split in SPLITS
     }
     return TaskSource(data=on_device, sample=sample, persistent=True, seeded=seeded)
 
 
-def _taken(rows: Tree, indices: Array) -> Tree:
-    return jax.tree.map(lambda leaf: leaf[indices], rows)
-
-
-def _fixed_weights(baseline: Baseline, task: Tree) -> Array:
-    """Of a baseline: f is the mean over the samples that it trains on."""
-    kept = ~task["wrong"] if baseline == "clean" else jnp.ones_like(task["wrong"])
-    return kept / kept.mean()
+def _baseline_rows(baseline: Baseline, task: Tree) -> Tree:
+    """The rows of f and their fixed weights: f is the mean over the samples that it trains on."""
+    rows = task["validation" if baseline == "validation" else "train"]
+    kept = ~task["wrong"] if baseline == "clean" else jnp.ones(len(rows["labels"]), bool)
+    return {**rows, "weights": kept / kept.mean()}
 
 
 def _formulas(weighting: Weighting, baseline: Baseline, lower_l2: float) -> dict[str, str]:

@@ -29,8 +29,8 @@ import math
 
 import jax.numpy as jnp
 
-from src.bilevel.types import Array, BilevelProblem, Exact, TaskSource, Tree
-from src.problems.from_objectives import persistent_source, problem_from_objectives
+from bilevel.from_objectives import persistent_source, problem_from_objectives
+from bilevel.types import Array, BilevelProblem, Exact, TaskSource, Tree
 
 UPPER_BOUNDS = (1.0, 10.0)
 LOWER_BOUNDS = (-2.0, 2.0)

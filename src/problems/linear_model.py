@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from src.bilevel.types import Array, Metrics, Tree
+from bilevel.types import Array, Metrics, Tree
 from src.data.labelled import Table
 
 Loss = Literal["squared", "logistic", "softmax"]

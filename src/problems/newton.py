@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import lax
 
-from src.bilevel.types import Array
+from bilevel.types import Array
 
 MAX_ITERATIONS = 50  # Newton steps; a logistic regression that is nearly separable takes 10 to 20
 MAX_HALVINGS = 30  # of one step

@@ -22,8 +22,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.types import Array, BilevelProblem, Exact, TaskSource, Tree
-from src.problems.from_objectives import persistent_source, problem_from_objectives
+from bilevel.from_objectives import persistent_source, problem_from_objectives
+from bilevel.types import Array, BilevelProblem, Exact, TaskSource, Tree
 
 UPPER_BOUNDS = (0.0, 3.0)
 

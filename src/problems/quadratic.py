@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from src.bilevel.types import Array, BilevelProblem, Exact, Metrics, TaskSource, Tree
-from src.problems.from_objectives import persistent_source
-from src.problems.mini_batches import mini_batches
+from bilevel.from_objectives import persistent_source
+from bilevel.mini_batches import mini_batches
+from bilevel.types import Array, BilevelProblem, Exact, Metrics, TaskSource, Tree
 
 
 def quadratic(
@@ -87,36 +87,36 @@ def quadratic(
         )
     }
 
-    def lower_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> Array:
-        return _value(_means(task["train"], batch, "lower"), context, y)
+    def lower_objective(context: Tree, task: Tree, y: Tree) -> Array:
+        return _value(_means(task["train"]), context, y)
 
-    def upper_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
-        return _value(_means(task["validation"], batch, "upper"), context, y), {}
+    def upper_objective(context: Tree, task: Tree, y: Tree) -> tuple[Array, Metrics]:
+        return _value(_means(task["validation"]), context, y), {}
 
     def slope(task: Tree) -> Array:
         """D, the derivative of y*."""
-        f = _means(task["train"], None, "lower")
+        f = _means(task["train"])
         return -jnp.linalg.solve(f["A"], f["C"].T)
 
     def lower_solution(x: Array, task: Tree) -> Array:
-        f = _means(task["train"], None, "lower")
+        f = _means(task["train"])
         return -jnp.linalg.solve(f["A"], f["C"].T @ x + f["a"])
 
     def hypergradient(x: Array, task: Tree) -> Array:
-        upper, y = _means(task["validation"], None, "upper"), lower_solution(x, task)
+        upper, y = _means(task["validation"]), lower_solution(x, task)
         through_y = upper["A"] @ y + upper["C"].T @ x + upper["a"]
         return upper["B"] @ x + upper["C"] @ y + upper["b"] + slope(task).T @ through_y
 
     def upper_solution(task: Tree) -> Array:
-        upper, D = _means(task["validation"], None, "upper"), slope(task)
+        upper, D = _means(task["validation"]), slope(task)
         mixed = upper["C"] @ D
         matrix = upper["B"] + mixed + mixed.T + D.T @ upper["A"] @ D
         return -jnp.linalg.solve(matrix, hypergradient(jnp.zeros(dim_upper), task))
 
     def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
         return {
-            "upper_loss": upper_objective(context, task, y, None)[0],
-            "lower_loss": lower_objective(context, task, y, None),
+            "upper_loss": upper_objective(context, task, y)[0],
+            "lower_loss": lower_objective(context, task, y),
             "value_function_gradient_norm": jnp.linalg.norm(hypergradient(x, task)),
             "lower_variable_error": jnp.linalg.norm(y - lower_solution(x, task)),
             "upper_variable_error": jnp.linalg.norm(x - upper_solution(task)),
@@ -137,7 +137,8 @@ def quadratic(
         exact=Exact(lower_solution, hypergradient, upper_solution),
     )
     if batch_size is not None:
-        problem = problem._replace(batch=mini_batches(batch_size, num_lower_rows, num_upper_rows))
+        batch = mini_batches(batch_size, num_lower_rows, num_upper_rows)
+        problem = problem._replace(mini_batch=batch)
     return problem, persistent_source(task, batches=batch_size is not None)
 
 
@@ -146,14 +147,9 @@ def _value(means: Tree, x: Array, y: Array) -> Array:
     return squares + x @ means["C"] @ y + means["a"] @ y + means["b"] @ x
 
 
-def _means(rows: Tree, batch: Tree, level: str) -> Tree:
-    """Means over the rows that the batch names for this level, or over all.
-
-    Taken anew each time, as a method that sees rows only would have to.
-    """
-    return jax.tree.map(
-        lambda leaf: jnp.mean(leaf if batch is None else leaf[batch[level]], axis=0), rows
-    )
+def _means(rows: Tree) -> Tree:
+    """Means over the rows; taken anew each time, as a method that sees rows only would have to."""
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), rows)
 
 
 def _rows(

@@ -19,11 +19,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.types import Array, BilevelProblem, Exact, Metrics, TaskSource, Tree
+from bilevel.from_objectives import persistent_source
+from bilevel.mini_batches import mini_batches
+from bilevel.types import Array, BilevelProblem, Exact, Metrics, Objectives, TaskSource, Tree
 from src.data.labelled import Table
-from src.problems.from_objectives import persistent_source
 from src.problems.linear_model import Loss, linear_model, rows_of, suited_loss
-from src.problems.mini_batches import mini_batches
 from src.problems.newton import newton
 
 # There is no `exact` where a Newton step takes more products than this, d^2 (rows + d) for d
@@ -78,13 +78,12 @@ def regularisation(
         by_row = penalty == "per_feature" and len(model.shape) == 2
         return jnp.broadcast_to(jnp.exp(x[:, None] if by_row else x), model.shape)
 
-    def lower_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> Array:
-        rows = _rows(task["train"], batch, "lower")
-        return model.mean_loss(rows, y) + 0.5 * jnp.sum(penalties(context) * y**2)
+    def lower_objective(context: Tree, task: Tree, y: Tree) -> Array:
+        return model.mean_loss(task["train"], y) + 0.5 * jnp.sum(penalties(context) * y**2)
 
-    def upper_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
+    def upper_objective(context: Tree, task: Tree, y: Tree) -> tuple[Array, Metrics]:
         del context
-        rows = _rows(task["validation"], batch, "upper")
+        rows = task["validation"]
         return model.mean_loss(rows, y), model.scores(rows, y)
 
     def hessian(x: Array, task: Tree, y: Array) -> Array:
@@ -92,7 +91,7 @@ def regularisation(
 
     def lower_solution(x: Array, task: Tree) -> Array:
         def value(flat: Array) -> Array:
-            return lower_objective(x, task, flat.reshape(model.shape), None)
+            return lower_objective(x, task, flat.reshape(model.shape))
 
         def derivatives(flat: Array) -> tuple[Array, Array]:
             return jax.grad(value)(flat), hessian(x, task, flat.reshape(model.shape))
@@ -125,7 +124,7 @@ def regularisation(
             held_out = {**model.scores(task["held_out"], y), "mean_loss": mean_loss}
         return {
             "upper_loss": model.mean_loss(task["validation"], y),
-            "lower_loss": lower_objective(context, task, y, None),
+            "lower_loss": lower_objective(context, task, y),
             **held_out,
             **(against_exact(x, task, y) if affordable else {}),
         }
@@ -153,18 +152,17 @@ def regularisation(
         project_upper=lambda x: jnp.minimum(x, max_log_penalty),
         # One vector added to every column of a softmax's y changes nothing, nor does a y that is
         # orthogonal to all rows.
-        singular_hessians=("F",) if loss == "softmax" or num_validation_rows < num_features else (),
+        singular_hessians=frozenset({Objectives.F})
+        if loss == "softmax" or num_validation_rows < num_features
+        else frozenset(),
     )
     rows = {split: rows_of(data, split, loss) for split in data.inputs}
     task = {split: rows[split] for split in ("train", "validation")}
     if batch_size is not None:
-        problem = problem._replace(batch=mini_batches(batch_size, num_rows, num_validation_rows))
+        problem = problem._replace(
+            mini_batch=mini_batches(batch_size, num_rows, num_validation_rows)
+        )
     return problem, persistent_source(task, held_out=rows, batches=batch_size is not None)
-
-
-def _rows(part: Tree, batch: Tree, level: str) -> Tree:
-    """Those rows that the batch names for this level, or all."""
-    return part if batch is None else jax.tree.map(lambda leaf: leaf[batch[level]], part)
 
 
 _PENALTIES = {

@@ -14,8 +14,8 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from src.bilevel.types import Array, BilevelProblem, Exact, Metrics, TaskSource, Tree
-from src.problems.from_objectives import persistent_source, problem_from_objectives
+from bilevel.from_objectives import persistent_source, problem_from_objectives
+from bilevel.types import Array, BilevelProblem, Exact, Metrics, TaskSource, Tree
 
 
 def ridge(

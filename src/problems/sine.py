@@ -12,8 +12,10 @@ hidden layers of 40 units and no batch norm. What is x and what is y are the rol
 import jax
 import jax.numpy as jnp
 
-from src.bilevel.types import Array, BilevelProblem, Metrics, Model, Roles, TaskSource, Tree
-from src.problems.adapting_network import HeadInit, adapting_network
+from bilevel.types import Array, BilevelProblem, Metrics, TaskSource, Tree
+from src.models.model import Model
+from src.problems.adapting_network import HeadInit, Roles, adapting_network
+from src.problems.few_shot import EVERY_MIX
 
 AMPLITUDES, PHASES, INPUTS = (0.1, 5.0), (0.0, jnp.pi), (-5.0, 5.0)
 
@@ -40,8 +42,7 @@ def sine(
         found = network.outputs(context, y, part, task[part]["inputs"])
         return jnp.mean((found - task[part]["targets"]) ** 2)
 
-    def upper_objective(context: Tree, task: Tree, y: Tree, batch: Tree) -> tuple[Array, Metrics]:
-        del batch
+    def upper_objective(context: Tree, task: Tree, y: Tree) -> tuple[Array, Metrics]:
         return mean_square(context, task, y, "query"), {}
 
     def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
@@ -55,7 +56,7 @@ def sine(
         init_upper=network.init_upper,
         prepare=prepare,
         init_lower=network.init_lower,
-        lower_objective=lambda context, task, y, batch: mean_square(context, task, y, "support"),
+        lower_objective=lambda context, task, y: mean_square(context, task, y, "support"),
         upper_objective=upper_objective,
         evaluate=evaluate,
         formulas={
@@ -64,7 +65,7 @@ def sine(
         },
         learned_start=roles.learn_start,
         # More weights than points.
-        singular_hessians=("f", "F", "f + F"),
+        singular_hessians=frozenset(EVERY_MIX),
         damping=1.0,
     )
     return problem, TaskSource(data={}, sample=_sampler(shots, queries), persistent=False)

@@ -15,26 +15,18 @@ that of one group, and on a CPU one task at a time stays in the cache, which is 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from src.bilevel.batching import over
-from src.bilevel.dynamics import residual
-from src.bilevel.lower_solve import run_steps, trajectory
-from src.bilevel.types import (
-    Algorithm,
-    AlgorithmState,
-    Array,
-    BilevelProblem,
-    Hypergradient,
-    LowerDynamics,
-    Metrics,
-    Tree,
-)
+from bilevel.algorithm import Algorithm, AlgorithmState
+from bilevel.batching import batched
+from bilevel.estimator import Hypergradient
+from bilevel.lower_level import LowerDynamics, LowerProblem, Point, trajectory
+from bilevel.types import Array, BilevelProblem, DynamicsParams, Metrics, Tree
 
 LowerStart = Literal["fixed", "redrawn", "warm"]
 
@@ -60,29 +52,32 @@ class Outcome(NamedTuple):
 def hypergradient_descent(
     problem: BilevelProblem,
     dynamics: LowerDynamics,
-    test_dynamics: LowerDynamics,
     hypergradient: Hypergradient,
     upper_optimizer: optax.GradientTransformation,
     *,
     num_lower_steps: int,
-    meta_batch_size: int,
-    tasks_at_once: int,
+    persistent: bool,
+    meta_batch_size: int = 1,
+    tasks_at_once: int | None = None,
     lower_start: LowerStart = "fixed",
+    test_dynamics: LowerDynamics | None = None,
 ) -> Algorithm:
-    """Compose the four choices and an upper optimizer into an `Algorithm`.
+    """Compose the choices and an upper optimizer into an `Algorithm`.
 
-    `test_dynamics` is what `adapt` runs (the same learned parameters, another aggregation).
-    lower_start: y0 from one key (fixed), from a new key each iteration (redrawn), or the y_K of
-    the iteration before (warm; only for a persistent task). `tasks_at_once` divides
-    meta_batch_size.
+    persistent: the task is the same in every iteration. lower_start: y0 from one key (fixed), from
+    a new key each iteration (redrawn), or the y_K of the iteration before (warm; only for a
+    persistent task). `tasks_at_once` divides meta_batch_size; None: all. `test_dynamics` is what
+    `adapt` runs (the same learned parameters, another aggregation); None: `dynamics`.
     """
+    lower = LowerProblem(problem, dynamics, num_lower_steps, persistent)
+    tasks_at_once = meta_batch_size if tasks_at_once is None else tasks_at_once
     # A fixed start is shared by all tasks (axis None): its gradient is averaged before pull-back.
     start_axis = None if lower_start == "fixed" else 0
 
     def draw_start(fixed_key: Array, keys: Array, x: Tree) -> Tree:
         if lower_start == "fixed":
             return problem.init_lower(fixed_key, x)
-        return over(problem.init_lower, keys.shape[0], (0, None))(keys, x)
+        return batched(problem.init_lower, keys.shape[0], (0, None))(keys, x)
 
     def init(key: Array) -> AlgorithmState:
         x_key, start_key = jax.random.split(key)
@@ -91,42 +86,52 @@ def hypergradient_descent(
         variables = {"problem": x, **dynamics.init_params(num_lower_steps, y0)}
         warm = draw_start(start_key, jax.random.split(start_key, meta_batch_size), x)
         start = {"fixed": start_key, "redrawn": (), "warm": warm}[lower_start]
-        carry = jax.vmap(lambda _: hypergradient.init(y0))(jnp.arange(meta_batch_size))
+        carry = jax.vmap(lambda _: hypergradient.init(lower, y0))(jnp.arange(meta_batch_size))
         return AlgorithmState(variables, upper_optimizer.init(variables), carry, start)
 
-    def of_group(x: Tree, params: Tree, y0_key: Array, group: Group) -> tuple[Tree, Outcome]:
+    def of_group(
+        x: Tree, dynamics_params: DynamicsParams, y0_key: Array, group: Group
+    ) -> tuple[Tree, Outcome]:
         """The summed gradient of some tasks, and what each of them reports (leading axis)."""
         size = group.keys.shape[0]
         start_keys, own_keys = jax.vmap(jax.random.split, out_axes=1)(group.keys)
-        prepare = over(problem.prepare, size, (None, 0))
+        prepare = batched(problem.prepare, size, (None, 0))
         context, pull_context = jax.vjp(lambda x: prepare(x, group.tasks), x)
         if lower_start == "warm":
             y0, pull_start = group.start, lambda _: (jax.tree.map(jnp.zeros_like, x),)
         else:
             y0, pull_start = jax.vjp(lambda x: draw_start(y0_key, start_keys, x), x)
-        estimate = over(hypergradient.estimate, size, (0, 0, 0, None, start_axis, 0))
-        output = estimate(group.carry, context, group.tasks, params, y0, own_keys)
-        through_start = _sum(output.start_gradient) if start_axis is None else output.start_gradient
+
+        def estimate(carry: Tree, context: Tree, task: Tree, y0: Tree, key: Array):
+            point = Point(context, dynamics_params, y0)
+            return hypergradient.estimate(lower._replace(task=task), point, carry, key)
+
+        output = batched(estimate, size, (0, 0, 0, start_axis, 0))(
+            group.carry, context, group.tasks, y0, own_keys
+        )
+        of_start = output.gradient.y0
         x_gradient = jax.tree.map(
-            jnp.add, *pull_context(output.context_gradient), *pull_start(through_start)
+            jnp.add,
+            *pull_context(output.gradient.context),
+            *pull_start(_sum(of_start) if start_axis is None else of_start),
         )
         metrics = {
-            **over(partial(lower_diagnostics, problem, dynamics), size, (0, 0, 0))(
+            **batched(partial(lower_diagnostics, lower), size, (0, 0, 0))(
                 context, group.tasks, output.y
             ),
-            "upper_loss": output.upper_loss,
+            "upper_loss": output.value,
             **_named(output.metrics, dynamics),
         }
-        gradient = {"problem": x_gradient, **_sum(output.params_gradient)}
+        gradient = {"problem": x_gradient, **_sum(output.gradient.dynamics_params)}
         return gradient, Outcome(metrics, output.diagnostics, output.y, output.carry)
 
     def step(state: AlgorithmState, key: Array, tasks: Tree) -> tuple[AlgorithmState, Metrics]:
-        x, params = _split(state.variables)
+        x, dynamics_params = _split(state.variables)
         keys = jax.random.split(key, meta_batch_size)
         warm = state.start if lower_start == "warm" else ()
         everything = Group(tasks, state.carry, warm, keys)
         # state.start is a fixed start's key; the other starts read their group's own.
-        gradient_of = partial(of_group, x, params, state.start)
+        gradient_of = partial(of_group, x, dynamics_params, state.start)
         if tasks_at_once == meta_batch_size:
             total, outcome = gradient_of(everything)
         else:
@@ -135,15 +140,14 @@ def hypergradient_descent(
         gradient = jax.tree.map(lambda leaf: leaf / meta_batch_size, total)
 
         updates, upper_state = upper_optimizer.update(gradient, state.upper_state, state.variables)
-        x, params = _split(optax.apply_updates(state.variables, updates))  # pyright: ignore
-        variables = {"problem": problem.project_upper(x), **dynamics.project(params)}
+        moved: Any = optax.apply_updates(state.variables, updates)
+        moved_x, moved_params = _split(moved)
+        variables = {"problem": problem.project_upper(moved_x), **dynamics.project(moved_params)}
 
         metrics = {
             **jax.tree.map(jnp.mean, dict(outcome.metrics)),
             **jax.tree.map(jnp.max, dict(outcome.diagnostics)),
-            **_against_exact(
-                problem, state.variables["problem"], tasks, meta_batch_size, gradient["problem"]
-            ),
+            **_against_exact(problem, x, tasks, meta_batch_size, gradient["problem"]),
             "hypergradient_norm": optax.tree.norm(gradient),
             **_learned_scalars(variables),
         }
@@ -157,26 +161,24 @@ def hypergradient_descent(
         num_steps: int,
         observe: Callable[[Tree], Tree] | None = None,
     ) -> Tree:
-        x, params = _split(state.variables)
+        x, dynamics_params = _split(state.variables)
         if lower_start == "warm":
             y0 = jax.tree.map(lambda leaf: leaf[0], state.start)
         else:
             y0 = problem.init_lower(state.start if lower_start == "fixed" else key, x)
-        context = problem.prepare(x, task)
+        point = Point(problem.prepare(x, task), dynamics_params, y0)
+        tested = LowerProblem(problem, test_dynamics or dynamics, num_steps, persistent, task)
         if observe is not None:
-            return trajectory(problem, test_dynamics, params, context, task, y0, num_steps, observe)
-        start = test_dynamics.init(params, y0)
-        return run_steps(problem, test_dynamics, params, context, task, start, 1, num_steps).y
+            return trajectory(tested.at(point), y0, num_steps, observe)
+        return tested.solve(point)
 
     return Algorithm(init=init, step=step, adapt=adapt)
 
 
-def lower_diagnostics(
-    problem: BilevelProblem, dynamics: LowerDynamics, context: Tree, task: Tree, y: Tree
-) -> Metrics:
+def lower_diagnostics(lower: LowerProblem, context: Tree, task: Tree, y: Tree) -> Metrics:
     """f(x, y_K), and the norm of grad_y f (or y - P(y - grad_y f)): how far from a solution."""
-    value, gradient = jax.value_and_grad(problem.lower_objective, argnums=2)(context, task, y, None)
-    distance = optax.tree.norm(residual(dynamics.projection, gradient, y))
+    value, gradient = jax.value_and_grad(lower.problem.lower_objective, argnums=2)(context, task, y)
+    distance = optax.tree.norm(lower.residual(gradient, y))
     return {"lower_loss": value, "stationarity_norm": distance}
 
 
@@ -194,7 +196,7 @@ def _against_exact(
     return {"hypergradient_error": error / jnp.where(size > 0, size, 1)}
 
 
-def _split(variables: dict[str, Tree]) -> tuple[Tree, dict[str, Tree]]:
+def _split(variables: dict[str, Tree]) -> tuple[Tree, DynamicsParams]:
     """x, and the parameters of the lower dynamics."""
     return variables["problem"], {k: v for k, v in variables.items() if k != "problem"}
 

@@ -1,18 +1,22 @@
-"""Hypergradient estimators, one file each.
+"""Hypergradient estimators, one file each: a factory of options that returns a `Hypergradient`."""
 
-A file holds a factory of its own name, factory(problem, dynamics, num_lower_steps, *, options), and
-declares beside it
+from bilevel.hypergradients.finite_difference import finite_difference
+from bilevel.hypergradients.first_order import first_order
+from bilevel.hypergradients.forward import forward
+from bilevel.hypergradients.implicit import implicit
+from bilevel.hypergradients.reptile import reptile
+from bilevel.hypergradients.truncated import one_step, truncated
+from bilevel.hypergradients.unrolled import unrolled
+from bilevel.hypergradients.warp_grad import warp_grad
 
-    DIFFERENTIATES   what it gives a gradient of, any of
-                         context           x through the context, direct and through the lower level
-                         direct            x through the context where F reads it, y_K held fixed
-                         aggregation       learned alpha, s, t
-                         lower_optimizer   learned step sizes
-                         start             x through the start y0
-    TARGET           target(problem, dynamics, K, **options)(context, task, params, y0, key) is the
-                     function (context, params, y0) -> F whose derivative at that point it claims
-                     to be; None for a rule that is no derivative
-    dropped_steps    (optional) dropped_steps(K, **options): how many first steps it does not reach
-
-Refusals, the table of combinations and the tests follow from these.
-"""
+__all__ = [
+    "finite_difference",
+    "first_order",
+    "forward",
+    "implicit",
+    "one_step",
+    "reptile",
+    "truncated",
+    "unrolled",
+    "warp_grad",
+]

@@ -22,80 +22,41 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from src.bilevel.hypergradients.truncated import target as truncated_target
-from src.bilevel.lower_solve import run_steps
-from src.bilevel.types import (
-    Array,
-    BilevelProblem,
-    Hypergradient,
-    HypergradientOutput,
-    LowerDynamics,
-    Tree,
-)
-
-DIFFERENTIATES = ("context", "aggregation", "lower_optimizer", "start")
+from bilevel.estimator import Hypergradient, HypergradientOutput, Target
+from bilevel.hypergradients.truncated import one_step
+from bilevel.lower_level import LowerProblem, Point
+from bilevel.types import Array, Tree
 
 
-def target(
-    problem: BilevelProblem,
-    dynamics: LowerDynamics,
-    num_lower_steps: int,
-    *,
-    radius: float | None,
-):
-    """F(x, y_K(x)) with all but the last step frozen, as radius -> 0."""
-    del radius
-    return truncated_target(problem, dynamics, num_lower_steps, keep_last=1)
-
-
-TARGET = target
-
-
-def dropped_steps(num_lower_steps: int, *, radius: float | None) -> int:
-    """How many of the first lower steps no gradient reaches."""
-    del radius
-    return num_lower_steps - 1
-
-
-def finite_difference(
-    problem: BilevelProblem,
-    dynamics: LowerDynamics,
-    num_lower_steps: int,
-    *,
-    radius: float | None = None,
-) -> Hypergradient:
-    """The DARTS estimate. radius: length of the perturbation of y; null chooses by float type.
+def finite_difference(*, radius: float | None = None) -> Hypergradient:
+    """The DARTS estimate. radius: length of the perturbation of y; None chooses by float type.
 
     Raises ValueError where radius <= 0.
     """
     if radius is not None and not radius > 0:
         raise ValueError(f"radius={radius} must be positive; choose radius=null to follow the type")
 
-    def estimate(
-        carry: Tree, context: Tree, task: Tree, params: Tree, y0: Tree, key: Array
-    ) -> HypergradientOutput:
-        del key
-        state = dynamics.init(params, y0)
-        state = run_steps(problem, dynamics, params, context, task, state, 1, num_lower_steps - 1)
-        state, last = lax.stop_gradient(state), jnp.int32(num_lower_steps)
+    def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
+        level = lower.at(point)
+        state = level.run(level.init(point.y0), 1, lower.num_steps - 1)
+        state, last = lax.stop_gradient(state), jnp.int32(lower.num_steps)
 
-        def gradient_of_psi(y: Tree) -> tuple[Tree, Tree, Tree]:
-            """In (params, context, y)."""
-            return jax.grad(dynamics.objective, argnums=(1, 2, 4))(
-                problem, params, context, task, y, last
-            )
+        def gradient_of_psi(y: Tree) -> Point:
+            """In the context, the learned parameters, and y in the place of the start."""
+            at_y = point._replace(y0=y)
+            return jax.grad(lambda moved: lower.at(moved).objective(moved.y0, last))(at_y)
 
-        direction = gradient_of_psi(state.y)[2]
-        y, pull_back = jax.vjp(
-            lambda params, d, y: dynamics.move(params, d, state._replace(y=y), last).y,
-            params,
-            direction,
-            state.y,
-        )
+        def move(moved: Point, direction: Tree) -> Tree:
+            return lower.at(moved).move(direction, state._replace(y=moved.y0), last).y
+
+        direction = gradient_of_psi(state.y).y0
+        y, pull_back = jax.vjp(move, point._replace(y0=state.y), direction)
         (value, metrics), (of_context, v) = jax.value_and_grad(
-            problem.upper_objective, argnums=(0, 2), has_aux=True
-        )(context, task, y, None)
-        of_params, u, of_start = pull_back(v)
+            lambda context, y: lower.at(point._replace(context=context)).upper(y),
+            argnums=(0, 1),
+            has_aux=True,
+        )(point.context, y)
+        through_move, u = pull_back(v)
 
         eps = _length(state.y, radius) / _not_zero(optax.tree.norm(u))
         plus, minus = (
@@ -103,27 +64,21 @@ def finite_difference(
             for sign in (1, -1)
         )
         mixed = jax.tree.map(lambda a, b: (a - b) / (2 * eps), plus, minus)
-        params_gradient, context_gradient, start_gradient = jax.tree.map(
-            jnp.add, (of_params, of_context, of_start), mixed
-        )
-        return HypergradientOutput(
-            value,
-            context_gradient,
-            params_gradient,
-            start_gradient,
-            y=y,
-            metrics=metrics,
-            diagnostics={},
-            carry=carry,
-        )
+        # The context does not enter the move but through the direction.
+        direct = through_move._replace(context=of_context)
+        return HypergradientOutput(value, jax.tree.map(jnp.add, direct, mixed), y, metrics)
 
+    as_radius_shrinks = one_step().target
+    assert as_radius_shrinks is not None
     return Hypergradient(
-        init=lambda y0: (),
-        estimate=estimate,
-        formula=(
-            "g = dF/dx + [grad_x psi(y + eps u) - grad_x psi(y - eps u)] / (2 eps), "
-            f"y = y_{num_lower_steps - 1}, u = (d y_K / d d_K)^T grad_y F(y_K)"
+        "finite_difference",
+        estimate,
+        "g = dF/dx + [grad_x psi(y + eps u) - grad_x psi(y - eps u)] / (2 eps), "
+        "y = y_{K-1}, u = (d y_K / d d_K)^T grad_y F(y_K)",
+        Target(
+            "F(x, y_K(x)) with all but the last step frozen, as radius -> 0", as_radius_shrinks.at
         ),
+        dropped_steps=lambda num_steps: num_steps - 1,
     )
 
 

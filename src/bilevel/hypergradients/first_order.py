@@ -14,76 +14,52 @@ inside the lower level is not seen at all.
 import jax.numpy as jnp
 from jax import lax
 
-from src.bilevel.hypergradients.unrolled import differentiate
-from src.bilevel.types import (
-    Array,
-    BilevelProblem,
-    Hypergradient,
-    HypergradientOutput,
-    LowerDynamics,
-    LowerState,
-    Tree,
-)
-
-DIFFERENTIATES = ("direct", "aggregation", "lower_optimizer", "start")
+from bilevel.estimator import Hypergradient, HypergradientOutput, Target, by_reverse_mode
+from bilevel.lower_level import LowerProblem, LowerState, Point
+from bilevel.types import Array, Index, Tree
 
 
-def target(problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int):
-    """F(x, y_K(x)) with the points at which gradients are taken frozen."""
+def first_order() -> Hypergradient:
+    """The derivative of F(x, y_K) without second derivatives of f or F."""
 
-    def at_point(context: Tree, task: Tree, params: Tree, y0: Tree, key: Array):
-        del key
-        steps = jnp.arange(1, num_lower_steps + 1)
+    def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
+        fixed_context = lax.stop_gradient(point.context)
 
-        def forward(state: LowerState, k: Array) -> tuple[LowerState, Tree]:
-            return dynamics.step(problem, params, context, task, state, k), state.y
+        def score(moved: Point):
+            level, seen = lower.at(moved), lower.at(moved._replace(context=fixed_context))
 
-        _, places = lax.scan(forward, dynamics.init(params, y0), steps)
+            def body(state: LowerState, k: Index) -> tuple[LowerState, None]:
+                direction = seen.direction(lax.stop_gradient(state.y), k)
+                return level.move(direction, state, k), None
 
-        def phi(moved_context: Tree, moved_params: Tree, moved_start: Tree) -> Array:
-            def step(state: LowerState, at: tuple[Array, Tree]) -> tuple[LowerState, None]:
-                k, place = at
-                found = dynamics.direction(problem, moved_params, context, task, place, k)
-                return dynamics.move(moved_params, found, state, k), None
+            steps = jnp.arange(1, lower.num_steps + 1)
+            return level.score(lax.scan(body, level.init(moved.y0), steps)[0].y)
 
-            start = dynamics.init(moved_params, moved_start)
-            state, _ = lax.scan(step, start, (steps, places))
-            return problem.upper_objective(moved_context, task, state.y, None)[0]
+        return by_reverse_mode(score, point)
+
+    def target(lower: LowerProblem, point: Point, key: Array):
+        at_point, steps = lower.at(point), jnp.arange(1, lower.num_steps + 1)
+
+        def forward(state: LowerState, k: Index) -> tuple[LowerState, Tree]:
+            return at_point.step(state, k), state.y
+
+        _, places = lax.scan(forward, at_point.init(point.y0), steps)
+
+        def phi(moved: Point) -> Array:
+            level, seen = lower.at(moved), lower.at(moved._replace(context=point.context))
+
+            def step(state: LowerState, where: tuple[Index, Tree]) -> tuple[LowerState, None]:
+                k, place = where
+                return level.move(seen.direction(place, k), state, k), None
+
+            return level.upper(lax.scan(step, level.init(moved.y0), (steps, places))[0].y)[0]
 
         return phi
 
-    return at_point
-
-
-TARGET = target
-
-
-def first_order(
-    problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int
-) -> Hypergradient:
-    """The derivative of F(x, y_K) without second derivatives of f or F."""
-
-    def estimate(
-        carry: Tree, context: Tree, task: Tree, params: Tree, y0: Tree, key: Array
-    ) -> HypergradientOutput:
-        del key
-        fixed_context = lax.stop_gradient(context)
-
-        def scored(context: Tree, params: Tree, y0: Tree):
-            def body(state: LowerState, k: Array) -> tuple[LowerState, None]:
-                place = lax.stop_gradient(state.y)
-                direction = dynamics.direction(problem, params, fixed_context, task, place, k)
-                return dynamics.move(params, direction, state, k), None
-
-            steps = jnp.arange(1, num_lower_steps + 1)
-            y = lax.scan(body, dynamics.init(params, y0), steps)[0].y
-            value, metrics = problem.upper_objective(context, task, y, None)
-            return value, (y, metrics)
-
-        return differentiate(scored, carry, context, params, y0)
-
     return Hypergradient(
-        init=lambda y0: (),
-        estimate=estimate,
-        formula="g = dF/dx at y_K, and dF/dy at y_K for the start: no second derivatives",
+        "first_order",
+        estimate,
+        "g = dF/dx at y_K, and dF/dy at y_K for the start: no second derivatives",
+        Target("F(x, y_K(x)) with the points at which gradients are taken frozen", target),
+        differentiates=frozenset({"direct", "aggregation", "lower_optimizer", "start"}),
     )

@@ -10,51 +10,29 @@ for a few scalars (penalties, step sizes, alpha) and many steps.
 """
 
 import jax
+import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from src.bilevel.hypergradients.unrolled import solve_and_score
-from src.bilevel.hypergradients.unrolled import target as unrolled_target
-from src.bilevel.types import (
-    Array,
-    BilevelProblem,
-    Hypergradient,
-    HypergradientOutput,
-    LowerDynamics,
-    Tree,
-)
-
-DIFFERENTIATES = ("context", "aggregation", "lower_optimizer", "start")
+from bilevel.estimator import Hypergradient, HypergradientOutput
+from bilevel.hypergradients.unrolled import PHI_K, solve_and_score
+from bilevel.lower_level import LowerProblem, Point
+from bilevel.types import Array, Tree
 
 
-def target(
-    problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, *, max_scalars: int
-):
-    """F(x, y_K(x))."""
-    del max_scalars
-    return unrolled_target(problem, dynamics, num_lower_steps)
-
-
-TARGET = target
-
-
-def forward(
-    problem: BilevelProblem,
-    dynamics: LowerDynamics,
-    num_lower_steps: int,
-    *,
-    max_scalars: int = 1000,
-) -> Hypergradient:
-    """d F(x, y_K) / d (context, params, y0) by forward mode; y0 only where the start is learned.
+def forward(*, max_scalars: int = 1000) -> Hypergradient:
+    """d F(x, y_K) / d (context, dynamics_params, y0) by forward mode; y0 only where it is learned.
 
     Refuses (ValueError, before tracing) more than `max_scalars` differentiated scalars.
     """
     if max_scalars < 1:
         raise ValueError(f"max_scalars={max_scalars} must be at least 1; choose max_scalars=1000")
 
-    def check(context: Tree, params: Tree, y0: Tree) -> None:
-        parts = {"context": context, "learned parameters of the lower step": params}
-        if problem.learned_start:
-            parts["start"] = y0
+    def check(lower: LowerProblem, shapes: Point) -> None:
+        parts = {
+            "context": shapes.context,
+            "learned parameters of the lower step": shapes.dynamics_params,
+            "start": shapes.y0 if lower.problem.learned_start else (),
+        }
         sizes = {name: sum(a.size for a in jax.tree.leaves(tree)) for name, tree in parts.items()}
         total = sum(sizes.values())
         if total > max_scalars:
@@ -65,44 +43,29 @@ def forward(
                 f"or hypergradient.max_scalars={total}"
             )
 
-    def estimate(
-        carry: Tree, context: Tree, task: Tree, params: Tree, y0: Tree, key: Array
-    ) -> HypergradientOutput:
-        del key
-        point = (context, params, y0 if problem.learned_start else ())
-        flat, unravel = ravel_pytree(point)
+    def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
+        learned_start = lower.problem.learned_start
+        flat, unravel = ravel_pytree(point if learned_start else point._replace(y0=()))
 
-        def scored(vector: Array):
-            context, params, start = unravel(vector)
-            value, (y, metrics) = solve_and_score(
-                problem,
-                dynamics,
-                num_lower_steps,
-                context,
-                task,
-                params,
-                start if problem.learned_start else y0,
+        def score(vector: Array):
+            moved = unravel(vector)
+            value, aux = solve_and_score(
+                lower, moved if learned_start else moved._replace(y0=point.y0)
             )
-            return value, (value, y, metrics)
+            return value, (value, aux)
 
-        gradient, (value, y, metrics) = jax.jacfwd(scored, has_aux=True)(flat)
-        context_gradient, params_gradient, start_gradient = unravel(gradient)
-        if not problem.learned_start:
-            start_gradient = jax.tree.map(jax.numpy.zeros_like, y0)
-        return HypergradientOutput(
-            value,
-            context_gradient,
-            params_gradient,
-            start_gradient,
-            y=y,
-            metrics=metrics,
-            diagnostics={},
-            carry=carry,
-        )
+        gradient, (value, (y, metrics)) = jax.jacfwd(score, has_aux=True)(flat)
+        gradient = unravel(gradient)
+        if not learned_start:
+            gradient = gradient._replace(y0=jax.tree.map(jnp.zeros_like, point.y0))
+        return HypergradientOutput(value, gradient, y, metrics)
 
     return Hypergradient(
-        init=lambda y0: (),
-        estimate=estimate,
-        formula="g = d F(x, y_K(x)) / dx, forward mode through all K steps",
+        "forward",
+        estimate,
+        "g = d F(x, y_K(x)) / dx, forward mode through all K steps",
+        PHI_K,
+        certified_with={"max_scalars": (10**6,)},
+        exact_with={},
         check=check,
     )

@@ -17,98 +17,63 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from src.bilevel.hypergradients.unrolled import differentiate
-from src.bilevel.lower_solve import run_steps
-from src.bilevel.types import (
-    Array,
-    BilevelProblem,
-    Hypergradient,
-    HypergradientOutput,
-    LowerDynamics,
-    LowerState,
-    Tree,
-)
-
-DIFFERENTIATES = ("context", "aggregation", "lower_optimizer", "start")
+from bilevel.estimator import Hypergradient, HypergradientOutput, Target, by_reverse_mode
+from bilevel.lower_level import LowerProblem, LowerState, Point
+from bilevel.types import Array, Tree
 
 
-def _kept_steps(
-    problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, keep_last: int
-):
-    """(freeze, finish): the dropped steps, and F as a function of what comes after them."""
+def truncated(*, keep_last: int) -> Hypergradient:
+    """The derivative through the last `keep_last` = n steps, 0 <= n <= K.
 
-    def freeze(context: Tree, task: Tree, params: Tree, y0: Tree) -> LowerState:
-        start = dynamics.init(params, y0)
-        last_dropped = num_lower_steps - keep_last
-        return run_steps(problem, dynamics, params, context, task, start, 1, last_dropped)
+    Raises ValueError where n < 0; `check` does where n > K.
+    """
+    if keep_last < 0:
+        raise ValueError(f"keep_last={keep_last} must not be negative; choose keep_last=0 or more")
 
-    def finish(frozen: LowerState, task: Tree, context: Tree, params: Tree, shift: Tree):
-        """`shift` = y0 - its frozen value: it enters behind the dropped steps (identity)."""
-        state = frozen._replace(y=jax.tree.map(lambda y, d: y + d, frozen.y, shift))
-        first = num_lower_steps - keep_last + 1
-        y = run_steps(problem, dynamics, params, context, task, state, first, num_lower_steps).y
-        value, metrics = problem.upper_objective(context, task, y, None)
-        return value, (y, metrics)
+    def drop(lower: LowerProblem, point: Point) -> LowerState:
+        """The state after the dropped steps."""
+        level = lower.at(point)
+        return level.run(level.init(point.y0), 1, lower.num_steps - keep_last)
 
-    return freeze, finish
+    def finish(lower: LowerProblem, dropped: LowerState, moved: Point):
+        """F after the kept steps; moved.y0 is how far the start moved, and y_{K-n} with it."""
+        level = lower.at(moved)
+        state = dropped._replace(y=jax.tree.map(jnp.add, dropped.y, moved.y0))
+        return level.score(level.run(state, lower.num_steps - keep_last + 1, lower.num_steps).y)
 
+    def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
+        dropped = lax.stop_gradient(drop(lower, point))
+        unmoved = point._replace(y0=jax.tree.map(jnp.zeros_like, point.y0))
+        return by_reverse_mode(lambda moved: finish(lower, dropped, moved), unmoved)
 
-def target(
-    problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, *, keep_last: int
-):
-    """F(x, y_K(x)) with the dropped steps frozen."""
-    freeze, finish = _kept_steps(problem, dynamics, num_lower_steps, keep_last)
+    def target(lower: LowerProblem, point: Point, key: Array):
+        dropped = drop(lower, point)
 
-    def at_point(context: Tree, task: Tree, params: Tree, frozen_start: Tree, key: Array):
-        del key
-        frozen = freeze(context, task, params, frozen_start)
-
-        def phi(context: Tree, params: Tree, y0: Tree) -> Array:
-            shift = jax.tree.map(lambda a, b: a - b, y0, frozen_start)
-            return finish(frozen, task, context, params, shift)[0]
+        def phi(moved: Point) -> Array:
+            by = jax.tree.map(jnp.subtract, moved.y0, point.y0)
+            return finish(lower, dropped, moved._replace(y0=by))[0]
 
         return phi
 
-    return at_point
-
-
-TARGET = target
-
-
-def dropped_steps(num_lower_steps: int, *, keep_last: int) -> int:
-    """How many of the first lower steps no gradient reaches."""
-    return num_lower_steps - keep_last
-
-
-def truncated(
-    problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int, *, keep_last: int
-) -> Hypergradient:
-    """The derivative through the last `keep_last` = n steps, 0 <= n <= K.
-
-    Raises ValueError where n is outside 0..K.
-    """
-    if not 0 <= keep_last <= num_lower_steps:
-        raise ValueError(
-            f"keep_last={keep_last} is outside 0..{num_lower_steps} (0..num_lower_steps): no more "
-            f"steps exist; choose keep_last={min(max(keep_last, 0), num_lower_steps)}, or "
-            "hypergradient=unrolled to keep them all"
-        )
-    freeze, finish = _kept_steps(problem, dynamics, num_lower_steps, keep_last)
-
-    def estimate(
-        carry: Tree, context: Tree, task: Tree, params: Tree, y0: Tree, key: Array
-    ) -> HypergradientOutput:
-        del key
-        frozen = lax.stop_gradient(freeze(context, task, params, y0))
-
-        def scored(context: Tree, params: Tree, shift: Tree):
-            return finish(frozen, task, context, params, shift)
-
-        no_shift = jax.tree.map(jnp.zeros_like, y0)
-        return differentiate(scored, carry, context, params, no_shift)
+    def check(lower: LowerProblem, shapes: Point) -> None:
+        if keep_last > lower.num_steps:
+            raise ValueError(
+                f"keep_last={keep_last} is outside 0..{lower.num_steps} (0..num_lower_steps): no "
+                f"more steps exist; choose keep_last={lower.num_steps}, or hypergradient=unrolled "
+                "to keep them all"
+            )
 
     return Hypergradient(
-        init=lambda y0: (),
-        estimate=estimate,
-        formula=f"g = d F(x, y_K(x)) / dx through the last {keep_last} of {num_lower_steps} steps",
+        "truncated",
+        estimate,
+        f"g = d F(x, y_K(x)) / dx through the last {keep_last} of the K steps",
+        Target("F(x, y_K(x)) with the dropped steps frozen", target),
+        dropped_steps=lambda num_steps: num_steps - keep_last,
+        certified_with={"keep_last": (0, 1, 3, 4)},
+        check=check,
     )
+
+
+def one_step() -> Hypergradient:
+    """`truncated` to the last step."""
+    return truncated(keep_last=1)._replace(name="one_step", certified_with={})

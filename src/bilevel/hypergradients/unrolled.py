@@ -10,112 +10,43 @@ of them, for one more solve. Valid whenever the steps are differentiable; exact 
 for a strongly convex f tends to F(x, y*(x)) as K grows.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
-import jax
+from bilevel.estimator import Hypergradient, HypergradientOutput, Target, by_reverse_mode
+from bilevel.lower_level import LowerProblem, Point, run_in_segments
+from bilevel.types import Array, Metrics, Tree
 
-from src.bilevel.lower_solve import run_steps, run_steps_in_segments
-from src.bilevel.types import (
-    Array,
-    BilevelProblem,
-    Hypergradient,
-    HypergradientOutput,
-    LowerDynamics,
-    Metrics,
-    Tree,
+# F(x, y_K(x)) as a function of the point; also forward mode's target.
+PHI_K = Target(
+    "F(x, y_K(x))", lambda lower, point, key: lambda moved: solve_and_score(lower, moved)[0]
 )
 
-DIFFERENTIATES = ("context", "aggregation", "lower_optimizer", "start")
-Checkpoints = Literal["none", "sqrt"]
 
-
-def solve_and_score(
-    problem: BilevelProblem,
-    dynamics: LowerDynamics,
-    num_lower_steps: int,
-    context: Tree,
-    task: Tree,
-    params: Tree,
-    y0: Tree,
-    checkpoints: Checkpoints = "none",
-) -> tuple[Array, tuple[Tree, Metrics]]:
+def solve_and_score(lower: LowerProblem, point: Point) -> tuple[Array, tuple[Tree, Metrics]]:
     """F(x, y_K), and (y_K, metrics)."""
-    state = dynamics.init(params, y0)
-    if checkpoints == "sqrt":
-        state = run_steps_in_segments(
-            problem, dynamics, params, context, task, state, num_lower_steps
-        )
-    else:
-        state = run_steps(problem, dynamics, params, context, task, state, 1, num_lower_steps)
-    value, metrics = problem.upper_objective(context, task, state.y, None)
-    return value, (state.y, metrics)
+    return lower.at(point).score(lower.solve(point))
 
 
-def target(
-    problem: BilevelProblem,
-    dynamics: LowerDynamics,
-    num_lower_steps: int,
-    *,
-    checkpoints: Checkpoints = "none",
-):
-    """F(x, y_K(x))."""
-    del checkpoints
-
-    def at_point(context: Tree, task: Tree, params: Tree, y0: Tree, key: Array):
-        del context, params, y0, key
-
-        def phi(context: Tree, params: Tree, y0: Tree) -> Array:
-            return solve_and_score(problem, dynamics, num_lower_steps, context, task, params, y0)[0]
-
-        return phi
-
-    return at_point
-
-
-TARGET = target
-
-
-def differentiate(
-    scored: Callable[[Tree, Tree, Tree], tuple[Array, tuple[Tree, Metrics]]],
-    carry: Tree,
-    context: Tree,
-    params: Tree,
-    y0: Tree,
-) -> HypergradientOutput:
-    """Value and reverse-mode gradients of scored(context, params, y0) -> F, (y_K, metrics)."""
-    (value, (y, metrics)), gradients = jax.value_and_grad(scored, argnums=(0, 1, 2), has_aux=True)(
-        context, params, y0
-    )
-    return HypergradientOutput(value, *gradients, y=y, metrics=metrics, diagnostics={}, carry=carry)
-
-
-def unrolled(
-    problem: BilevelProblem,
-    dynamics: LowerDynamics,
-    num_lower_steps: int,
-    *,
-    checkpoints: Checkpoints = "none",
-) -> Hypergradient:
-    """d phi_K / d (context, params, y0) by reverse mode through the K steps.
+def unrolled(*, checkpoints: Literal["none", "sqrt"] = "none") -> Hypergradient:
+    """d phi_K / d (context, dynamics_params, y0) by reverse mode through the K steps.
 
     checkpoints: none keeps all K iterates, sqrt about 2 sqrt(K) of them (the same numbers).
     """
 
-    def estimate(
-        carry: Tree, context: Tree, task: Tree, params: Tree, y0: Tree, key: Array
-    ) -> HypergradientOutput:
-        del key
+    def in_segments(lower: LowerProblem, point: Point) -> tuple[Array, tuple[Tree, Metrics]]:
+        level = lower.at(point)
+        return level.score(run_in_segments(level, level.init(point.y0), lower.num_steps).y)
 
-        def scored(context: Tree, params: Tree, y0: Tree):
-            return solve_and_score(
-                problem, dynamics, num_lower_steps, context, task, params, y0, checkpoints
-            )
+    score = {"none": solve_and_score, "sqrt": in_segments}[checkpoints]
 
-        return differentiate(scored, carry, context, params, y0)
+    def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
+        return by_reverse_mode(lambda moved: score(lower, moved), point)
 
     return Hypergradient(
-        init=lambda y0: (),
-        estimate=estimate,
-        formula="g = d F(x, y_K(x)) / dx, reverse mode through all K steps",
+        "unrolled",
+        estimate,
+        "g = d F(x, y_K(x)) / dx, reverse mode through all K steps",
+        PHI_K,
+        certified_with={"checkpoints": ("none", "sqrt")},
+        exact_with={},
     )

@@ -17,95 +17,58 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from src.bilevel.types import (
-    Array,
-    BilevelProblem,
-    Hypergradient,
-    HypergradientOutput,
-    LowerDynamics,
-    LowerState,
-    Tree,
-)
-
-DIFFERENTIATES = ("context", "aggregation", "lower_optimizer", "start")
+from bilevel.estimator import Hypergradient, HypergradientOutput, Target
+from bilevel.lower_level import LowerProblem, LowerState, Point
+from bilevel.types import Array, Index, Tree
 
 
-def target(problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int):
-    """Mean over k of F(x, Phi_k(x, y_{k-1})) with the iterates frozen."""
+def warp_grad() -> Hypergradient:
+    """The derivative of the mean of F after each step. The reported F is that at y_K."""
 
-    def at_point(context: Tree, task: Tree, params: Tree, frozen_start: Tree, key: Array):
-        del key
-        steps = jnp.arange(1, num_lower_steps + 1)
+    def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
+        def score(moved: Point, state: LowerState, k: Index):
+            level = lower.at(moved)
+            after = level.step(state._replace(y=moved.y0), k)
+            value, metrics = level.upper(after.y)
+            return value, (after, metrics)
 
-        def forward(state: LowerState, k: Array) -> tuple[LowerState, LowerState]:
-            return dynamics.step(problem, params, context, task, state, k), state
+        differentiate = jax.value_and_grad(score, has_aux=True)
 
-        _, places = lax.scan(forward, dynamics.init(params, frozen_start), steps)
+        def body(carried: tuple[LowerState, Point], k: Index):
+            state, total = carried
+            at_y = point._replace(y0=state.y)
+            (value, (after, metrics)), gradient = differentiate(at_y, state, k)
+            return (after, jax.tree.map(jnp.add, total, gradient)), (value, metrics)
 
-        def phi(context: Tree, params: Tree, y0: Tree) -> Array:
-            shift = jax.tree.map(jnp.subtract, y0, frozen_start)
+        first = lower.at(point).init(point.y0), jax.tree.map(jnp.zeros_like, point)
+        (state, total), scores = lax.scan(body, first, jnp.arange(1, lower.num_steps + 1))
+        value, metrics = jax.tree.map(lambda leaf: leaf[-1], scores)
+        mean = jax.tree.map(lambda leaf: leaf / lower.num_steps, total)
+        return HypergradientOutput(value, mean, state.y, metrics)
 
-            def one(place: LowerState, k: Array) -> Array:
-                state = place._replace(y=jax.tree.map(jnp.add, place.y, shift))
-                y = dynamics.step(problem, params, context, task, state, k).y
-                return problem.upper_objective(context, task, y, None)[0]
+    def target(lower: LowerProblem, point: Point, key: Array):
+        at_point, steps = lower.at(point), jnp.arange(1, lower.num_steps + 1)
+
+        def forward(state: LowerState, k: Index) -> tuple[LowerState, LowerState]:
+            return at_point.step(state, k), state
+
+        _, places = lax.scan(forward, at_point.init(point.y0), steps)
+
+        def phi(moved: Point) -> Array:
+            level = lower.at(moved)
+            by = jax.tree.map(jnp.subtract, moved.y0, point.y0)
+
+            def one(place: LowerState, k: Index) -> Array:
+                state = place._replace(y=jax.tree.map(jnp.add, place.y, by))
+                return level.upper(level.step(state, k).y)[0]
 
             return jax.vmap(one)(places, steps).mean()
 
         return phi
 
-    return at_point
-
-
-TARGET = target
-
-
-def warp_grad(
-    problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int
-) -> Hypergradient:
-    """The derivative of the mean of F after each step. Raises ValueError where K < 1.
-
-    The reported F is that at y_K, not the mean.
-    """
-    if num_lower_steps < 1:
-        raise ValueError("warp_grad needs a lower step; choose num_lower_steps=1 or more")
-
-    def estimate(
-        carry: Tree, context: Tree, task: Tree, params: Tree, y0: Tree, key: Array
-    ) -> HypergradientOutput:
-        del key
-
-        def scored(context: Tree, params: Tree, y: Tree, state: LowerState, k: Array):
-            moved = dynamics.step(problem, params, context, task, state._replace(y=y), k)
-            value, metrics = problem.upper_objective(context, task, moved.y, None)
-            return value, (moved, metrics)
-
-        differentiate = jax.value_and_grad(scored, argnums=(0, 1, 2), has_aux=True)
-
-        def body(carried: tuple[LowerState, Tree], k: Array):
-            state, total = carried
-            (value, (moved, metrics)), gradient = differentiate(context, params, state.y, state, k)
-            return (moved, jax.tree.map(jnp.add, total, gradient)), (value, metrics)
-
-        zero = jax.tree.map(jnp.zeros_like, (context, params, y0))
-        (state, total), (values, metrics) = lax.scan(
-            body, (dynamics.init(params, y0), zero), jnp.arange(1, num_lower_steps + 1)
-        )
-        of_context, of_params, of_start = jax.tree.map(lambda leaf: leaf / num_lower_steps, total)
-        last = jax.tree.map(lambda leaf: leaf[-1], (values, metrics))
-        return HypergradientOutput(
-            last[0],
-            of_context,
-            of_params,
-            of_start,
-            y=state.y,
-            metrics=last[1],
-            diagnostics={},
-            carry=carry,
-        )
-
     return Hypergradient(
-        init=lambda y0: (),
-        estimate=estimate,
-        formula="g = d/dx of the mean over k of F(x, y_k), each y_k through step k alone",
+        "warp_grad",
+        estimate,
+        "g = d/dx of the mean over k of F(x, y_k), each y_k through step k alone",
+        Target("Mean over k of F(x, Phi_k(x, y_{k-1})) with the iterates frozen", target),
     )

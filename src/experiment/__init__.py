@@ -1,1 +1,0 @@
-"""Around the science: configuration, the training loop, checkpoints, writers, plots."""

@@ -1,0 +1,150 @@
+"""The counter-example, solved with the numbers that conf/problem/counterexample.yaml recommends.
+
+Where each law of aggregation ends, found and in closed form, as a picture and as a table.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bilevel.aggregation import descent, lower_only
+from bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from bilevel.dynamics import compose
+from bilevel.hypergradients import unrolled
+from bilevel.lower_level import LowerProblem, Point
+from bilevel.lower_optimizers import sgd
+from bilevel.upper_optimizers import sgd as upper_sgd
+from src.files import write_atomically
+from src.problems.counterexample import counterexample
+from src.settings.cli import compose_config
+from src.settings.config import resolve
+
+LAWS = ("constant", "harmonic", "geometric", "upper_geometric", "tpami")
+LARGER_K = (400, 40_000)
+
+
+class Solved(NamedTuple):
+    """x_0 .. x_N of a run; phi_K as a function of x; weights(K) -> (K, 2) of grad F and grad f."""
+
+    iterates: Sequence[float]
+    phi: Callable[[Any], Any]
+    weights: Callable[[int], np.ndarray]
+
+
+def recommended() -> dict[str, Any]:
+    """What conf/problem/counterexample.yaml recommends."""
+    return resolve(compose_config(["problem=counterexample"])[0])["problem"]["recommended"]
+
+
+def solve(settings: dict[str, Any], law: str | None) -> Solved:
+    """The counter-example (n = 1) under one aggregation law; None is `lower_only`, that is RHG."""
+    problem, source = counterexample()
+    aggregation = descent(law=law, alpha=settings["alpha"]) if law else lower_only()
+    dynamics = compose(aggregation, sgd(step_size=settings["lower_step_size"]))
+    num_lower_steps = settings["num_lower_steps"]
+    algorithm = hypergradient_descent(
+        problem,
+        dynamics,
+        unrolled(),
+        upper_sgd(step_size=settings["upper_step_size"]),
+        num_lower_steps=num_lower_steps,
+        persistent=True,
+    )
+    key = jax.random.key(0)
+    tasks = source.sample(source.data, key, "train", 1)
+    step = jax.jit(algorithm.step)
+    state = algorithm.init(key)
+    iterates = [float(state.variables["problem"][0])]
+    for _ in range(settings["num_iterations"]):
+        state, _ = step(state, key, tasks)
+        iterates.append(float(state.variables["problem"][0]))
+
+    y0 = problem.init_lower(key, state.variables["problem"])
+    params = dynamics.init_params(num_lower_steps, y0)
+    lower = LowerProblem(problem, dynamics, num_lower_steps, persistent=True, task={})
+
+    def phi(x: Any) -> Any:
+        point = Point(x[None], params, y0)
+        return lower.at(point).upper(lower.solve(point))[0]
+
+    def weights(steps: int) -> np.ndarray:
+        each = aggregation.weights({}, jax.numpy.arange(1, steps + 1))
+        return np.stack([np.broadcast_to(0.0 if w is None else w, steps) for w in each], axis=1)
+
+    return Solved(iterates, jax.jit(phi), weights)
+
+
+def closed_form(weights: np.ndarray, step_size: float) -> tuple[float, float]:
+    """(x, F) at the minimiser of phi_K, from the scalar recursion of the K lower steps.
+
+    weights: (K, 2), those of grad F and of grad f. From y = 0, y1_K = A + B x and y2_K = R x, so
+    phi_K = ((1 - R) x)^2/2 + (A + B x - 1)^2/2 and x = B (1 - A) / ((1 - R)^2 + B^2).
+    """
+    offset, slope, pulled = 0.0, 0.0, 0.0
+    for a, b in weights.tolist():
+        offset -= step_size * (a * (offset - 1) + b * offset)
+        slope -= step_size * (a * slope + b * (slope - 1))
+        pulled -= step_size * a * (pulled - 1)
+    x = slope * (1 - offset) / ((1 - pulled) ** 2 + slope**2)
+    return x, 0.5 * ((1 - pulled) * x) ** 2 + 0.5 * (offset + slope * x - 1) ** 2
+
+
+def law_table(solved: dict[str | None, Solved], settings: dict[str, Any]) -> str:
+    """Where each law ends on the counter-example, measured and by theory, as Markdown."""
+    num_lower_steps, step_size = settings["num_lower_steps"], settings["lower_step_size"]
+    larger = [f"x, F theory, K = {k:,}" for k in LARGER_K]
+    header = ["law", "x found", "x theory", "F found", "F theory", *larger]
+    rows = [header, ["---"] * len(header)]
+    for law, result in solved.items():
+        x, value = closed_form(result.weights(num_lower_steps), step_size)
+        found = result.iterates[-1]
+        beyond = [closed_form(result.weights(k), step_size) for k in LARGER_K]
+        rows.append(
+            [
+                law or "none (RHG)",
+                f"{found:.6f}",
+                f"{x:.6f}",
+                f"{float(result.phi(np.float64(found))):.2e}",
+                f"{value:.2e}",
+                *(f"{x:.4f}, {value:.1e}" for x, value in beyond),
+            ]
+        )
+    return (
+        f"The counter-example (n = 1) after {settings['num_iterations']} upper iterations in "
+        f"float64: K = {num_lower_steps},\nlower step {step_size:g}, alpha {settings['alpha']:g}. "
+        "The solution is x = 1 with F = 0. Theory is the minimiser of\nF(x, y_K(x)) in closed "
+        "form.\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    )
+
+
+def draw(solved: dict[str | None, Solved], path: Path) -> None:
+    """What each method minimises, and where its iterates go."""
+    from matplotlib.figure import Figure
+
+    shown = {
+        None: "RHG: descends f alone",
+        "constant": "BDA, constant law",
+        "harmonic": "BDA, harmonic law",
+    }
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    landscape, progress = figure.subplots(1, 2)
+    grid = np.linspace(0, 1.6, 161)
+    landscape.plot(grid, 0.5 * (grid - 1) ** 2, "k:", label="the truth")
+    for (law, label), colour in zip(shown.items(), ("C3", "C0", "C1"), strict=True):
+        result = solved[law]
+        landscape.plot(grid, [float(result.phi(x)) for x in grid], colour, label=label)
+        end = result.iterates[-1]
+        landscape.plot(end, float(result.phi(np.float64(end))), "o", color=colour)
+        progress.plot(result.iterates, colour, label=label)
+    landscape.set(xlabel="x", ylabel="F(x, y_K(x))", title="What is minimised (dots: where x ends)")
+    landscape.set_ylim(-0.02, 0.62)
+    progress.axhline(1, color="k", linestyle=":")
+    progress.set(xlabel="upper iteration", ylabel="x", title="Where x goes", xlim=(0, 60))
+    for axes in (landscape, progress):
+        axes.grid(alpha=0.25)
+    handles, labels = landscape.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))

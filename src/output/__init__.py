@@ -1,0 +1,1 @@
+"""Output: what people see of a run: rows, tables, plots."""

@@ -1,0 +1,67 @@
+"""Pictures of learned sample weights: their histogram, and whom the run trusts most and least."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.output.plots import save
+from src.problems.weighted_samples import WeightedSamples
+
+COLOURS = {"right label": "C0", "wrong label": "C3"}
+
+
+def weight_histogram(samples: WeightedSamples, path: Path, title: str) -> bool:
+    """Draw the weights of samples whose labels are right, and of those whose labels are wrong."""
+    from matplotlib.figure import Figure
+
+    weights, wrong = np.asarray(samples.weights), np.asarray(samples.wrong)
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    edges = np.linspace(0, max(1.0, float(weights.max())), 41).tolist()
+    for name, rows in (("right label", ~wrong), ("wrong label", wrong)):
+        axes.hist(
+            weights[rows],
+            edges,
+            color=COLOURS[name],
+            alpha=0.6,
+            label=f"{name} ({int(rows.sum())})",
+        )
+    axes.set(xlabel="learned weight", ylabel="training samples", title=title)
+    axes.title.set_fontsize(11)
+    axes.legend(fontsize=8, frameon=False)
+    axes.grid(alpha=0.25)
+    save(figure, path)
+    return True
+
+
+def trust_sheet(samples: WeightedSamples, path: Path, rows: int = 3, columns: int = 12) -> bool:
+    """Draw the training images of the largest and of the smallest weights, with their labels.
+
+    A label that is wrong is red; the weight stands below the label. False (no file) for one sample.
+    """
+    from matplotlib.figure import Figure
+
+    weights = np.asarray(samples.weights)
+    order = np.argsort(-weights, kind="stable")
+    count = min(rows * columns, len(order) // 2)
+    if not count:
+        return False
+    rows = -(-count // columns)
+    figure = Figure(figsize=(0.72 * columns, 2 * (0.98 * rows + 0.4)), layout="constrained")
+    halves: Any = figure.subfigures(2, 1)
+    parts = {"largest weights": order[:count], "smallest weights": order[::-1][:count]}
+    for half, (title, chosen) in zip(halves, parts.items(), strict=True):
+        half.suptitle(f"{title} (a red label is wrong)", fontsize=10)
+        grid = half.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.axis("off")
+        for axes, i in zip(grid.flat, chosen, strict=False):
+            image = np.asarray(samples.images[i])
+            axes.imshow(1 - image.repeat(3, axis=-1) if image.shape[-1] == 1 else image)
+            colour = "C3" if samples.wrong[i] else "black"
+            axes.set_title(
+                f"{int(samples.labels[i])}\n{weights[i]:.2g}", fontsize=7, color=colour, pad=2
+            )
+    save(figure, path)
+    return True

@@ -1,0 +1,165 @@
+"""Where metrics go: console, JSONL, wandb, in any combination. The only file that knows wandb."""
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from src.files import write_text
+from src.running.seeds import named_seeds
+from src.settings.config import WandbOptions
+from src.settings.errors import UserError
+
+Row = dict[str, Any]
+
+
+class Writer(NamedTuple):
+    """progress(step, upper_loss, iterations/s) often; log(row); close(result, pictures) once."""
+
+    progress: Callable[[int, float, float], None]
+    log: Callable[[Row], None]
+    close: Callable[[Mapping[str, Any] | None, list[Path]], None]
+
+
+def together(writers: list[Writer]) -> Writer:
+    """Several writers as one."""
+
+    def progress(step: int, upper_loss: float, rate: float) -> None:
+        for writer in writers:
+            writer.progress(step, upper_loss, rate)
+
+    def log(row: Row) -> None:
+        for writer in writers:
+            writer.log(row)
+
+    def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:
+        with ExitStack() as stack:  # closes each, whatever happens to the others
+            for writer in reversed(writers):
+                stack.callback(writer.close, result, pictures)
+
+    return Writer(progress, log, close)
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def console_writer(first: int, last: int) -> Writer:
+    """A progress bar on a terminal, a line at each validation anywhere."""
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn("{task.completed}/{task.total}"),
+        BarColumn(bar_width=None),
+        TextColumn("upper loss {task.fields[loss]:.4g}  {task.fields[rate]:.4g} it/s"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    bar.start()
+    line = bar.add_task("train", total=last, completed=first, loss=float("nan"), rate=0.0)
+
+    def log(row: Row) -> None:
+        prefix = "validation/"
+        scores = {
+            key.removeprefix(prefix): value
+            for key, value in row.items()
+            if key.startswith(prefix) and not key.endswith("_ci95")
+        }
+        if scores:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            console.print(f"iteration {row['step']}, validation: {shown}", soft_wrap=True)
+
+    return Writer(
+        progress=lambda step, loss, rate: bar.update(line, completed=step, loss=loss, rate=rate),
+        log=log,
+        close=lambda result, pictures: bar.stop(),
+    )
+
+
+def jsonl_writer(path: Path, resume_step: int) -> Writer:
+    """One JSON object per line; rows after `resume_step`, or torn by a kill, are cut first."""
+    kept = [row for row in read_rows(path) if row["step"] <= resume_step]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by the writer)
+
+    def log(row: Row) -> None:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+    return Writer(progress=_nothing, log=log, close=lambda result, pictures: file.close())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The complete rows of a metrics file; [] where there is none."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _start_wandb(wandb: Any, **options: Any) -> Any:
+    try:
+        return wandb.init(**options)
+    except (wandb.errors.Error, OSError) as error:
+        raise UserError(
+            f"logger.wandb.mode={options['mode']}: wandb does not start ({error}); run "
+            "`wandb login` for mode=online, choose logger.wandb.mode=offline, or leave it out with "
+            "logger=[console,jsonl]"
+        ) from error
+
+
+def wandb_writer(options: WandbOptions, run_dir: Path, config: Mapping[str, Any]) -> Writer:
+    """A wandb run in the run folder, offline by default; resuming continues the same run id."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "logger: wandb is not installed; install it with `pip install wandb`, or choose "
+            "logger=[console,jsonl]"
+        ) from error
+    id_file = run_dir / "wandb_id.txt"
+    if not id_file.exists():
+        write_text(id_file, secrets.token_hex(4))
+    run = _start_wandb(
+        wandb,
+        dir=run_dir,
+        id=id_file.read_text(encoding="utf-8").strip(),
+        resume="allow",
+        mode=options.mode,
+        project=options.project,
+        group=options.group,
+        tags=options.tags,
+        name="-".join(
+            (
+                config["problem"]["name"],
+                config["method"]["name"],
+                named_seeds(config).replace(" ", ""),
+            )
+        ),
+        config=dict(config),
+        settings=wandb.Settings(silent=True),
+    )
+
+    def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:
+        try:
+            if pictures:
+                run.log({f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures})
+            if result is not None:
+                scalars = {k: v for k, v in result.items() if isinstance(v, int | float)}
+                run.summary.update(scalars)
+        finally:
+            run.finish(exit_code=0 if result is not None else 1)
+
+    return Writer(progress=_nothing, log=lambda row: run.log(row, step=row["step"]), close=close)

@@ -1,0 +1,14 @@
+"""Training samples whose weights are learned: what hyper-cleaning shows of itself."""
+
+from typing import NamedTuple
+
+from bilevel.types import Array
+
+
+class WeightedSamples(NamedTuple):
+    """weights (n,), wrong (n,) bool, images (n, height, width, channels) in [0, 1], labels (n,)."""
+
+    weights: Array
+    wrong: Array
+    images: Array
+    labels: Array

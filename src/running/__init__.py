@@ -1,0 +1,1 @@
+"""Running: the training loop, checkpoints, evaluation, and runs read back from their folders."""

@@ -1,0 +1,80 @@
+"""What is wrong with the numbers of a run, seed by seed, in words."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from bilevel.estimator import Limit
+from bilevel.types import Tree
+
+# In the order in which an iteration computes them: the first bad one is the one to name.
+CAUSES = ("lower_loss", "stationarity_norm", "upper_loss", "hypergradient_norm")
+SMALLER_STEPS = (
+    "Smaller steps are the usual remedy: lower_optimizer.step_size, upper_optimizer.step_size, or "
+    "upper_optimizer.clip_norm=1"
+)
+
+
+class Trouble(NamedTuple):
+    """What happened, where, and what to do."""
+
+    what: str
+    remedy: str
+
+
+def in_rows(
+    pending: Sequence[Mapping[str, Sequence[float]]], stop: int, limits: Mapping[str, Limit]
+) -> list[Trouble | None]:
+    """Of each seed the first metric past a limit, or not finite, in iterations up to `stop`."""
+    first = stop - len(pending) + 1
+
+    def of_seed(i: int) -> Trouble | None:
+        for step, metrics in enumerate(pending, start=first):
+            row = {name: values[i] for name, values in metrics.items()}
+            lower_level_is_finite = all(math.isfinite(row[name]) for name in CAUSES[:3])
+            for name, limit in limits.items():
+                if lower_level_is_finite and not row[name] <= limit.bound:
+                    found = f"train/{name} is {row[name]:.3g} at iteration {step}"
+                    return Trouble(f"{found}: {limit.meaning}", limit.remedy)
+            ordered = sorted(row, key=lambda n: CAUSES.index(n) if n in CAUSES else len(CAUSES))
+            for name in ordered:
+                if not math.isfinite(row[name]):
+                    return _not_finite(f"train/{name}", row[name], step)
+        return None
+
+    return [of_seed(i) for i in range(len(pending[0]["upper_loss"]))]
+
+
+def in_scores(scores: Mapping[str, np.ndarray], step: int) -> list[Trouble | None]:
+    """Of each seed a score (seeds,) that is no number: no state beats, or loses to, such a one."""
+
+    def of_seed(i: int) -> Trouble | None:
+        for name, values in scores.items():
+            if not math.isfinite(values[i]):
+                return _not_finite(name, values[i], step)
+        return None
+
+    return [of_seed(i) for i in range(len(next(iter(scores.values()))))]
+
+
+def in_variables(variables: Tree, step: int) -> list[Trouble | None]:
+    """Of each seed (leading axis) an upper variable or learned parameter that is not finite."""
+    leaves = [
+        (jax.tree_util.keystr(path), np.asarray(leaf))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    ]
+
+    def of_seed(i: int) -> Trouble | None:
+        for name, values in leaves:
+            if not np.isfinite(values[i]).all():
+                return _not_finite(name, float("nan"), step)
+        return None
+
+    return [of_seed(i) for i in range(len(leaves[0][1]))] if leaves else []
+
+
+def _not_finite(name: str, value: float, step: int) -> Trouble:
+    return Trouble(f"{name} became {value} at iteration {step}", SMALLER_STEPS)

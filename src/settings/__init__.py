@@ -1,0 +1,1 @@
+"""Settings: from a composed configuration to checked values, and to the objects of a run."""

@@ -1,0 +1,234 @@
+"""Building: from a checked configuration to a task source and an algorithm."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, get_type_hints
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.algorithm import Algorithm
+from bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from bilevel.dynamics import compose, for_testing
+from bilevel.estimator import Hypergradient
+from bilevel.lower_level import LowerDynamics, LowerProblem
+from bilevel.proximal import proximal
+from bilevel.refusals import refuse
+from bilevel.shapes import Shapes, shapes_of
+from bilevel.types import BilevelProblem, LowerOptimizer, TaskSource, Tree
+from src.problems.adapting_network import Roles
+from src.settings.config import (
+    NODES,
+    Method,
+    Monitor,
+    Node,
+    Settings,
+    Writers,
+    about,
+    call,
+    check,
+    check_node,
+    check_settings,
+    check_writers,
+    misfit,
+    takes,
+)
+from src.settings.errors import UserError
+
+
+class Experiment(NamedTuple):
+    """All that a run is made of."""
+
+    settings: Settings
+    writers: Writers
+    monitor: Monitor
+    problem: BilevelProblem
+    source: TaskSource
+    dynamics: LowerDynamics
+    test_dynamics: LowerDynamics
+    algorithm: Algorithm
+    hypergradient: Hypergradient
+
+
+def build(config: Mapping[str, Any]) -> Experiment:
+    """Check everything, then build. Raises UserError before anything is compiled."""
+    settings = check_settings(config)
+    nodes = {path: check_node(path, config.get(path)) for path in NODES}
+    writers = check_writers(config.get("logger") or {})
+    defaults = Method._field_defaults
+    method = check("method", get_type_hints(Method), config.get("method") or {}, defaults)
+    labels = config["problem"]
+    for name in ("name", "monitor"):
+        if name not in labels:
+            raise UserError(f"problem.{name} is missing: conf/problem/ridge.yaml shows one")
+    monitor = Monitor(**check("problem.monitor", get_type_hints(Monitor), labels["monitor"]))
+
+    aggregation = call(_present(nodes, "aggregation"))
+    optimizer = call(_present(nodes, "lower_optimizer"))
+    dynamics = compose(aggregation, optimizer)
+    upper_optimizer = call(_present(nodes, "upper_optimizer"))
+    problem, source = _build_problem(nodes, Method(**method))
+    if settings.proximal_weight:
+        try:
+            problem = proximal(problem, settings.proximal_weight)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    shapes = shapes_of(problem, source, "validation")
+    _check_problem(labels["name"], monitor, shapes)
+    if source.persistent and settings.meta_batch_size != 1:
+        raise UserError(
+            f"meta_batch_size={settings.meta_batch_size}: problem={labels['name']} is one fixed "
+            "task; choose meta_batch_size=1"
+        )
+    if settings.lower_start == "warm" and not source.persistent:
+        raise UserError(
+            f"lower_start=warm: problem={labels['name']} draws new tasks each iteration, so the "
+            "last y_K belongs to other tasks; choose lower_start=fixed or redrawn"
+        )
+    if settings.lower_start == "warm" and problem.learned_start:
+        raise UserError(
+            f"lower_start=warm: problem={labels['name']} learns the start y0, which a warm start "
+            "never uses; choose lower_start=fixed or redrawn"
+        )
+    lower = LowerProblem(problem, dynamics, settings.num_lower_steps, source.persistent)
+    hypergradient = make_hypergradient(_present(nodes, "hypergradient"), lower, shapes)
+    # A stream of tasks is scored as at deployment, without the query labels; a persistent task
+    # as it was trained.
+    test_dynamics = dynamics
+    if not source.persistent:
+        test_optimizer = optimizer
+        if settings.test_step_size == "initial":
+            test_optimizer = _with_initial_step_size(_present(nodes, "lower_optimizer"), optimizer)
+        test_dynamics = compose(for_testing(aggregation), test_optimizer)
+    algorithm = hypergradient_descent(
+        problem,
+        dynamics,
+        hypergradient,
+        upper_optimizer,
+        test_dynamics=test_dynamics,
+        num_lower_steps=settings.num_lower_steps,
+        persistent=source.persistent,
+        meta_batch_size=settings.meta_batch_size,
+        tasks_at_once=_tasks_at_once(settings),
+        lower_start=settings.lower_start,
+    )
+    return Experiment(
+        settings,
+        writers,
+        monitor,
+        problem,
+        source,
+        dynamics,
+        test_dynamics,
+        algorithm,
+        hypergradient,
+    )
+
+
+def _with_initial_step_size(node: Node, optimizer: LowerOptimizer) -> LowerOptimizer:
+    """The optimizer that ignores what was learned of its step size, but nothing else."""
+    if "learn" not in node.options:
+        return optimizer
+    plain = call(node._replace(options={**node.options, "learn": "none"}))
+
+    def update(params: Mapping[str, Tree], *rest: Tree) -> tuple[Tree, Tree]:
+        others = {name: value for name, value in params.items() if name != "step_size"}
+        return plain.update(others, *rest)
+
+    return plain._replace(update=update)
+
+
+def make_hypergradient(node: Node, lower: LowerProblem, shapes: Shapes) -> Hypergradient:
+    """The estimator. Raises UserError where it is not right for the other choices."""
+    hypergradient: Hypergradient = call(node)
+    with about(node):
+        refuse(hypergradient, lower, shapes)
+    return hypergradient
+
+
+def _check_problem(name: str, monitor: Monitor, shapes: Shapes) -> None:
+    """Refuse variables without a gradient, objectives that are no scalars, an unknown metric."""
+    objectives = {"f": shapes.lower_objective, "F": shapes.upper_objective}
+    for what, tree in {"x": shapes.x, "y": shapes.y, **objectives}.items():
+        for leaf in jax.tree.leaves(tree):
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise UserError(
+                    f"problem={name}: {what} holds {leaf.dtype}, which has no gradient; make it "
+                    "floats (1.0 for 1)"
+                )
+            if what in objectives and leaf.shape:
+                raise UserError(
+                    f"problem={name}: {what} has shape {leaf.shape}, but an objective is one "
+                    "number per task; take jnp.sum or jnp.mean of it"
+                )
+    reported = [f"validation/{score}" for score in shapes.scores]
+    if monitor.metric not in reported:
+        raise UserError(
+            f"problem.monitor.metric={monitor.metric} is not reported; choose one of "
+            f"{', '.join(reported)}"
+        )
+
+
+def _tasks_at_once(settings: Settings) -> int:
+    """null: one on a CPU, where a task then stays in the cache; all of them on accelerators."""
+    if settings.tasks_at_once is None:
+        return 1 if jax.default_backend() == "cpu" else settings.meta_batch_size
+    if settings.tasks_at_once < 1 or settings.meta_batch_size % settings.tasks_at_once:
+        raise UserError(
+            f"tasks_at_once={settings.tasks_at_once} must divide meta_batch_size="
+            f"{settings.meta_batch_size}; choose tasks_at_once=null to follow the platform"
+        )
+    return settings.tasks_at_once
+
+
+def _present(nodes: Mapping[str, Node | None], path: str) -> Node:
+    node = nodes[path]
+    if node is None:
+        raise UserError(f"{path} is none, but every run needs one: choose a file of conf/{path}")
+    return node
+
+
+def _build_problem(
+    nodes: Mapping[str, Node | None], method: Method
+) -> tuple[BilevelProblem, TaskSource]:
+    """Give the problem what its factory names, and refuse what it cannot use."""
+    node = _present(nodes, "problem")
+    roles = Roles(lower_variable=method.lower_variable, learn_start=method.learn_start)
+    if not takes(node, "roles") and roles.learn_start:
+        raise UserError(
+            f"method={method.name} learns the start of the lower level, but "
+            f"problem={node.factory.__name__} has no start to learn; choose a method with "
+            "method.learn_start=false, such as method=rhg or method=bda"
+        )
+    supplied: dict[str, Any] = {"roles": roles}
+    for name in ("data", "model"):
+        if takes(node, name) and nodes[name] is None:
+            raise UserError(
+                f"{name}=none, but problem={node.factory.__name__} needs one: leave {name} out and "
+                "the problem chooses"
+            )
+        if not takes(node, name) and nodes[name] is not None:
+            raise UserError(
+                f"{name} is set, but problem={node.factory.__name__} uses none; choose {name}=none"
+            )
+        if not takes(node, name):
+            continue
+        given = _present(nodes, name)
+        reason = misfit(node, name, given)
+        if reason is not None:
+            raise UserError(reason)
+        supplied[name] = call(given)
+    extra = method.recommended.get("extra", "none")
+    model = nodes["model"]
+    if extra != "none" and (model is None or "extra" not in model.options):
+        raise UserError(
+            f"method={method.name} adds {extra} to the network, and "
+            f"{'there is none' if model is None else f'model={model.factory.__name__} takes none'};"
+            " choose model=conv4, or leave them out with method.recommended.extra=none"
+        )
+    made = call(node, **supplied)
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], BilevelProblem)):
+        raise UserError(
+            f"problem._target_: {node.factory.__name__} must return two things, the problem and "
+            "its source of tasks: return problem, persistent_source(task)"
+        )
+    return made

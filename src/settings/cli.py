@@ -1,0 +1,110 @@
+"""What every entry point shares: Hydra's composition, and errors as messages."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import print_exc
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.settings.config import NODES, unknown_key
+from src.settings.errors import UserError
+
+CONF = str(Path(__file__).resolve().parents[2] / "conf")
+
+
+def run_for_people(main: Callable[[], object]) -> None:
+    """Call a Hydra main; what Hydra refuses becomes one message on stderr and exit status 1.
+
+    HYDRA_FULL_ERROR=1 in the environment asks for the full traceback instead.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        main()
+        return
+    # Hydra then hands its errors to us instead of printing its own traces.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with refusals_as_messages(traceback=False):
+        main()
+
+
+def compose_config(overrides: list[str]) -> tuple[DictConfig, str]:
+    """The composed config, and the run folder that a training run would get."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose("config", overrides=overrides, return_hydra_config=True)
+        run_dir = config.hydra.run.dir
+    with open_dict(config):
+        del config["hydra"]
+    return config, run_dir
+
+
+@contextmanager
+def refusals_as_messages(traceback: bool) -> Iterator[None]:
+    """Turn errors that are meant for people into `error: ...` and exit status 1.
+
+    Anything else is a defect of ours and keeps its traceback.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit("stopped by the keyboard; run the same command in the same folder to resume")
+    except Exception as error:
+        if traceback:
+            # Printed here, since a caller further up may turn the error into a message.
+            print_exc()
+            sys.exit(1)
+        message = _message(error)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")
+
+
+def _message(error: Exception) -> str | None:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _composition_message(error)
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        return f"{error}: choose a file of conf/ for each group, such as data=none"
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"{error.filename} cannot be written ({error.strerror}): choose another hydra.run.dir"
+        )
+    return None
+
+
+def _composition_message(error: Exception) -> str:
+    """Hydra's own message; for an unknown key ours, which knows the nearest one."""
+    text = str(error).strip()
+    # Where Hydra searched is of no use to anyone but Hydra's authors.
+    text = text.partition("Config search path:")[0].strip().replace("\n\t", " ")
+    first = text.splitlines()[0]
+    if not first.startswith("Could not override '"):
+        return text
+    prefix, _, name = first.split("'")[1].rpartition(".")
+    known = _known_keys(prefix)
+    return unknown_key(f"{prefix}." if prefix else "", name, known) if known else text
+
+
+def _known_keys(path: str) -> list[str]:
+    """The keys at a dotted path of the composition; the group choices decide which it has."""
+    from hydra.errors import HydraException
+
+    groups = {*NODES, "method", "experiment", "debug"}
+    chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in groups]
+    try:
+        config, _ = compose_config(chosen)
+    except HydraException:  # a choice that does not exist either
+        return []
+    node = OmegaConf.select(config, path) if path else config
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []
