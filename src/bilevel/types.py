@@ -153,12 +153,15 @@ class TaskSource(NamedTuple):
 
     data         arrays on the device; handed to compiled programs as an argument, never baked in
     persistent   True for one fixed task (cleaning, counter-example), False for a stream
+    has_test     whether `split="test"` is held out from all that is minimised; where it is not,
+                 nothing may be called a test
     """
 
     data: Tree
     sample: Sample
     persistent: bool
     seeded: Seeded = same_for_every_seed
+    has_test: bool = True
 
 
 # ---- the lower step ----
