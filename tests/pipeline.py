@@ -11,7 +11,7 @@ import numpy as np
 from bilevel.aggregation import descent
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from bilevel.dynamics import compose, for_testing
-from bilevel.hypergradients.unrolled import unrolled
+from bilevel.hypergradients import unrolled
 from bilevel.lower_optimizers import sgd
 from bilevel.upper_optimizers import sgd as upper_sgd
 
@@ -55,10 +55,10 @@ def reference(problem, tasks, law, step_size_kind, y0):
             context = problem.prepare(variables["problem"], task)
 
             def upper(y, context=context, task=task):
-                return problem.upper_objective(context, task, y, None)[0]
+                return problem.upper_objective(context, task, y)[0]
 
             def lower(y, context=context, task=task):
-                return problem.lower_objective(context, task, y, None)
+                return problem.lower_objective(context, task, y)
 
             y = y0
             for k in range(1, K + 1):
@@ -91,16 +91,16 @@ def build(
     **options,
 ):
     optimizer = sgd(step_size=0.1, learn=learn_step_size)
-    dynamics = compose(aggregation, optimizer)
     return hypergradient_descent(
         case.problem,
-        dynamics,
-        compose(for_testing(aggregation), optimizer),
-        make(case.problem, dynamics, K, **options),
+        compose(aggregation, optimizer),
+        make(**options),
         upper_sgd(step_size=upper_step),
         num_lower_steps=K,
+        persistent=case.source.persistent,
         meta_batch_size=case.tasks,
         tasks_at_once=tasks_at_once or case.tasks,
+        test_dynamics=compose(for_testing(aggregation), optimizer),
     )
 
 

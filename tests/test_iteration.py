@@ -8,8 +8,7 @@ import pytest
 from bilevel.aggregation import descent, lower_only
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from bilevel.dynamics import compose
-from bilevel.hypergradients.truncated import truncated
-from bilevel.hypergradients.unrolled import unrolled
+from bilevel.hypergradients import truncated, unrolled
 from bilevel.lower_optimizers import sgd
 from bilevel.upper_optimizers import sgd as upper_sgd
 from src.certification.cases import CASES
@@ -65,12 +64,10 @@ def test_the_start_is_fixed_redrawn_or_warm():
         return hypergradient_descent(
             problem,
             dynamics,
-            dynamics,
-            unrolled(problem, dynamics, K),
+            unrolled(),
             upper_sgd(step_size=1e-12),
             num_lower_steps=K,
-            meta_batch_size=1,
-            tasks_at_once=1,
+            persistent=True,
             lower_start=lower_start,
         )
 
@@ -85,7 +82,7 @@ def test_the_start_is_fixed_redrawn_or_warm():
             losses[lower_start].append(float(metrics["lower_loss"]))
         if lower_start == "warm":
             one = jax.tree.map(lambda a: a[0], tasks)
-            scored = chosen.adapt(state, jax.random.key(9), one, 0, None)
+            scored = chosen.adapt(state, jax.random.key(9), one, 0)
             assert_same(scored, jax.tree.map(lambda a: a[0], state.start), 0)
     assert losses["fixed"][0] == pytest.approx(losses["fixed"][2], abs=1e-9)
     assert len(set(losses["redrawn"])) == 3

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from bilevel.lower_solve import run_steps, run_steps_in_segments, run_until
 
 from bilevel.aggregation import descent, lower_only
 from bilevel.dynamics import compose
 from bilevel.from_objectives import problem_from_objectives
+from bilevel.lower_level import LowerProblem, Point, run_in_segments
 from bilevel.lower_optimizers import adam, momentum, nesterov, projected, sgd
+
+NOTHING_LEARNED = {"aggregation": {}, "lower_optimizer": {}}
 
 # ---- segments ----
 
@@ -27,7 +29,7 @@ CURVED = problem_from_objectives(
     [("momentum", k) for k in (1, 2, 3, 4, 10, 16, 17)] + [("adam", 10)],
 )
 def test_segments_are_the_same_steps_with_the_same_gradient(optimizer, num_steps):
-    """The step is another one at every k: slots, a step size per step, weights of F and f."""
+    """The step is another one at every k: momentum, a step size per step, weights of F and f."""
     made = {
         "momentum": momentum(step_size=0.1, learn="per_step"),
         "adam": adam(step_size=0.05, eps=1e-2),
@@ -35,18 +37,20 @@ def test_segments_are_the_same_steps_with_the_same_gradient(optimizer, num_steps
     aggregation = descent(law="harmonic", alpha=0.4, learn=("alpha",))
     dynamics = compose(aggregation, made[optimizer])
     x, y0 = CURVED.init_upper(jax.random.key(0)), CURVED.init_lower(jax.random.key(0), None)
-    params = dynamics.init_params(num_steps, y0)
+    lower = LowerProblem(CURVED, dynamics, num_steps, persistent=True)
 
     def scored(run):
-        def score(x, params, y0):
-            state = run(CURVED, dynamics, params, x, {}, dynamics.init(params, y0))
-            return CURVED.upper_objective(x, {}, state.y, None)[0], state
+        def score(point):
+            level = lower.at(point)
+            state = run(level, level.init(point.y0))
+            return level.upper(state.y)[0], state
 
-        return jax.value_and_grad(score, argnums=(0, 1, 2), has_aux=True)
+        return jax.value_and_grad(score, has_aux=True)
 
-    segments = scored(lambda *a: run_steps_in_segments(*a, num_steps))
-    plain = scored(lambda *a: run_steps(*a, 1, num_steps))
-    in_segments, at_once = jax.jit(lambda *a: (segments(*a), plain(*a)))(x, params, y0)
+    segments = scored(lambda level, state: run_in_segments(level, state, num_steps))
+    plain = scored(lambda level, state: level.run(state, 1, num_steps))
+    point = Point(x, dynamics.init_params(num_steps, y0), y0)
+    in_segments, at_once = jax.jit(lambda point: (segments(point), plain(point)))(point)
     for a, b in zip(*map(jax.tree.leaves, (in_segments, at_once)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
 
@@ -60,19 +64,19 @@ def test_segments_need_a_fraction_of_the_memory():
         init_lower=lambda key: jnp.zeros(size),
     )
     dynamics = compose(lower_only(), momentum(step_size=0.01))
-    params = {"aggregation": {}, "lower_optimizer": {}}
+    lower = LowerProblem(problem, dynamics, num_steps, persistent=True)
 
     def memory(run):
         def score(x):
-            state = dynamics.init(params, jnp.zeros(size))
-            return jnp.sum(jnp.sin(run(problem, dynamics, params, x, {}, state).y))
+            level = lower.at(Point(x, NOTHING_LEARNED, jnp.zeros(size)))
+            return level.upper(run(level, level.init(jnp.zeros(size))).y)[0]
 
         compiled = jax.jit(jax.grad(score)).lower(jnp.ones(size)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    at_once = memory(lambda *a: run_steps(*a, 1, num_steps))
+    at_once = memory(lambda level, state: level.run(state, 1, num_steps))
     assert at_once >= num_steps * size * 8
-    assert memory(lambda *a: run_steps_in_segments(*a, num_steps)) < at_once / 4
+    assert memory(lambda level, state: run_in_segments(level, state, num_steps)) < at_once / 4
 
 
 # ---- until the residual is small ----
@@ -97,86 +101,88 @@ OPTIMIZERS = {
 NUM_STEPS = 60
 
 
-def dynamics_and_params(name):
+def lower_and_params(name, num_steps=NUM_STEPS):
     dynamics = compose(lower_only(), OPTIMIZERS[name]())
-    params = dynamics.init_params(NUM_STEPS, START)
+    params = dynamics.init_params(num_steps, START)
     if name == "per_step":
-        params["lower_optimizer"]["step_size"] = jnp.linspace(0.3, 0.05, NUM_STEPS)
-    return dynamics, params
+        params["lower_optimizer"]["step_size"] = jnp.linspace(0.3, 0.05, num_steps)
+    return LowerProblem(PROBLEM, dynamics, num_steps, persistent=True), params
 
 
-def plain_loop(dynamics, params):
-    """(x, tolerance) -> the state and the steps done, one step after the other."""
+def plain_loop(lower, params):
+    """(x, tolerance) -> y and the steps done, one step after the other."""
 
     @jax.jit
     def step(x, state, k):
-        return dynamics.step(PROBLEM, params, x, {}, state, k)
+        return lower.at(Point(x, params, START)).step(state, k)
 
     @jax.jit
     def residual(x, y):
-        return optax.tree.norm(dynamics.stationarity(PROBLEM, params, x, {}, y))
+        direction = jax.grad(PROBLEM.lower_objective, argnums=2)(x, {}, y)
+        if lower.dynamics.projection is None:
+            return optax.tree.norm(direction)
+        onto = lower.dynamics.projection(jax.tree.map(jnp.subtract, y, direction))
+        return optax.tree.norm(jax.tree.map(jnp.subtract, y, onto))
 
     def run(x, tolerance):
-        state, done = dynamics.init(params, START), 0
+        state, done = lower.at(Point(x, params, START)).init(START), 0
         while done < NUM_STEPS and residual(x, state.y) > tolerance:
             done += 1
             state = step(x, state, jnp.int32(done))
-        return state, done
+        return state.y, done
 
     return run
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_stop_at_the_first_small_residual(name):
-    dynamics, params = dynamics_and_params(name)
-    by_hand = plain_loop(dynamics, params)
+    lower, params = lower_and_params(name)
+    by_hand = plain_loop(lower, params)
 
     @jax.jit
     def found(tolerance):
-        state = dynamics.init(params, START)
-        return run_until(PROBLEM, dynamics, params, X, {}, state, NUM_STEPS, tolerance)
+        return lower.solve_until(Point(X, params, START), tolerance)
 
     counts = []
     for tolerance in (100.0, 1e-1, 1e-3, 0.0):
-        (state, done), (expected, count) = found(tolerance), by_hand(X, tolerance)
+        (y, done), (expected, count) = found(tolerance), by_hand(X, tolerance)
         assert int(done) == count
-        for a, b in zip(*map(jax.tree.leaves, (state, expected)), strict=True):
+        for a, b in zip(*map(jax.tree.leaves, (y, expected)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
         counts.append(count)
+    # No residual is below zero: these are all the steps, as `solve` does them.
+    np.testing.assert_allclose(y["a"], lower.solve(Point(X, params, START))["a"], rtol=1e-13)
     assert counts[0] == 0 < counts[1] < counts[2] < counts[3] == NUM_STEPS
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_start_that_is_a_solution_takes_no_step(name):
-    dynamics, params = dynamics_and_params(name)
-    state = dynamics.init(params, START)
-    solution = run_steps(PROBLEM, dynamics, params, X, {}, state, 1, 2000).y
-    state, done = run_until(
-        PROBLEM, dynamics, params, X, {}, dynamics.init(params, solution), NUM_STEPS, 1e-6
-    )
+    lower, params = lower_and_params(name)
+    level = lower.at(Point(X, params, START))
+    solution = level.run(level.init(START), 1, 2000).y
+    y, done = lower.solve_until(Point(X, params, solution), 1e-6)
     assert int(done) == 0
-    np.testing.assert_array_equal(state.y["a"], solution["a"])
+    np.testing.assert_array_equal(y["a"], solution["a"])
     # Exactly: a residual of 0 is within a tolerance of 0.
-    state = dynamics.init(params, {"a": jnp.zeros(4)})
-    assert int(run_until(PROBLEM, dynamics, params, 0 * X, {}, state, NUM_STEPS, 0.0)[1]) == 0
+    at_rest = Point(0 * X, params, {"a": jnp.zeros(4)})
+    assert int(lower.solve_until(at_rest, 0.0)[1]) == 0
 
 
 @pytest.mark.parametrize("name", ["momentum", "ball"])
 def test_every_task_of_a_batch_stops_by_itself(name):
-    dynamics, params = dynamics_and_params(name)
-    by_hand = plain_loop(dynamics, params)
+    lower, params = lower_and_params(name)
+    by_hand = plain_loop(lower, params)
     xs = np.stack([X, 0.3 * X[::-1], HESSIAN @ START["a"], 100 * X])
     tolerances = np.array([1e-2, 1e-3, 1e-6, 0.0])
 
     def one(x, tolerance):
-        state = dynamics.init(params, START)
-        return run_until(PROBLEM, dynamics, params, x, {}, state, NUM_STEPS, tolerance)
+        return lower.solve_until(Point(x, params, START), tolerance)
 
-    states, done = jax.jit(jax.vmap(one))(xs, tolerances)
+    ys, done = jax.jit(jax.vmap(one))(xs, tolerances)
     for i, (x, tolerance) in enumerate(zip(xs, tolerances, strict=True)):
         expected, count = by_hand(x, tolerance)
         assert int(done[i]) == count
-        np.testing.assert_allclose(states.y["a"][i], expected.y["a"], rtol=1e-13, atol=1e-13)
+        np.testing.assert_allclose(ys["a"][i], expected["a"], rtol=1e-13, atol=1e-13)
     assert len(set(done.tolist())) == len(xs)
     assert int(done[2]) == 0
     assert int(done[3]) == NUM_STEPS

@@ -8,7 +8,7 @@ import pytest
 from bilevel.aggregation import lower_only
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from bilevel.dynamics import compose
-from bilevel.hypergradients.unrolled import unrolled
+from bilevel.hypergradients import unrolled
 from bilevel.lower_optimizers import sgd
 from bilevel.types import BilevelProblem
 from bilevel.upper_optimizers import sgd as upper_sgd
@@ -53,11 +53,11 @@ def stream_with_a_learned_start(noise):
     """Many tasks, a start y0 = g(x) + noise drawn from the key, a context that depends on both."""
     matrix = jnp.asarray(np.random.default_rng(0).standard_normal((3, 3)))
 
-    def lower(context, task, y, batch):
+    def lower(context, task, y):
         residual = jnp.tanh(matrix @ y["a"]) - y["b"] - context["c"] * task["t"]
         return 0.5 * jnp.sum(residual**2)
 
-    def upper(context, task, y, batch):
+    def upper(context, task, y):
         value = jnp.sum(jnp.cos(y["a"]) * y["b"] * task["t"]) + 0.1 * jnp.sum(context["c"] ** 2)
         return value + jnp.sum(y["a"] ** 2), {}
 
@@ -91,10 +91,10 @@ def test_a_learned_start_gets_its_gradient(noise, lower_start, tasks_at_once):
     algorithm = hypergradient_descent(
         problem,
         dynamics,
-        dynamics,
-        unrolled(problem, dynamics, K),
+        unrolled(),
         upper_sgd(step_size=UPPER_STEP),
         num_lower_steps=K,
+        persistent=False,
         meta_batch_size=number,
         tasks_at_once=tasks_at_once,
         lower_start=lower_start,

@@ -6,19 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bilevel.hypergradients.implicit_cg import implicit_cg
 from jax import lax
 
 from bilevel.aggregation import lower_only
 from bilevel.dependence import read_by
 from bilevel.dynamics import compose
 from bilevel.from_objectives import problem_from_objectives
-from bilevel.hypergradients.unrolled import unrolled
+from bilevel.hypergradients import implicit, unrolled
+from bilevel.linear_solvers import cg
+from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_optimizers import sgd
 from bilevel.proximal import proximal
-from bilevel.types import Exact
+from bilevel.types import Exact, Objectives
 
 RHO = 0.7
+EVERY_MIX = frozenset({Objectives.f, Objectives.F, Objectives.f | Objectives.F})
 
 # f = 1/2 y'Ay - b'y, F = 1/2 |y - c|^2, the start learned: y0 = x.
 _root = np.random.default_rng(0).standard_normal((4, 4))
@@ -52,24 +54,24 @@ def closed_form(x, rho):
 
 
 @pytest.mark.parametrize("rho", [0.1, RHO, 5.0])
-@pytest.mark.parametrize("name", ["implicit_cg", "unrolled"])
-def test_hypergradients_are_imaml(name, rho):
+@pytest.mark.parametrize(
+    "estimator",
+    [implicit(solver=cg(tolerance=1e-14), damping=0.0), unrolled()],
+    ids=lambda estimator: estimator.name,
+)
+def test_hypergradients_are_imaml(estimator, rho):
     problem, task, key = proximal(quadratic(), rho), {}, jax.random.key(0)
     dynamics, steps = compose(lower_only(), sgd(step_size=0.1)), 4000
-    estimator = (
-        implicit_cg(problem, dynamics, steps, True, damping=0.0, tolerance=1e-14)
-        if name == "implicit_cg"
-        else unrolled(problem, dynamics, steps)
-    )
+    lower = LowerProblem(problem, dynamics, steps, persistent=True, task=task)
 
     @jax.jit
     def estimate(x):
         context, pull_context_back = jax.vjp(lambda x: problem.prepare(x, task), x)
         y0, pull_start_back = jax.vjp(lambda x: problem.init_lower(key, x), x)
-        params = dynamics.init_params(steps, y0)
-        output = estimator.estimate(estimator.init(y0), context, task, params, y0, key)
-        through_context = pull_context_back(output.context_gradient)[0]
-        return output.y, through_context, pull_start_back(output.start_gradient)[0]
+        point = Point(context, dynamics.init_params(steps, y0), y0)
+        output = estimator.estimate(lower, point, estimator.init(lower, y0), key)
+        through_context = pull_context_back(output.gradient.context)[0]
+        return output.y, through_context, pull_start_back(output.gradient.y0)[0]
 
     y, through_context, through_start = estimate(X)
     expected = closed_form(X, rho)
@@ -106,15 +108,13 @@ def test_the_term_is_added_to_f_and_nothing_else_changes(rho):
     y0 = plain.init_lower(key, x)
 
     distance = np.sum((y["p"]["q"] - y0["p"]["q"]) ** 2) + (y["r"] - y0["r"]) ** 2
-    term = wrapped.lower_objective(outside, task, y, None) - plain.lower_objective(
-        inside, task, y, None
-    )
+    term = wrapped.lower_objective(outside, task, y) - plain.lower_objective(inside, task, y)
     assert float(term) == pytest.approx(rho / 2 * float(distance), rel=1e-12, abs=0)
     found, expected = (
         (
             problem.init_upper(key),
             problem.init_lower(key, x),
-            problem.upper_objective(context, task, y, None),
+            problem.upper_objective(context, task, y),
             problem.evaluate(x, context, task, y),
             problem.project_upper(x),
             problem.learned_start,
@@ -130,26 +130,41 @@ def test_the_term_is_added_to_f_and_nothing_else_changes(rho):
     }
 
 
-def test_batches_reach_the_wrapped_problem():
+def test_mini_batches_are_those_of_the_wrapped_problem():
+    """Rows k and 2 of the task, and of the context as much of it as belongs to them."""
     plain = quadratic()._replace(
-        lower_objective=lambda context, task, y, batch: jnp.sum(y[batch]),
-        upper_objective=lambda context, task, y, batch: (jnp.prod(y[batch]), {}),
+        lower_objective=lambda context, task, y: jnp.sum(context * y[task["rows"]]),
+        upper_objective=lambda context, task, y: (jnp.prod(y[task["rows"]]), {}),
     )
-    wrapped, batch = proximal(plain, RHO), jnp.array([0, 2])
-    context = wrapped.prepare(jnp.asarray(X), {})
+    assert proximal(plain, RHO).mini_batch is None
+    wrapped = proximal(
+        plain._replace(
+            mini_batch=lambda context, task, k: (
+                context[jnp.array([k, 2])],
+                {"rows": task["rows"][jnp.array([k, 2])]},
+            )
+        ),
+        RHO,
+    )
+    task = {"rows": jnp.arange(4)}
+    whole = wrapped.prepare(jnp.asarray(X), task)
+    context, task = wrapped.mini_batch(whole, task, 0)
+    np.testing.assert_array_equal(context["centre"], whole["centre"])
+    assert task["rows"].tolist() == [0, 2]
     y = jnp.asarray(X) + 1
-    found = wrapped.lower_objective(context, {}, y, batch)
-    assert float(found) == pytest.approx(X[0] + X[2] + 2 + RHO / 2 * 4, rel=1e-12)
-    found = wrapped.upper_objective(context, {}, y, batch)[0]
+    found = wrapped.lower_objective(context, task, y)
+    expected = X[0] * (X[0] + 1) + X[2] * (X[2] + 1) + RHO / 2 * 4
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+    found = wrapped.upper_objective(context, task, y)[0]
     assert float(found) == pytest.approx((X[0] + 1) * (X[2] + 1), rel=1e-12)
 
 
 def test_closed_forms_and_singularity_of_the_wrapped_problem_do_not_hold_any_more():
-    singular = quadratic()._replace(singular_hessians=("f", "F", "f + F"), damping=1.0)
+    singular = quadratic()._replace(singular_hessians=EVERY_MIX, damping=1.0)
     wrapped = proximal(singular, RHO)
     assert wrapped.exact == Exact()
     # psi = F alone does not contain the term.
-    assert wrapped.singular_hessians == ("F",)
+    assert wrapped.singular_hessians == {Objectives.F}
     assert wrapped.damping == pytest.approx(max(0.0, 1.0 - RHO))
     assert proximal(singular, 2.0).damping == 0.0
 
