@@ -1,1 +1,52 @@
-"""The science: lower dynamics, aggregation, hypergradients and algorithms as pure functions."""
+"""Bilevel optimisation in JAX: min over x of F(x, y*(x)), where y*(x) minimises f(x, y) over y.
+
+    problem          a problem from two functions, their starts and their data
+    hypergradient    one estimate of d F(x, y*(x)) / dx
+    value_function   phi(x) = F(x, y_K(x)) for jax.grad and other people's optimizers
+    minimize         the whole descent; minimizer: the same, iteration by iteration
+    methods          rhg, trhg, bda, hoag, neumann, darts, fomaml, reptile, imaml
+    method           one of your own
+
+and the pieces that methods are made of: `descent` and `lower_only` (aggregations),
+`lower_optimizers`, `hypergradients`, `linear_solvers`. Pure functions on pytrees; no configuration.
+"""
+
+from bilevel import hypergradients, linear_solvers, lower_optimizers, methods, upper_optimizers
+from bilevel.aggregation import descent, lower_only
+from bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from bilevel.dynamics import compose
+from bilevel.estimator import Hypergradient, HypergradientOutput, Target
+from bilevel.lower_level import LowerLevel, LowerProblem, Point
+from bilevel.methods import Method, method
+from bilevel.own_problem import Problem, problem
+from bilevel.solve import hypergradient, minimize, minimizer, value_function
+from bilevel.types import BilevelProblem, Exact, TaskSource
+
+__all__ = [
+    "BilevelProblem",
+    "Exact",
+    "Hypergradient",
+    "HypergradientOutput",
+    "LowerLevel",
+    "LowerProblem",
+    "Method",
+    "Point",
+    "Problem",
+    "Target",
+    "TaskSource",
+    "compose",
+    "descent",
+    "hypergradient",
+    "hypergradient_descent",
+    "hypergradients",
+    "linear_solvers",
+    "lower_only",
+    "lower_optimizers",
+    "method",
+    "methods",
+    "minimize",
+    "minimizer",
+    "problem",
+    "upper_optimizers",
+    "value_function",
+]

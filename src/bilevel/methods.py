@@ -1,0 +1,177 @@
+"""Methods: the choices that together say how a bilevel problem is solved.
+
+    aggregation         in which direction the lower level moves
+    lower_optimizer     how it moves
+    hypergradient       how the result is differentiated
+    num_lower_steps     K
+
+Each function below is one published method with its choices open. Where the start of the lower
+level is learned (MAML) is not a method's choice but the problem's: `lower_start(key, x)`.
+"""
+
+from typing import Literal, NamedTuple, TypedDict, Unpack
+
+from bilevel import hypergradients, linear_solvers, lower_optimizers
+from bilevel.aggregation import Learnable, descent, lower_only
+from bilevel.dynamics import compose
+from bilevel.estimator import Hypergradient
+from bilevel.lower_level import LowerDynamics
+from bilevel.types import Aggregation, LowerOptimizer
+
+LowerStart = Literal["fixed", "redrawn", "warm"]
+
+
+class Method(NamedTuple):
+    """A way to solve a bilevel problem.
+
+    lower_start       y0 from one key (fixed), from a new key each iteration (redrawn), or y_K of
+                      the iteration before (warm)
+    proximal_weight   rho of the term rho/2 |y - y0|^2 that is added to f (iMAML); 0 for none
+    """
+
+    name: str
+    aggregation: Aggregation
+    lower_optimizer: LowerOptimizer
+    hypergradient: Hypergradient
+    num_lower_steps: int
+    lower_start: LowerStart = "fixed"
+    proximal_weight: float = 0.0
+
+    @property
+    def dynamics(self) -> LowerDynamics:
+        """The lower step."""
+        return compose(self.aggregation, self.lower_optimizer)
+
+
+class LowerChoices(TypedDict, total=False):
+    """What every method leaves open.
+
+    num_lower_steps   K, 100 unless given
+    step_size         of plain gradient steps, 0.1 unless given
+    lower_optimizer   in place of plain gradient steps (`bilevel.lower_optimizers`)
+    lower_start       as in `Method`
+    """
+
+    num_lower_steps: int
+    step_size: float
+    lower_optimizer: LowerOptimizer
+    lower_start: LowerStart
+
+
+def method(
+    name: str,
+    hypergradient: Hypergradient,
+    aggregation: Aggregation | None = None,
+    *,
+    num_lower_steps: int = 100,
+    step_size: float = 0.1,
+    lower_optimizer: LowerOptimizer | None = None,
+    lower_start: LowerStart = "fixed",
+    proximal_weight: float = 0.0,
+) -> Method:
+    """A method of one's own. aggregation: None descends f alone.
+
+    Raises ValueError where num_lower_steps < 1, or on a step size beside a lower optimizer.
+    """
+    if num_lower_steps < 1:
+        raise ValueError(f"num_lower_steps={num_lower_steps} must be at least 1")
+    optimizer = lower_optimizer or lower_optimizers.sgd(step_size=step_size)
+    return Method(
+        name,
+        aggregation or lower_only(),
+        optimizer,
+        hypergradient,
+        num_lower_steps,
+        lower_start,
+        proximal_weight,
+    )
+
+
+def rhg(*, checkpoints: Literal["none", "sqrt"] = "none", **lower: Unpack[LowerChoices]) -> Method:
+    """Reverse HyperGradient: unrolls all K lower steps. Franceschi et al., ICML 2017."""
+    return method("rhg", hypergradients.unrolled(checkpoints=checkpoints), **lower)
+
+
+def trhg(*, keep_last: int = 1, **lower: Unpack[LowerChoices]) -> Method:
+    """Truncated RHG: unrolls the last `keep_last` lower steps. Shaban et al., AISTATS 2019."""
+    return method("trhg", hypergradients.truncated(keep_last=keep_last), **lower)
+
+
+def bda(
+    *,
+    law: str = "harmonic",
+    alpha: float = 0.5,
+    s: float = 1.0,
+    t: float = 1.0,
+    ratio: float | None = None,
+    beta: float | None = None,
+    learn: tuple[Learnable, ...] = (),
+    hypergradient: Hypergradient | None = None,
+    **lower: Unpack[LowerChoices],
+) -> Method:
+    """Bi-level Descent Aggregation: the lower steps descend a mix of F and f.
+
+    d_k = s a_k grad_y F + t b_k grad_y f, (a_k, b_k) from `law`; options as in
+    `bilevel.descent`. hypergradient: None unrolls all K steps. Liu et al., ICML 2020.
+    """
+    aggregation = descent(law=law, alpha=alpha, s=s, t=t, ratio=ratio, beta=beta, learn=learn)
+    return method("bda", hypergradient or hypergradients.unrolled(), aggregation, **lower)
+
+
+def hoag(
+    *,
+    tolerance: float = 0.1,
+    tolerance_decay: float = 0.9,
+    max_steps: int = 100,
+    damping: float | None = None,
+    lower_tolerance: float | None = None,
+    **lower: Unpack[LowerChoices],
+) -> Method:
+    """Implicit differentiation by conjugate gradients. Pedregosa, ICML 2016.
+
+    In iteration n the linear system is solved to tolerance tolerance_decay^n. The other options
+    are those of `bilevel.hypergradients.implicit`.
+    """
+    estimator = hypergradients.implicit(
+        solver=linear_solvers.cg(tolerance=tolerance, max_steps=max_steps),
+        damping=damping,
+        lower_tolerance=lower_tolerance,
+        tolerance_decay=tolerance_decay,
+    )
+    return method("hoag", estimator, **lower)
+
+
+def neumann(
+    *,
+    num_terms: int = 50,
+    step_size_of_series: float | None = None,
+    damping: float | None = None,
+    **lower: Unpack[LowerChoices],
+) -> Method:
+    """Implicit differentiation by a Neumann series. Lorraine et al., AISTATS 2020."""
+    solver = linear_solvers.neumann(num_terms=num_terms, step_size=step_size_of_series)
+    return method("neumann", hypergradients.implicit(solver=solver, damping=damping), **lower)
+
+
+def darts(*, radius: float | None = None, **lower: Unpack[LowerChoices]) -> Method:
+    """The last lower step by a finite difference (architecture search). Liu et al., ICLR 2019."""
+    return method("darts", hypergradients.finite_difference(radius=radius), **lower)
+
+
+def fomaml(**lower: Unpack[LowerChoices]) -> Method:
+    """First-order MAML: no second derivatives; needs a learned start. Finn et al., ICML 2017."""
+    return method("fomaml", hypergradients.first_order(), **lower)
+
+
+def reptile(**lower: Unpack[LowerChoices]) -> Method:
+    """The start moves towards y_K; needs a learned start. Nichol et al., 2018."""
+    return method("reptile", hypergradients.reptile(), **lower)
+
+
+def imaml(
+    *, proximal_weight: float = 2.0, max_steps: int = 5, **lower: Unpack[LowerChoices]
+) -> Method:
+    """Implicit MAML: f gains rho/2 |y - y0|^2, rho = proximal_weight. Rajeswaran et al., 2019."""
+    solver = linear_solvers.gmres(max_steps=max_steps)
+    estimator = hypergradients.implicit(solver=solver)
+    return method("imaml", estimator, proximal_weight=proximal_weight, **lower)

@@ -1,0 +1,190 @@
+"""`bilevel.problem`: a problem from two objectives, their starts and their data."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel import problem_checks as check
+from bilevel.dependence import read_by
+from bilevel.mini_batches import mini_batches, with_keys
+from bilevel.types import (
+    Array,
+    BilevelProblem,
+    Exact,
+    Metrics,
+    Projection,
+    TaskSource,
+    Tree,
+    unchanged,
+)
+
+
+class Problem(NamedTuple):
+    """A bilevel problem and where its tasks come from: all that a solver needs."""
+
+    problem: BilevelProblem
+    source: TaskSource
+
+
+def problem(
+    f: Callable[..., Any],
+    F: Callable[..., Any],
+    *,
+    upper_start: Any,
+    lower_start: Any,
+    task: Any = None,
+    train: Any = None,
+    validation: Any = None,
+    test: Any = None,
+    batch_size: int | None = None,
+    project: Projection = unchanged,
+    exact: Exact | None = None,
+) -> Problem:
+    """min over x of F(x, y*(x)), y*(x) in argmin over y of f(x, y), from two functions.
+
+        f(x, y), F(x, y)               without data
+        f(x, y, task), F(x, y, task)   with `task`: a pytree of arrays, or a function task(key) that
+                                       draws a new one for every iteration (meta-learning)
+        f(x, y, rows), F(x, y, rows)   with `train` and `validation`: f sees rows of train, F those
+                                       of validation; pytrees of arrays with the rows first
+
+    f returns a scalar; F a scalar, or (scalar, {name: scalar}) with metrics for people.
+
+    upper_start     x at first: a pytree of floats, or a function of a key
+    lower_start     y0: the same, or a function (key, x) where the start is learned (MAML)
+    test            rows on which F is evaluated at the end, or, beside a function `task`, a
+                    function of a key; without it nothing is called a test
+    batch_size      number of rows of f, and of F where the lower steps descend it too, drawn anew for every
+                    lower step with replacement; None: all rows
+    project(x)      the nearest x inside its bounds, taken after each upper step
+    exact           closed forms, if there are any (`bilevel.Exact`)
+
+    Raises TypeError or ValueError, in one line, on data that are no arrays, on objectives that
+    return anything else, and on starts that do not fit; nothing is compiled.
+    """
+    source = _source(task, train, validation, test, batch_size)
+    mini_batch = None
+    if batch_size is not None:
+        lower_rows, upper_rows = (
+            check.num_rows(part, source.data[part]) for part in ("train", "validation")
+        )
+        mini_batch = mini_batches(batch_size, lower_rows, upper_rows)
+    init_x = check.start("upper_start", upper_start)
+    init_lower = check.start("lower_start", lower_start)
+    key = jax.random.key(0)
+    x = check.floats("x", jax.eval_shape(lambda: init_x(key, ())))
+    y = check.floats("y", jax.eval_shape(init_lower, key, x))
+    if project is not unchanged:
+        check.same_form("project(x)", jax.eval_shape(project, x), "x", x)
+    one = jax.eval_shape(lambda data: source.sample(data, key, "train", 1), source.data)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), one)
+    kind = "task" if "task" in one else "rows" if one else ""
+    check.objective("f", f, (x, y, *_data(one, "train")), kind)
+    check.objective("F", F, (x, y, *_data(one, "validation")), kind)
+
+    def lower_objective(context: Tree, task: Tree, y: Tree) -> Array:
+        return jnp.asarray(f(context, y, *_data(task, "train")))
+
+    def upper(x: Tree, task: Tree, y: Tree, part: str) -> tuple[Array, Metrics]:
+        value = F(x, y, *_data(task, part))
+        value, metrics = value if isinstance(value, tuple) else (value, {})
+        return jnp.asarray(value), jax.tree.map(jnp.asarray, dict(metrics))
+
+    def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
+        value, metrics = upper(x, task, y, "held_out")
+        return {
+            **metrics,
+            "upper_loss": value,
+            "lower_loss": lower_objective(context, task, y),
+        }
+
+    return Problem(
+        BilevelProblem(
+            init_upper=lambda key: init_x(key, ()),
+            prepare=lambda x, task: x,
+            init_lower=init_lower,
+            lower_objective=lower_objective,
+            upper_objective=lambda context, task, y: upper(context, task, y, "validation"),
+            evaluate=evaluate,
+            formulas={"f": check.summary(f), "F": check.summary(F)},
+            exact=exact or Exact(),
+            project_upper=project,
+            learned_start=any(jax.tree.leaves(read_by(init_lower, key, x)[1])),
+            mini_batch=mini_batch,
+        ),
+        source,
+    )
+
+
+def _data(task: Tree, part: str) -> tuple[Tree, ...]:
+    """What f or F gets beside x and y: the task, the rows of a part, or nothing."""
+    return tuple(task[name] for name in ("task", part) if name in task)[:1]
+
+
+def _source(
+    task: Any, train: Any, validation: Any, test: Any, batch_size: int | None
+) -> TaskSource:
+    """Where the data of `problem` come from. Raises on parts that do not go together."""
+    rows = {"train": train, "validation": validation, "test": test}
+    rows = {name: part for name, part in rows.items() if part is not None}
+    if callable(task):
+        if set(rows) - {"test"} or batch_size is not None:
+            raise ValueError(
+                "task is a function, so train, validation and batch_size have no meaning; let task "
+                "draw what both f and F see"
+            )
+        return _stream(task, test)
+    if task is not None:
+        if rows or batch_size is not None:
+            raise ValueError(
+                f"task and {next(iter(rows), 'batch_size')} are given, but f sees either `task` or "
+                "rows of `train`; choose one of the two"
+            )
+        return _persistent({"task": check.arrays("task", task)}, {}, batches=False)
+    missing = [name for name in ("train", "validation") if name not in rows]
+    if rows and missing:
+        raise ValueError(
+            f"{missing[0]} is missing beside {', '.join(rows)}: f sees rows of train and F those "
+            "of validation; give both, or `task` where both see the same data"
+        )
+    if batch_size is not None and not rows:
+        raise ValueError("batch_size is given, but no rows to take it from; give train=...")
+    parts = {name: check.arrays(name, part) for name, part in rows.items()}
+    if "test" in parts:
+        check.same_columns("test", parts["test"], "validation", parts["validation"])
+    return _persistent(
+        {name: part for name, part in parts.items() if name != "test"},
+        {name: part for name, part in parts.items() if name != "train"},
+        batches=batch_size is not None,
+    )
+
+
+def _persistent(task: dict[str, Tree], held_out: dict[str, Tree], batches: bool) -> TaskSource:
+    """One fixed task; of a test split "held_out" are the rows of test, else those of validation."""
+
+    def sample(data: Tree, key: Array, split: str, n: int) -> Tree:
+        one, scored = dict(data), data.get("test")
+        one.pop("test", None)
+        if held_out:
+            one["held_out"] = scored if split == "test" else data["validation"]
+        tasks = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), one)
+        return with_keys(tasks, key, n) if batches else tasks
+
+    return TaskSource({**task, **held_out}, sample, persistent=True, has_test="test" in held_out)
+
+
+def _stream(draw: Callable[[Array], Tree], draw_test: Any) -> TaskSource:
+    """A new task for every iteration, and for every score."""
+    if draw_test is not None and not callable(draw_test):
+        raise ValueError("task is a function of a key, so test must be one too")
+
+    def sample(data: Tree, key: Array, split: str, n: int) -> Tree:
+        del data
+        chosen = draw_test if split == "test" and draw_test is not None else draw
+        return {"task": jax.vmap(chosen)(jax.random.split(key, n))}
+
+    if not jax.tree.leaves(jax.eval_shape(draw, jax.random.key(0))):
+        raise TypeError("task(key) returns no array; let it return what f and F see")
+    return TaskSource({}, sample, persistent=False, has_test=draw_test is not None)

@@ -1,0 +1,165 @@
+"""What people give to `bilevel.problem`, checked by tracing: one line says what is wrong."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.types import Array, InitLower, Tree
+
+
+def arrays(name: str, data: Any) -> Tree:
+    """The data on the device. Raises TypeError for text, objects, or nothing at all."""
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise TypeError(f"{name} holds no array; give a pytree of arrays, or leave {name} out")
+    for path, leaf in leaves:
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        if isinstance(leaf, jax.Array):
+            continue
+        kind = np.asarray(leaf).dtype.kind
+        if kind not in "biufc":
+            what = "text" if kind in "US" else f"a {type(leaf).__name__}"
+            raise TypeError(
+                f"{where} holds {what}, but data must be numbers; encode it as integers, or leave "
+                "it out"
+            )
+    return jax.tree.map(jnp.asarray, data)
+
+
+def num_rows(name: str, data: Tree) -> int:
+    """The common number of rows. Raises ValueError where the arrays of a part differ in it."""
+    counts = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        if not leaf.shape:
+            raise ValueError(
+                f"{where} is one number, but every array of {name} must have rows first"
+            )
+        counts[where] = leaf.shape[0]
+    first, *others = counts
+    for other in others:
+        if counts[other] != counts[first]:
+            raise ValueError(
+                f"{first} has {counts[first]} rows and {other} has {counts[other]}; every array of "
+                f"{name} must have the same number of rows"
+            )
+    return counts[first]
+
+
+def same_columns(name: str, data: Tree, other_name: str, other: Tree) -> None:
+    """Raises ValueError where two parts differ in more than the number of rows."""
+    if jax.tree.structure(data) != jax.tree.structure(other):
+        raise ValueError(
+            f"{name} is {jax.tree.structure(data)}, but {other_name} is "
+            f"{jax.tree.structure(other)}; the same function reads both, so give both the same keys"
+        )
+    for (path, leaf), reference in zip(
+        jax.tree_util.tree_leaves_with_path(data), jax.tree.leaves(other), strict=True
+    ):
+        if leaf.shape[1:] != reference.shape[1:]:
+            where = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{name}{where} has rows of shape {leaf.shape[1:]}, but {other_name}{where} has "
+                f"rows of shape {reference.shape[1:]}; the same function reads both"
+            )
+
+
+def start(name: str, given: Any) -> InitLower:
+    """init(key, x) from a pytree, from a function of a key, or from one of a key and x."""
+    if callable(given):
+        number = len(inspect.signature(given).parameters)
+        if number not in (1, 2):
+            raise TypeError(f"{name} is a function of {number} arguments; write it as {name}(key)")
+        return given if number == 2 else lambda key, x: given(key)
+
+    def init(key: Array, x: Tree) -> Tree:
+        del key, x
+        return jax.tree.map(jnp.asarray, given)
+
+    return init
+
+
+def floats(name: str, shapes: Tree) -> Tree:
+    """The same shapes. Raises TypeError for a variable without floats."""
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    if not leaves:
+        raise TypeError(f"{name} is empty; give it at least one array of floats to start from")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)} holds {leaf.dtype}, which has no gradient; "
+                "make it floats (1.0 for 1)"
+            )
+    return shapes
+
+
+def same_form(name: str, shapes: Tree, other_name: str, other: Tree) -> None:
+    """Raises ValueError where structure or shapes differ."""
+    if jax.tree.structure(shapes) != jax.tree.structure(other):
+        raise ValueError(
+            f"{name} is {jax.tree.structure(shapes)}, but {other_name} is "
+            f"{jax.tree.structure(other)}; they must have the same structure"
+        )
+    for (path, leaf), reference in zip(
+        jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(other), strict=True
+    ):
+        if jnp.shape(leaf) != jnp.shape(reference):
+            where = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{name}{where} has shape {jnp.shape(leaf)}, but {other_name}{where} has shape "
+                f"{jnp.shape(reference)}"
+            )
+
+
+def objective(name: str, function: Callable[..., Any], arguments: tuple, data: str) -> None:
+    """Raises TypeError or ValueError where f or F does not return what it must.
+
+    arguments: shapes of (x, y) or (x, y, data); `data` names what the third is, for the message.
+    """
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        called = f"{name}(x, y, {data})" if data else f"{name}(x, y), as there are no data"
+        raise TypeError(f"{name} cannot be called as {called}: {error}") from error
+    value = jax.eval_shape(function, *arguments)
+    if name == "F" and isinstance(value, tuple) and len(value) == 2:
+        value, metrics = value
+        _metrics(metrics)
+    if value is None:
+        raise TypeError(f"{name} returns None; is its `return` missing?")
+    if isinstance(value, tuple):
+        also = ", or (scalar, {name: scalar})" if name == "F" else "; only F may return metrics too"
+        raise TypeError(f"{name} returns a tuple of {len(value)}; return one scalar{also}")
+    if not isinstance(value, jax.ShapeDtypeStruct):
+        raise TypeError(f"{name} returns a {type(value).__name__}; return one scalar")
+    if value.shape:
+        raise ValueError(
+            f"{name} has shape {value.shape}, but an objective is one number; take jnp.sum or "
+            "jnp.mean of it"
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name} returns {value.dtype}, which has no gradient; return a float")
+
+
+def _metrics(metrics: Any) -> None:
+    if not isinstance(metrics, Mapping):
+        raise TypeError(
+            f"F returns (value, {type(metrics).__name__}), but the second part must be metrics, "
+            "{name: scalar}"
+        )
+    for name, value in metrics.items():
+        if not isinstance(value, jax.ShapeDtypeStruct) or value.shape:
+            shape = getattr(value, "shape", type(value).__name__)
+            raise ValueError(
+                f"F's metric {name!r} has shape {shape}, but a metric is one number; take its mean"
+            )
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """The first line of a function's docstring, or its name."""
+    text = function.__doc__ or getattr(function, "__name__", type(function).__name__)
+    return text.strip().splitlines()[0]
