@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bilevel.lower_solve import run_steps
 from jax.flatten_util import ravel_pytree
 
 from bilevel.aggregation import lower_only
 from bilevel.dynamics import compose
 from bilevel.from_objectives import problem_from_objectives
+from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_optimizers import adam, adamw, projected
 from tests.lower_recursions import FACTORIES, SETS, STEP, TABLE, made
 
@@ -54,10 +54,15 @@ def test_steps_follow_the_recursion(name, learn):
         params = moved
     sizes = np.broadcast_to(value[:, None] if learn == "per_step" else value, (K, FLAT.size))
 
-    y, slots = Y0, optimizer.init(params, Y0)
+    def never_searched(y):
+        raise AssertionError("only a line search evaluates the objective")
+
+    y, opt_state = Y0, optimizer.init(params, Y0, never_searched)
     for k, expected in enumerate(by_hand(TABLE[name], DIRECTIONS, sizes), start=1):
         direction = unravel(jnp.asarray(DIRECTIONS[k - 1]))
-        y, slots = optimizer.update(params, direction, slots, y, jnp.int32(k))
+        y, opt_state = optimizer.update(
+            params, direction, opt_state, y, jnp.int32(k), never_searched
+        )
         np.testing.assert_allclose(ravel_pytree(y)[0], expected, rtol=1e-12, atol=1e-14)
 
 
@@ -134,14 +139,10 @@ def test_adam_has_finite_hypergradients_at_a_zero_direction(factory, x64):
 
     with jax.enable_x64(x64):
         dynamics = compose(lower_only(), factory(step_size=eta, eps=eps, learn="scalar"))
+        lower = LowerProblem(problem, dynamics, steps, persistent=True)
         zero = jnp.zeros(2)
-
-        def upper(p, params, y0):
-            state = dynamics.init(params, y0)
-            return run_steps(problem, dynamics, params, p, {}, state, 1, steps).y.sum()
-
-        params = dynamics.init_params(steps, zero)
-        of_p, of_params, of_start = jax.jit(jax.grad(upper, argnums=(0, 1, 2)))(zero, params, zero)
+        point = Point(zero, dynamics.init_params(steps, zero), zero)
+        of_p, of_params, of_start = jax.jit(jax.grad(lambda point: lower.solve(point).sum()))(point)
         tolerance = 1e-10 if x64 else 1e-4
         np.testing.assert_allclose(of_p, slope(0.0, 1.0), rtol=tolerance)
         np.testing.assert_allclose(of_start, slope(1.0, 0.0), rtol=tolerance)

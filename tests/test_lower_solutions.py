@@ -5,12 +5,12 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bilevel.lower_solve import run_steps
 from scipy.optimize import brentq
 
 from bilevel.aggregation import descent, lower_only
 from bilevel.dynamics import compose
 from bilevel.from_objectives import problem_from_objectives
+from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_optimizers import adamw, sgd
 from tests.lower_recursions import SETS, STEP, TABLE, made
 
@@ -67,33 +67,39 @@ SOLVERS = {
 }
 
 
+def on_quadratic(dynamics):
+    """2000 steps from zero; nothing of them is learned."""
+    lower = LowerProblem(QUADRATIC, dynamics, 2000, persistent=True, task={})
+    y0 = jnp.zeros(3)
+    return lower, Point(jnp.asarray(LINEAR), dynamics.init_params(2000, y0), y0)
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_steps_end_at_the_solution_and_rest_there(name):
     dynamics = compose(lower_only(), made(name, **SOLVERS[name]))
-    x, solution = jnp.asarray(LINEAR), solution_of(name)
-    state = dynamics.init({"aggregation": {}, "lower_optimizer": {}}, jnp.zeros(3))
-    params = dynamics.init_params(2000, state.y)
-    found = run_steps(QUADRATIC, dynamics, params, x, {}, state, 1, 2000).y
+    (lower, point), solution = on_quadratic(dynamics), solution_of(name)
     bound = 1e-3 if name in ("adam", "adamw") else 1e-6
-    np.testing.assert_allclose(found, solution, rtol=0, atol=bound)
-    assert dynamics.moving == ""
-    rest = dynamics.stationarity(QUADRATIC, params, x, {}, jnp.asarray(solution))
-    np.testing.assert_allclose(rest, 0, atol=1e-10)
+    np.testing.assert_allclose(lower.solve(point), solution, rtol=0, atol=bound)
+    assert dynamics.never_rests is None
+    direction = lower.at(point).direction
+
+    def residual(y):
+        return lower.residual(direction(y, 1), y)
+
+    np.testing.assert_allclose(residual(jnp.asarray(solution)), 0, atol=1e-10)
     feasible = dynamics.projection(jnp.zeros(3)) if name in SETS else jnp.zeros(3)
-    elsewhere = dynamics.stationarity(QUADRATIC, params, x, {}, feasible)
-    assert float(jnp.linalg.norm(elsewhere)) > 1e-2
+    assert float(jnp.linalg.norm(residual(feasible))) > 1e-2
     if name in SETS:
-        gradient = dynamics.direction(QUADRATIC, params, x, {}, jnp.asarray(solution), 1)
+        gradient = direction(jnp.asarray(solution), 1)
         assert float(jnp.linalg.norm(gradient)) > 1e-2, "the constraint is to be active"
 
 
 def test_adamw_rests_where_the_gradient_is_not_zero():
     dynamics = compose(lower_only(), adamw(step_size=0.01, weight_decay=0.3))
-    assert dynamics.stationarity is None
-    assert "weight decay" in dynamics.moving
-    x, params = jnp.asarray(LINEAR), {"aggregation": {}, "lower_optimizer": {}}
-    state = dynamics.init(params, jnp.zeros(3))
-    found = run_steps(QUADRATIC, dynamics, params, x, {}, state, 1, 2000).y
+    assert dynamics.never_rests is not None
+    assert "weight decay" in dynamics.never_rests.why
+    lower, point = on_quadratic(dynamics)
+    found = lower.solve(point)
     assert np.linalg.norm(HESSIAN @ found - LINEAR) > 1e-2
 
 
@@ -113,6 +119,6 @@ def test_adamw_rests_where_the_gradient_is_not_zero():
 def test_weights_that_change_with_k_have_no_resting_point(options, rests):
     for optimizer in (sgd(step_size=STEP), made("ball")):
         dynamics = compose(descent(alpha=0.4, **options), optimizer)
-        assert (dynamics.stationarity is not None) == rests
-        assert rests == (dynamics.moving == "")
-        assert rests or "aggregation.law=constant" in dynamics.moving
+        assert rests == (dynamics.never_rests is None)
+        assert rests or "aggregation.law=constant" in dynamics.never_rests.remedy
+        assert rests or "from step to step" in dynamics.never_rests.why

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bilevel.mini_batches import rows
 from src.problems.quadratic import quadratic
 from src.running.run import run
 from tests.conftest import QUIET, config_of, read_metrics
@@ -68,17 +69,19 @@ def test_the_objectives_are_means_over_rows(shape):
         return np.mean(values)
 
     @jax.jit
-    def both(batch):
-        f = problem.lower_objective(x, task, y, batch)
-        return f, problem.upper_objective(x, task, y, batch)[0]
+    def both(task):
+        return problem.lower_objective(x, task, y), problem.upper_objective(x, task, y)[0]
 
     whole = [mean(task["train"]), mean(task["validation"])]
-    np.testing.assert_allclose(both(None), whole, rtol=1e-10)
+    np.testing.assert_allclose(both(task), whole, rtol=1e-10)
     order = np.random.default_rng(3).permutation
     counts = [len(task[part]["a"]) for part in ("train", "validation")]
     lower_rows, upper_rows = (order(n).reshape(min(n, 4), -1) for n in counts)
-    batches = [{"lower": i, "upper": j} for i, j in zip(lower_rows, upper_rows, strict=True)]
-    parts = np.array([both(batch) for batch in batches])
+    smaller = [
+        {"train": rows(task["train"], i), "validation": rows(task["validation"], j)}
+        for i, j in zip(lower_rows, upper_rows, strict=True)
+    ]
+    parts = np.array([both(task) for task in smaller])
     np.testing.assert_allclose(parts.mean(axis=0), whole, rtol=1e-10)
     assert (parts.std(axis=0).min() > 1e-3) == (shape not in ("no noise", "one of each"))
 
@@ -146,10 +149,10 @@ def test_the_hypergradient_is_that_of_a_long_unrolled_solve():
     @jax.grad
     def slope(x):
         def body(_, y):
-            return y - jax.grad(problem.lower_objective, argnums=2)(x, task, y, None)
+            return y - jax.grad(problem.lower_objective, argnums=2)(x, task, y)
 
         y = jax.lax.fori_loop(0, 300, body, problem.init_lower(jax.random.key(0), x))
-        return problem.upper_objective(x, task, y, None)[0]
+        return problem.upper_objective(x, task, y)[0]
 
     found = jax.jit(problem.exact.hypergradient)(x, task)
     np.testing.assert_allclose(found, slope(x), rtol=1e-9, atol=1e-9)

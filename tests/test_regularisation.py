@@ -10,6 +10,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from bilevel.mini_batches import rows
 from src.data.labelled import Table
 from src.problems import regularisation as module
 from src.problems.newton import newton
@@ -62,10 +63,10 @@ def compiled(loss, penalty):
     def everything(x, y):
         solution = problem.exact.lower_solution(x, task)
         return {
-            "f": problem.lower_objective(x, task, y, None),
-            "F": problem.upper_objective(x, task, y, None)[0],
+            "f": problem.lower_objective(x, task, y),
+            "F": problem.upper_objective(x, task, y)[0],
             "solution": solution,
-            "slope": jax.grad(problem.lower_objective, argnums=2)(x, task, solution, None),
+            "slope": jax.grad(problem.lower_objective, argnums=2)(x, task, solution),
             "hypergradient": problem.exact.hypergradient(x, task),
             "scores": problem.evaluate(x, x, task, y),
         }
@@ -156,10 +157,10 @@ def test_the_hypergradient_is_that_of_a_long_unrolled_solve(loss):
     @jax.grad
     def slope(x):
         def body(_, y):
-            return y - 0.4 * jax.grad(problem.lower_objective, argnums=2)(x, task, y, None)
+            return y - 0.4 * jax.grad(problem.lower_objective, argnums=2)(x, task, y)
 
         y = jax.lax.fori_loop(0, 4000, body, problem.init_lower(jax.random.key(0), x))
-        return problem.upper_objective(x, task, y, None)[0]
+        return problem.upper_objective(x, task, y)[0]
 
     found = compiled(loss, "per_feature")(x, y)["hypergradient"]
     np.testing.assert_allclose(found, slope(x), rtol=0, atol=1e-9)
@@ -169,19 +170,18 @@ def test_the_hypergradient_is_that_of_a_long_unrolled_solve(loss):
 def test_batches_average_to_the_objectives(loss):
     problem, task, x, y, _ = made(loss, "per_feature")
     orders = [np.random.default_rng(3).permutation(ROWS[k]) for k in ("train", "validation")]
-    batches = [
-        {"lower": lower, "upper": upper}
+    smaller = [
+        {"train": rows(task["train"], lower), "validation": rows(task["validation"], upper)}
         for lower, upper in zip(orders[0].reshape(4, -1), orders[1].reshape(4, -1), strict=True)
     ]
 
     @jax.jit
-    def both(batch):
-        f = problem.lower_objective(x, task, y, batch)
-        return f, problem.upper_objective(x, task, y, batch)[0]
+    def both(task):
+        return problem.lower_objective(x, task, y), problem.upper_objective(x, task, y)[0]
 
-    parts = np.array([both(batch) for batch in batches])
+    parts = np.array([both(task) for task in smaller])
     assert parts.std(axis=0).min() > 1e-3
-    np.testing.assert_allclose(parts.mean(axis=0), both(None), rtol=1e-12)
+    np.testing.assert_allclose(parts.mean(axis=0), both(task), rtol=1e-12)
 
 
 def test_newton_steps_that_would_diverge_are_halved():
@@ -224,7 +224,7 @@ def test_a_solve_without_a_solution_ends(dtype):
     task = jax.tree.map(lambda leaf: leaf.astype(dtype), one_task(source))
     y = jax.jit(problem.exact.lower_solution)(jnp.array(-60.0, dtype), task)
     assert np.isfinite(y).all()
-    assert float(problem.upper_objective(None, task, y, None)[1]["accuracy"]) > 0.8
+    assert float(problem.upper_objective(None, task, y)[1]["accuracy"]) > 0.8
 
 
 def test_where_a_dense_hessian_costs_too_much_nothing_is_exact(monkeypatch):

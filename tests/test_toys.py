@@ -15,7 +15,8 @@ import pytest
 
 from bilevel.aggregation import descent, lower_only
 from bilevel.dynamics import compose
-from bilevel.hypergradients.unrolled import unrolled
+from bilevel.hypergradients import unrolled
+from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_optimizers import projected, sgd
 from src.problems.bvfsm_sine import bvfsm_sine
 from src.problems.iaptt_toy import iaptt_toy
@@ -73,8 +74,8 @@ def objectives(problem):
         return jnp.broadcast_to(y, like.shape)
 
     return (
-        lambda x, y: problem.lower_objective(x, {}, fill(y), None),
-        lambda x, y: problem.upper_objective(x, {}, fill(y), None)[0],
+        lambda x, y: problem.lower_objective(x, {}, fill(y)),
+        lambda x, y: problem.upper_objective(x, {}, fill(y))[0],
     )
 
 
@@ -82,7 +83,7 @@ def reduced(problem):
     """x -> F(x, y*(x)), with the closed-form y*, for many x at once."""
 
     def value(x):
-        return problem.upper_objective(x, {}, problem.exact.lower_solution(x, {}), None)[0]
+        return problem.upper_objective(x, {}, problem.exact.lower_solution(x, {}))[0]
 
     return jax.jit(jax.vmap(value))
 
@@ -131,7 +132,7 @@ def test_the_upper_solution_is_the_best_point_of_a_grid(name):
     np.testing.assert_allclose(y, toy.y, rtol=0, atol=1e-5)
     grid = np.linspace(*toy.x_range, 200_001)
     scores = np.asarray(value(grid))
-    assert float(problem.upper_objective(x, {}, y, None)[0]) <= scores.min() + 1e-12
+    assert float(problem.upper_objective(x, {}, y)[0]) <= scores.min() + 1e-12
     assert abs(grid[scores.argmin()] - float(x)) < 1e-4
     metrics = jax.jit(problem.evaluate)(x, x, {}, y)
     assert float(metrics["upper_loss"]) == pytest.approx(toy.upper_loss, abs=1e-5)
@@ -162,15 +163,16 @@ def test_x_is_kept_within_its_bounds(make, bounds):
 
 def descend(problem, dynamics, num_lower_steps, x0, y0, step_size, iterations):
     """Unrolled hypergradient descent with a fixed y0, from many starts: x and y_K at the end."""
-    estimate = unrolled(problem, dynamics, num_lower_steps).estimate
+    estimate = unrolled().estimate
+    lower = LowerProblem(problem, dynamics, num_lower_steps, persistent=True, task={})
     params = dynamics.init_params(num_lower_steps, y0[0])
 
     def one(x0, y0):
         def output(x):
-            return estimate((), x, {}, params, y0, jax.random.key(0))
+            return estimate(lower, Point(x, params, y0), (), jax.random.key(0))
 
         def body(x, _):
-            x = x - step_size * output(x).context_gradient
+            x = x - step_size * output(x).gradient.context
             return problem.project_upper(x), None
 
         x = jax.lax.scan(body, x0, None, length=iterations)[0]
@@ -263,7 +265,7 @@ def test_sine_gradient_descent_ends_in_the_basin_of_its_start(method):
     dynamics = compose(aggregation(), sgd(step_size=0.2))
     x, y = descend(problem, dynamics, 100, x0, np.stack([y0, y0], axis=1), 0.1, 300)
     np.testing.assert_allclose(x, x_end, rtol=0, atol=1e-4)
-    upper = jax.vmap(lambda x, y: problem.upper_objective(x, {}, y, None)[0])
+    upper = jax.vmap(lambda x, y: problem.upper_objective(x, {}, y)[0])
     np.testing.assert_allclose(upper(x, y), upper_end, rtol=0, atol=1e-4)
 
 
