@@ -1,6 +1,7 @@
 """`import bilevel`: what a stranger gets from an installed wheel, and what is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -37,9 +38,13 @@ def problem(lower=f, upper=F, **changed):
 def stranger(tmp_path_factory):
     """The script's results, with the package of a wheel and from a folder of its own."""
     folder = tmp_path_factory.mktemp("stranger")
+    # A copy, so that building leaves nothing behind in the checkout.
+    shutil.copytree(ROOT / "src/bilevel", folder / "checkout/src/bilevel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "checkout")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run([*pip, *build], check=True, capture_output=True)
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([*pip, *build, str(folder / "checkout")], check=True, capture_output=True)
     (wheel,) = folder.glob("bilevel-*.whl")
     install = ["install", "--no-deps", "--target", str(folder / "site"), str(wheel)]
     subprocess.run([*pip, *install], check=True, capture_output=True)
