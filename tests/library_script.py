@@ -92,6 +92,14 @@ results["vmap"] = jax.vmap(lambda x: bilevel.hypergradient(whole, hoag, x).gradi
 results["grad"] = [float(jax.jit(jax.grad(phi))(x)) for x in xs]
 results["difference"] = [float((phi(x + 1e-2) - phi(x - 1e-2)) / 2e-2) for x in xs]
 
+# Everything may be made inside jit.
+by_bda = jax.jit(
+    lambda x: bilevel.hypergradient(
+        problem, bilevel.methods.bda(law="constant", num_lower_steps=40, step_size=0.5), x
+    ).gradient
+)
+results["bda at the solution"] = float(by_bda(1.0))
+
 # A loop of one's own.
 minimizer = bilevel.minimizer(whole, hoag, optax.sgd(0.1))
 state = minimizer.init(key)

@@ -81,6 +81,10 @@ def test_one_estimate_is_the_same_by_vmap_and_grad_and_is_the_slope(stranger):
     assert stranger["difference"] == pytest.approx(stranger["estimates"], rel=1e-2)
 
 
+def test_everything_may_be_made_inside_jit(stranger):
+    assert abs(stranger["bda at the solution"]) < 1e-5
+
+
 def test_a_loop_of_ones_own(stranger):
     assert np.isfinite(stranger["own loop"]).all()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from bilevel import laws
@@ -76,8 +77,9 @@ def descent(
         upper, lower = law_function(value["alpha"], k, **options)
         return value["s"] * upper, value["t"] * lower
 
-    first = weights(init(1), 1)
-    if not any(map(float, first)):
+    with jax.ensure_compile_time_eval():  # numbers even where somebody calls this inside jit
+        weightless = not any(map(float, weights(init(1), 1)))
+    if weightless:
         raise ValueError(
             f"s={s} and t={t} give F and f no weight in the first step (alpha={alpha}), so y would "
             "stay where it is; choose s=1 t=1"

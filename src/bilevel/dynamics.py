@@ -100,12 +100,14 @@ def _changing_weights(aggregation: Aggregation) -> Reason | None:
 
 
 def _descended(aggregation: Aggregation) -> Objectives:
-    upper, lower = aggregation.weights(aggregation.init(1), 1)
-    weights = {Objectives.f: lower, Objectives.F: 0.0 if upper is None else upper}
-    descended = Objectives(0)
-    for objective, weight in weights.items():
-        if float(weight):
-            descended |= objective
+    # Numbers even where somebody composes inside jit.
+    with jax.ensure_compile_time_eval():
+        upper, lower = aggregation.weights(aggregation.init(1), 1)
+        weights = {Objectives.f: lower, Objectives.F: 0.0 if upper is None else upper}
+        descended = Objectives(0)
+        for objective, weight in weights.items():
+            if float(weight):
+                descended |= objective
     return descended
 
 
