@@ -1,4 +1,4 @@
-"""The README's own problem runs as written; the notebook's cells run."""
+"""Documents: the code in them runs, what they name exists, and their tables are up to date."""
 
 import importlib.util
 import json
@@ -7,34 +7,85 @@ import re
 import sys
 import types
 
+import jax
 import pytest
 
+import bilevel
+from src import docs_tables
+from src.certification.certify import CERTIFIED, admitted, bias, default_node, unchecked
+from src.certification.combinations import DECLARED
 from src.running.run import run
+from src.settings.groups import names_of
 from tests.conftest import QUIET, ROOT, config_of
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = {
+    path: path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", ROOT / "DESIGN.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
+README = DOCUMENTS[ROOT / "README.md"]
+TEXT = "\n".join(DOCUMENTS.values())
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+GROUPS = sorted(folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir())
 
 
-def block(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)[0]
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_problem_of_the_readme_runs(tmp_path, monkeypatch):
+def execute(code, namespace):
+    """As a user would: float32."""
+    with jax.enable_x64(False):
+        exec(compile(code, "README.md", "exec"), namespace)
+
+
+# ---- code ----
+
+
+def test_the_first_screen_is_twelve_lines_that_print_what_they_say(capsys):
+    first = blocks("python")[0]
+    assert len([line for line in first.splitlines() if line.strip()]) <= 12
+    execute(first, {})
+    (rhg, x, value), (bda, solution, small) = (
+        line.split() for line in capsys.readouterr().out.splitlines()
+    )
+    assert (rhg, bda) == ("rhg", "bda")
+    assert (float(x), float(value)) == pytest.approx((0.5, 0.25), abs=1e-6)
+    assert float(solution) == pytest.approx(1, abs=1e-5)
+    assert float(small) < 1e-9
+
+
+def test_the_own_problem_runs_in_python(capsys):
+    _, mine, use = blocks("python")
+    assert len([line for line in (mine + use).splitlines() if line.strip()]) <= 30
+    namespace: dict = {}
+    execute(mine + use, namespace)
+    problem, method, result = (namespace[name] for name in ("problem", "method", "result"))
+    assert namespace["found"].gradient.shape == (20,)
+    with jax.enable_x64(False):
+        start = bilevel.minimize(
+            problem, method, optimizer=namespace["optax"].adam(0.05), num_iterations=1
+        )
+    # The noise of the targets alone has a mean square of about 1.
+    assert result.scores["test/upper_loss"] < 1.4 < start.scores["test/upper_loss"]
+    assert "largest_weight" in str(result.scores)
+    assert len(capsys.readouterr().out.splitlines()) >= 1
+
+
+def test_the_own_problem_runs_on_the_command_line(tmp_path, monkeypatch):
     module = types.ModuleType("src.problems.mine")
-    exec(compile(block("python"), "README.md", "exec"), module.__dict__)
+    module.__dict__["__name__"] = "src.problems.mine"
+    execute(blocks("python")[1], module.__dict__)
     monkeypatch.setitem(sys.modules, "src.problems.mine", module)
-    module.mine.__module__ = "src.problems.mine"
     (tmp_path / "conf/problem").mkdir(parents=True)
-    (tmp_path / "conf/problem/mine.yaml").write_text(block("yaml"), encoding="utf-8")
+    (tmp_path / "conf/problem/mine.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
     search = f"hydra.searchpath=[file://{tmp_path}/conf]"
-    start = run(config_of(search, "problem=mine", *QUIET, "num_iterations=1"), tmp_path / "start")
     ends = {}
-    for method in ("rhg", "bda"):
-        config = config_of(search, "problem=mine", f"method={method}", *QUIET)
-        ends[method] = run(config, tmp_path / method)["test/upper_loss"]
-    assert ends["rhg"] < 0.5 * start["test/upper_loss"]
-    assert all(math.isfinite(value) for value in ends.values())
+    for method, iterations in (("rhg", 1), ("rhg", 60), ("bda", 3)):
+        chosen = f"method={method}", *QUIET, f"num_iterations={iterations}"
+        config = config_of(search, "problem=mine", *chosen)
+        ends[method, iterations] = run(config, tmp_path / f"{method}{iterations}")
+    assert ends["rhg", 60]["test/upper_loss"] < 0.9 * ends["rhg", 1]["test/upper_loss"]
+    assert math.isfinite(ends["bda", 3]["test/largest_weight"])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -46,15 +97,76 @@ def test_notebooks_run(path):
             exec(compile("".join(cell["source"]), str(path), "exec"), namespace)
 
 
-def test_what_the_readme_names_exists():
-    for path in [*re.findall(r"\]\((?!http)([^)]+)\)", README), "notebooks/first_steps.ipynb"]:
-        assert (ROOT / path).exists(), path
-    for module in re.findall(r"python -m ([\w.]+)", README):
-        assert importlib.util.find_spec(module) is not None
+# ---- names ----
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_what_a_document_names_exists(path):
+    text = DOCUMENTS[path]
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        file, _, section = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        if section:
+            titles = re.findall(r"^#+ (.*)$", DOCUMENTS[target], flags=re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert section in anchors, link
+    for module in re.findall(r"python -m (src[\w.]*)", text):
+        assert importlib.util.find_spec(module) is not None, module
+    for file in re.findall(r"`((?:src|tests|conf|notebooks|docs)/[\w./-]*\w)`", text):
+        assert (ROOT / file).exists(), file
+    for target in re.findall(r"\bmake ([a-z][a-z-]+)\b", text):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    choices = rf"(?<![\w.])({'|'.join(GROUPS)})=(\w+)"
+    for group, name in re.findall(choices, text):
+        assert name in [*names_of(group), "mine", "my_estimator"], f"{group}={name}"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_file_of_conf_is_in_a_document(group):
+    for name in names_of(group):
+        assert f"`{group}={name}`" in TEXT or f"`{name}`" in TEXT, f"{group}={name}"
+
+
+# ---- tables ----
+
+
+def test_generated_tables_are_up_to_date():
+    for path, text in docs_tables.rewritten(docs_tables.cheap_tables()).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run make docs-tables"
+
+
+def test_the_certification_table_is_up_to_date():
+    """All but its errors, which tests/test_hypergradients.py bounds, and its times and memory."""
+    blocks = {
+        name: content for text in DOCUMENTS.values() for _, name, content, _ in find_blocks(text)
+    }
+    head, _, *rows = (line.strip("| ").split(" | ") for line in certified(blocks))
+    assert [row[0] for row in rows] == names_of("hypergradient"), "run src.docs_tables --certify"
+    assert len(head) == 6
+    for name, parts, error, shown, _, _ in rows:
+        declared = unchecked(default_node(name)).differentiates
+        assert parts == ", ".join(text for part, text in DECLARED.items() if part in declared)
+        number = sum(len(admitted(name, case)) for case in CERTIFIED)
+        assert error == "none" if not number else error.endswith(f"(of {number})"), name
+        assert float(shown) == pytest.approx(bias(default_node(name), 100), rel=0.1), name
+
+
+def find_blocks(text):
+    return docs_tables.BLOCK.findall(text)
+
+
+def certified(blocks):
+    return blocks["python -m src.certify"].splitlines()
+
+
+def test_other_tables_stay_as_they_are():
+    texts = docs_tables.rewritten({"conf": lambda: ["| new |"]})
+    changed = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+    assert [path.name for path in changed] == ["configuration.md"]
+    assert "<!-- conf -->\n| new |\n<!-- end -->" in texts[changed[0]]
 
 
 def test_no_placeholder_is_left():
-    for path in (ROOT / "README.md", ROOT / "DESIGN.md"):
-        assert not re.findall(
-            r"\b[A-Z]+_[A-Z]+\b(?!\w)", path.read_text(encoding="utf-8").replace("BILEVEL_DATA", "")
-        ), path
+    for path, text in DOCUMENTS.items():
+        assert not re.findall(r"\b[A-Z]+_[A-Z]+\b(?!\w)", text.replace("BILEVEL_DATA", "")), path

@@ -1,0 +1,113 @@
+"""Tables of the documentation: `python -m src.docs_tables [--certify]` rewrites them in place.
+
+A table stands between `<!-- name -->` and `<!-- end -->` in a file of docs/ or in README.md; the
+name is mostly the command that prints it. The certification table is measured anew, for some
+minutes, with --certify alone. docs/laws.md is a table as a whole.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- (?!end)(.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+GROUPS = (
+    "aggregation",
+    "lower_optimizer",
+    "hypergradient",
+    "upper_optimizer",
+    "data",
+    "model",
+    "experiment",
+    "debug",
+)
+
+Tables = Mapping[str, Callable[[], Iterable[str]]]
+
+
+def main() -> None:
+    """Rewrite the files, and print the paths of those that changed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m src.docs_tables",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--certify", action="store_true", help="measure that table too")
+    measured = parser.parse_args().certify
+
+    from src.files import write_text
+    from src.settings.cli import refusals_as_messages
+
+    with refusals_as_messages(traceback=False):
+        tables = {**cheap_tables(), **(measured_tables() if measured else {})}
+        for path, text in rewritten(tables).items():
+            if path.read_text(encoding="utf-8") != text:
+                write_text(path, text)
+                print(path.relative_to(ROOT))
+
+
+def cheap_tables() -> Tables:
+    """The tables that are the same wherever they are made."""
+    from src import methods
+
+    return {"python -m src.methods": methods.tables, "conf": files_of_conf}
+
+
+def measured_tables() -> Tables:
+    """The table with times and memory in it."""
+    from src import certify
+
+    return {"python -m src.certify": lambda: certify.table([], 100)}
+
+
+def rewritten(tables: Tables) -> dict[Path, str]:
+    """{file: its text with these tables}; other tables stay as they are."""
+    texts = {path: path.read_text(encoding="utf-8") for path in documents()}
+    shown = {name for text in texts.values() for _, name, _, _ in BLOCK.findall(text)}
+    lines = {name: "".join(f"{line}\n" for line in tables[name]()) for name in shown & set(tables)}
+
+    def table(found: re.Match[str]) -> str:
+        head, name, old, end = found.groups()
+        return f"{head}{lines.get(name, old)}{end}"
+
+    new = {path: BLOCK.sub(table, text) for path, text in texts.items()}
+    return {**new, ROOT / "docs/laws.md": laws()}
+
+
+def documents() -> list[Path]:
+    """The files that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def files_of_conf() -> Iterable[str]:
+    """A row per file of conf/: how to choose it, and the first sentence of its comment."""
+    from src.output.tables import markdown
+    from src.settings.groups import names_of
+
+    rows = [["choice", "meaning"]]
+    for group in GROUPS:
+        for name in names_of(group):
+            text = (ROOT / "conf" / group / f"{name}.yaml").read_text(encoding="utf-8")
+            comment = re.sub(r"^# @package.*\n", "", text)
+            lines = takewhile(re.compile("# (?!python)").match, comment.splitlines())
+            words = " ".join(line[2:] for line in lines)
+            meaning = re.split(r"(?<=\.) (?=[A-Z])", words)[0].replace("|", "\\|")
+            rows.append([f"`{group}={name}`", meaning])
+    return markdown(rows)
+
+
+def laws() -> str:
+    """docs/laws.md: where each law ends on the counter-example."""
+    import jax
+
+    from src.figures.counterexample import LAWS, law_table, recommended, solve
+
+    with jax.enable_x64(True):
+        settings = recommended()
+        return law_table({law: solve(settings, law) for law in (None, *LAWS)}, settings)
+
+
+if __name__ == "__main__":
+    main()
