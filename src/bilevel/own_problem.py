@@ -56,8 +56,8 @@ def problem(
     lower_start     y0: the same, or a function (key, x) where the start is learned (MAML)
     test            rows on which F is evaluated at the end, or, beside a function `task`, a
                     function of a key; without it nothing is called a test
-    batch_size      number of rows of f, and of F where the lower steps descend it too, drawn anew for every
-                    lower step with replacement; None: all rows
+    batch_size      number of rows of f, and of F where the lower steps descend it too, drawn anew
+                    for every lower step with replacement; None: all rows
     project(x)      the nearest x inside its bounds, taken after each upper step
     exact           closed forms, if there are any (`bilevel.Exact`)
 

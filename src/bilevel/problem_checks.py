@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from bilevel.types import Array, InitLower, Tree
 
@@ -68,19 +69,25 @@ def same_columns(name: str, data: Tree, other_name: str, other: Tree) -> None:
             )
 
 
-def start(name: str, given: Any) -> InitLower:
+def start(name: str, value: Any) -> InitLower:
     """init(key, x) from a pytree, from a function of a key, or from one of a key and x."""
-    if callable(given):
-        number = len(inspect.signature(given).parameters)
+    if callable(value):
+        number = len(inspect.signature(value).parameters)
         if number not in (1, 2):
             raise TypeError(f"{name} is a function of {number} arguments; write it as {name}(key)")
-        return given if number == 2 else lambda key, x: given(key)
+        return value if number == 2 else lambda key, x: value(key)
 
     def init(key: Array, x: Tree) -> Tree:
         del key, x
-        return jax.tree.map(jnp.asarray, given)
+        return strong(value)
 
     return init
+
+
+def strong(tree: Tree) -> Tree:
+    """The same arrays. Python's numbers are weakly typed, and steps would compile twice."""
+    arrays = jax.tree.map(jnp.asarray, tree)
+    return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, leaf.dtype), arrays)
 
 
 def floats(name: str, shapes: Tree) -> Tree:

@@ -61,7 +61,7 @@ def hypergradient(
     does not suit it.
     """
     lower = _lower(problem, method)
-    x = jax.tree.map(jnp.asarray, x)
+    x = check.strong(x)
     check.floats("x", x)
     bilevel_problem, source = lower.problem, problem.source
     check.same_form("x", x, "upper_start", jax.eval_shape(bilevel_problem.init_upper, _key()))
@@ -248,8 +248,7 @@ def minimize(
 
         # As a run of `python -m src.train` of the same seed.
         first = solver.init(jax.random.fold_in(key, 2**31 - 3))
-        first = jax.tree.map(lambda leaf: lax.convert_element_type(leaf, leaf.dtype), first)
-        return lax.scan(body, first, jnp.arange(num_iterations))
+        return lax.scan(body, check.strong(first), jnp.arange(num_iterations))
 
     key = jax.random.key(seed)
     state, columns = run(key)

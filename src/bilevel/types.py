@@ -10,7 +10,7 @@ depend on x, because it is what gradients flow through.
 `k` counts lower steps from 1 to K and may be traced: Array or int.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Flag, auto
 from typing import Any, NamedTuple, Protocol
 
@@ -83,16 +83,29 @@ class Projection(Protocol):
         ...
 
 
+class OfUpper(Protocol):
+    def __call__(self, x: Tree, task: Tree) -> Tree:
+        """A function of x for one task."""
+        ...
+
+
+class OfTask(Protocol):
+    def __call__(self, task: Tree) -> Tree:
+        """What is the same for every x."""
+        ...
+
+
 class Exact(NamedTuple):
     """Closed forms of an oracle problem; None where there is none.
 
-    lower_solution(x, task) -> y*(x);  hypergradient(x, task) -> d F(x, y*(x)) / dx;
-    upper_solution(task) -> x*.
+    lower_solution   y*(x), of the structure of y
+    hypergradient    d F(x, y*(x)) / dx, of the structure of x
+    upper_solution   x*
     """
 
-    lower_solution: Callable[[Tree, Tree], Tree] | None = None
-    hypergradient: Callable[[Tree, Tree], Tree] | None = None
-    upper_solution: Callable[[Tree], Tree] | None = None
+    lower_solution: OfUpper | None = None
+    hypergradient: OfUpper | None = None
+    upper_solution: OfTask | None = None
 
 
 def unchanged(point: Tree, /) -> Tree:
@@ -111,7 +124,7 @@ class BilevelProblem(NamedTuple):
                         Hessian in y
     damping             of implicit estimators, unless their option says otherwise
     mini_batch          the rows on which a lower step descends; None: always all of them
-    inspect             (x, task) -> a NamedTuple of arrays that people want to look at, or None
+    inspect             a NamedTuple of arrays that people want to look at, or None
     """
 
     init_upper: InitUpper
@@ -127,7 +140,7 @@ class BilevelProblem(NamedTuple):
     singular_hessians: frozenset[Objectives] = frozenset()
     damping: float = 0.0
     mini_batch: MiniBatch | None = None
-    inspect: Callable[[Tree, Tree], Any] | None = None
+    inspect: OfUpper | None = None
 
 
 class Sample(Protocol):
@@ -170,6 +183,18 @@ Weights = tuple[Array | float | None, Array | float]
 DynamicsParams = dict[str, dict[str, Tree]]
 
 
+class InitParams(Protocol):
+    def __call__(self, num_lower_steps: int) -> dict[str, Tree]:
+        """The first learned parameters; empty when nothing is learned."""
+        ...
+
+
+class InitStepParams(Protocol):
+    def __call__(self, num_lower_steps: int, y0: Tree) -> dict[str, Tree]:
+        """The first learned parameters, for a lower variable like y0."""
+        ...
+
+
 class StepWeights(Protocol):
     def __call__(self, params: Mapping[str, Array], k: Index) -> Weights:
         """(w_F, w_f) of lower step k; w_F None means that F is not touched at all."""
@@ -179,7 +204,7 @@ class StepWeights(Protocol):
 class Aggregation(NamedTuple):
     """The direction of the lower step: d_k = w_F(k) grad_y F + w_f(k) grad_y f.
 
-    init(K)        learned parameters (a sub-dict of alpha, s, t; empty when nothing is learned)
+    init           of the learned parameters, a sub-dict of alpha, s, t
     weights        for k = 1..K
     test_weights   the same where the query labels must not be seen: (None, t)
     project        of the learned parameters into their bounds
@@ -187,7 +212,7 @@ class Aggregation(NamedTuple):
     sees_upper     whether `weights` ever lets F (and its labels) in
     """
 
-    init: Callable[[int], dict[str, Array]]
+    init: InitParams
     weights: StepWeights
     test_weights: StepWeights
     project: Projection
@@ -234,7 +259,7 @@ class OptimizerUpdate(Protocol):
 class LowerOptimizer(NamedTuple):
     """How the lower variable moves along the direction d_k.
 
-    init_params(K, y0)   learned parameters (empty when nothing is learned)
+    init_params          of the learned parameters
     project              of the learned parameters into their bounds
     formula              the step in words
     projection           P onto the feasible set, where the steps end in a projection
@@ -243,7 +268,7 @@ class LowerOptimizer(NamedTuple):
     tolerance            the lower level ends where |stationarity| is below; None: after K steps
     """
 
-    init_params: Callable[[int, Tree], dict[str, Tree]]
+    init_params: InitStepParams
     init: OptimizerInit
     update: OptimizerUpdate
     project: Projection
