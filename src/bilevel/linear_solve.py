@@ -1,14 +1,15 @@
 """Linear solvers for implicit differentiation: A q = b for a symmetric A given as a product.
 
-The only file that knows jaxopt (0.8.5, no longer maintained): everything else sees
-(matvec, b, ...) -> q on pytrees. tests/test_linear_solve.py guards what is relied on.
+Only this file and lower_solvers.py know jaxopt (0.8.5, no longer maintained): everything else
+sees (matvec, b, ...) -> q on pytrees. tests/test_linear_solve.py guards what is relied on.
 """
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxopt.linear_solve
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
@@ -17,12 +18,25 @@ from bilevel.types import Array, Tree
 Matvec = Callable[[Tree], Tree]
 
 
+def load_jaxopt() -> Any:
+    """The package jaxopt, imported at its first use.
+
+    Its import takes about two seconds and warns that nobody maintains it any more. A program that
+    uses neither a Krylov solver nor a lower solver pays for none of this.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
+        import jaxopt
+        import jaxopt.linear_solve
+    return jaxopt
+
+
 def conjugate_gradient(
     matvec: Matvec, b: Tree, start: Tree, tolerance: Array, max_steps: int
 ) -> Tree:
     """CG (Hestenes and Stiefel, 1952) until |A q - b| <= tolerance |b|; A positive definite."""
     return _scaled(
-        lambda b, start: jaxopt.linear_solve.solve_cg(
+        lambda b, start: load_jaxopt().linear_solve.solve_cg(
             matvec, b, init=start, tol=tolerance, maxiter=max_steps
         ),
         b,
@@ -35,7 +49,7 @@ def normal_conjugate_gradient(
 ) -> Tree:
     """CG on A^T A q = A^T b, |A^T (A q - b)| <= tolerance |A^T b|; A merely regular."""
     return _scaled(
-        lambda b, start: jaxopt.linear_solve.solve_normal_cg(
+        lambda b, start: load_jaxopt().linear_solve.solve_normal_cg(
             matvec, b, init=start, tol=tolerance, maxiter=max_steps
         ),
         b,
@@ -52,11 +66,11 @@ def gmres(
     """
     restart = min(restart, max_steps)
     return _scaled(
-        lambda b, start: jaxopt.linear_solve.solve_gmres(
+        lambda b, start: load_jaxopt().linear_solve.solve_gmres(
             matvec,
             b,
             init=start,
-            tol=tolerance,  # pyright: ignore[reportArgumentType]  may be traced
+            tol=tolerance,
             maxiter=max_steps // restart,
             restart=restart,
         ),

@@ -7,14 +7,14 @@ after each upper update.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from optax import projections
 
+from bilevel.convex_sets import ConvexSet, projection_onto
 from bilevel.types import Index, LowerOptimizer, Reason, ScalarOf, Tree
 
 LearnStepSize = Literal["none", "scalar", "per_step", "per_weight"]
@@ -116,7 +116,7 @@ def adamw(
 def projected(
     *,
     step_size: float,
-    set: Literal["box", "ball", "simplex"],
+    set: ConvexSet,
     lower: float | None = None,
     upper: float | None = None,
     radius: float | None = None,
@@ -129,7 +129,7 @@ def projected(
 
     Raises ValueError for an empty set, an option that the set does not have, or step_size <= 0.
     """
-    onto, text = _projection(set, lower, upper, radius)
+    onto, text = projection_onto(set, lower, upper, radius)
     plain = _follow(optax.identity(), f"y_k = P(y_{{k-1}} - eta d_k), {text}", step_size, learn)
 
     def update(
@@ -206,34 +206,3 @@ def _adam_direction(b1: float, b2: float, eps: float) -> optax.GradientTransform
 def _check_share(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value} is outside [0, 1); choose for example {name}=0.9")
-
-
-def _projection(
-    kind: str, lower: float | None, upper: float | None, radius: float | None
-) -> tuple[Callable[[Tree], Tree], str]:
-    """The projection and its set in words."""
-    for name, value in {"lower": lower, "upper": upper, "radius": radius}.items():
-        if (value is None) != ((name == "radius") == (kind == "box")):
-            needs = "lower and upper" if kind == "box" else "radius"
-            raise ValueError(f"{name}={value} does not go with set={kind}, which has {needs}")
-    if kind == "box":
-        assert lower is not None
-        assert upper is not None
-        if not lower < upper:
-            raise ValueError(f"lower={lower} must be below upper={upper}; choose lower=-1 upper=1")
-        return (
-            lambda y: jax.tree.map(lambda leaf: jnp.clip(leaf, lower, upper), y),
-            f"P onto {lower:g} <= y <= {upper:g}",
-        )
-    assert radius is not None
-    if not 0 < radius < math.inf:
-        raise ValueError(f"radius={radius} must be positive and finite; choose radius=1")
-    if kind == "ball":
-        return (
-            lambda y: projections.projection_l2_ball(y, radius),
-            f"P onto |y| <= {radius:g}",
-        )
-    return (
-        lambda y: projections.projection_simplex(y, radius),
-        f"P onto y >= 0, sum(y) = {radius:g}",
-    )

@@ -184,6 +184,19 @@ def implicit(
                 f"lower_tolerance={lower_tolerance}: steps on mini-batches never come to rest; "
                 "choose hypergradient.lower_tolerance=null, or problem.batch_size=null"
             )
+        own = dynamics.tolerance
+        if own is not None and problem.mini_batch is not None:
+            raise ValueError(
+                f"the lower optimizer is a solver that stops at tolerance={own:g}, but steps on "
+                "mini-batches never come to rest; choose problem.batch_size=null, or "
+                "lower_optimizer=sgd"
+            )
+        if own is not None and lower_tolerance is not None and lower_tolerance < own:
+            raise ValueError(
+                f"lower_tolerance={lower_tolerance:g}: the lower optimizer stops at its own "
+                f"tolerance={own:g} before; choose lower_optimizer.tolerance={lower_tolerance:g}, "
+                "or hypergradient.lower_tolerance=null"
+            )
 
     of_solver = {f"solver.{name}": values for name, values in solver.certified_with.items()}
     exact = solver.exact_with
