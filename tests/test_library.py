@@ -115,6 +115,52 @@ def test_a_library_run_is_the_run_of_the_command_line(tmp_path):
     assert found.upper_loss == pytest.approx(by_command["validation/upper_loss"], rel=1e-12)
 
 
+def test_a_library_run_on_a_stream_of_tasks_is_that_of_the_command_line(tmp_path):
+    """BDA descends the query labels in training, and never in scores."""
+    from src.models.mlp import mlp
+    from src.problems.adapting_network import Roles
+    from src.problems.sine import sine
+    from src.running.run import run
+
+    config = config_of(
+        "problem=sine",
+        "method=maml_bda",
+        "dtype=float64",
+        "model.hidden_sizes=[4]",
+        "num_iterations=3",
+        "num_lower_steps=2",
+        "meta_batch_size=2",
+        "num_validation_tasks=5",
+        "num_test_tasks=5",
+        "logger=[jsonl]",
+        "compilation_cache=false",
+    )
+    by_command = run(config, tmp_path)
+    model = mlp(hidden_sizes=(4,), normalise=False)
+    options = {k: config["problem"][k] for k in ("shots", "queries", "head_init")}
+    own = bilevel.Problem(*sine(model, Roles("all", True), **options))
+    choices = config["aggregation"]
+    method = bilevel.methods.bda(
+        law=choices["law"],
+        alpha=choices["alpha"],
+        num_lower_steps=2,
+        step_size=config["lower_optimizer"]["step_size"],
+    )
+    from src.settings.config import call, check_node
+
+    optimizer = call(check_node("upper_optimizer", config["upper_optimizer"]))
+    found = bilevel.minimize(
+        own,
+        method,
+        optimizer=optimizer,
+        num_iterations=3,
+        meta_batch_size=2,
+        num_scored_tasks=5,
+    )
+    for name in ("validation/upper_loss", "test/upper_loss", "test/lower_loss"):
+        assert found.scores[name] == pytest.approx(by_command[name], rel=1e-10), name
+
+
 def test_every_method_moves_x_or_is_refused():
     learned = bilevel.problem(
         lambda x, y, task: jnp.sum((y - task) ** 2),

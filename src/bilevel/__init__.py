@@ -15,11 +15,12 @@ from bilevel import hypergradients, linear_solvers, lower_optimizers, methods, u
 from bilevel.aggregation import descent, lower_only
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from bilevel.dynamics import compose
+from bilevel.estimate import hypergradient, value_function
 from bilevel.estimator import Hypergradient, HypergradientOutput, Target
 from bilevel.lower_level import LowerLevel, LowerProblem, Point
 from bilevel.methods import Method, method
+from bilevel.minimization import minimize, minimizer
 from bilevel.own_problem import Problem, problem
-from bilevel.solve import hypergradient, minimize, minimizer, value_function
 from bilevel.types import BilevelProblem, Exact, TaskSource
 
 __all__ = [

@@ -1,0 +1,122 @@
+"""One hypergradient of a problem by a method, by itself or as the gradient of a function."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel import problem_checks as check
+from bilevel.lower_level import LowerProblem, Point
+from bilevel.methods import Method
+from bilevel.own_problem import Problem
+from bilevel.proximal import proximal
+from bilevel.refusals import refuse
+from bilevel.shapes import one_task, shapes_of
+from bilevel.types import Array, DynamicsParams, Metrics, Tree
+
+
+class Found(NamedTuple):
+    """What `hypergradient` returns.
+
+    value               F(x, y_K)
+    gradient            the estimate of d F(x, y*(x)) / dx, of the structure of x
+    y                   y_K
+    metrics             scores of F at y_K
+    diagnostics         of the estimate itself, such as linear_residual
+    dynamics_gradient   the estimate for what is learned of the lower step (alpha, step size)
+    """
+
+    value: Array
+    gradient: Tree
+    y: Tree
+    metrics: Metrics
+    diagnostics: Metrics
+    dynamics_gradient: DynamicsParams
+
+
+def hypergradient(
+    problem: Problem,
+    method: Method,
+    x: Tree,
+    *,
+    y0: Tree = None,
+    key: Array | None = None,
+) -> Found:
+    """An estimate of d F(x, y*(x)) / dx by a method, at x: a pure function for jit, vmap and grad.
+
+    y0: where the lower level starts; None for the problem's own start. key: draws a start, a task
+    or mini-batches where the problem has such; None: jax.random.key(0).
+
+    Raises TypeError or ValueError, before compiling, where x does not fit the problem or the method
+    does not suit it.
+    """
+    lower = suited_lower_problem(problem, method)
+    x = check.strong(x)
+    check.floats("x", x)
+    bilevel_problem, source = lower.problem, problem.source
+    key = jax.random.key(0) if key is None else key
+    check.same_form("x", x, "upper_start", jax.eval_shape(bilevel_problem.init_upper, key))
+    task_key, start_key, own_key = jax.random.split(key, 3)
+    task = one_task(source, source.seeded(source.data, key), task_key, "train")
+    context, pull_context = jax.vjp(lambda x: bilevel_problem.prepare(x, task), x)
+    start, pull_start = jax.vjp(lambda x: bilevel_problem.init_lower(start_key, x), x)
+    if y0 is not None:
+        check.same_form("y0", y0, "lower_start", start)
+        start = check.strong(y0)
+    params = lower.dynamics.init_params(lower.num_steps, start)
+    bound, estimator = lower._replace(task=task), method.hypergradient
+    point = Point(context, params, start)
+    output = estimator.estimate(bound, point, estimator.init(bound, start), own_key)
+    gradient = pull_context(output.gradient.context)[0]
+    if y0 is None:
+        through_start = pull_start(output.gradient.y0)[0]
+        gradient = jax.tree.map(jnp.add, gradient, through_start)
+    return Found(
+        output.value,
+        gradient,
+        output.y,
+        output.metrics,
+        output.diagnostics,
+        output.gradient.dynamics_params,
+    )
+
+
+def value_function(
+    problem: Problem, method: Method, *, key: Array | None = None
+) -> Callable[[Tree], Array]:
+    """phi(x) = F(x, y_K(x)), whose jax.grad is the method's hypergradient.
+
+    For optimizers that want a function: optax, scipy, jaxopt. `key` as in `hypergradient`.
+    """
+
+    @jax.custom_vjp
+    def phi(x: Tree) -> Array:
+        return hypergradient(problem, method, x, key=key).value
+
+    def forwards(x: Tree) -> tuple[Array, Tree]:
+        found = hypergradient(problem, method, x, key=key)
+        return found.value, found.gradient
+
+    def backwards(gradient: Tree, cotangent: Array) -> tuple[Tree]:
+        return (jax.tree.map(lambda leaf: cotangent * leaf, gradient),)
+
+    phi.defvjp(forwards, backwards)
+    return phi
+
+
+def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
+    """The lower level by this method. Raises ValueError where the two do not suit each other."""
+    bilevel_problem, source = problem.problem, problem.source
+    if method.proximal_weight:
+        bilevel_problem = proximal(bilevel_problem, method.proximal_weight)
+    if method.lower_start == "warm" and (not source.persistent or bilevel_problem.learned_start):
+        raise ValueError(
+            "lower_start=warm: y0 is the last y_K, which needs one fixed task and a start that is "
+            "not learned; choose lower_start=fixed"
+        )
+    lower = LowerProblem(
+        bilevel_problem, method.dynamics, method.num_lower_steps, source.persistent
+    )
+    refuse(method.hypergradient, lower, shapes_of(bilevel_problem, source, "train"))
+    return lower

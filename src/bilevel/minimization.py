@@ -1,0 +1,219 @@
+"""`minimize`: hypergradient descent from the first x to the last, and iteration by iteration."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from bilevel import problem_checks as check
+from bilevel.algorithm import AlgorithmState
+from bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from bilevel.dynamics import compose, for_testing
+from bilevel.estimate import suited_lower_problem
+from bilevel.estimator import Limit
+from bilevel.methods import Method
+from bilevel.own_problem import Problem
+from bilevel.shapes import one_task
+from bilevel.types import Array, DynamicsParams, Metrics, Tree
+
+_SPLITS = {"validation": 1, "test": 2}  # the numbers that tell their random keys apart
+
+
+class Minimizer(NamedTuple):
+    """For loops of one's own; all functions are pure and may be compiled.
+
+    init(key) -> state
+    step(state, key) -> state, metrics      one iteration; its own key
+    score(state, key, split) -> scores      at y_K; split "validation", or "test" if there is one;
+                                            the same key scores the same tasks
+    x(state) -> x,  y(state, key) -> y_K    of the first task that `score` would take
+    """
+
+    init: Callable[[Array], AlgorithmState]
+    step: Callable[[AlgorithmState, Array], tuple[AlgorithmState, Metrics]]
+    score: Callable[[AlgorithmState, Array, str], Metrics]
+    x: Callable[[AlgorithmState], Tree]
+    y: Callable[[AlgorithmState, Array], Tree]
+
+
+def minimizer(
+    problem: Problem,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int = 0,
+    meta_batch_size: int = 1,
+    num_scored_tasks: int = 100,
+) -> Minimizer:
+    """`minimize`, iteration by iteration.
+
+    seed: decides what a problem leaves to it, such as which labels are wrong. meta_batch_size:
+    tasks per iteration, num_scored_tasks: tasks per score; a problem with one fixed task has but
+    that one. New tasks are scored as when the method is used: the lower steps descend f alone.
+
+    Raises ValueError where the method does not suit the problem.
+    """
+    lower, source = suited_lower_problem(problem, method), problem.source
+    data = source.seeded(source.data, jax.random.key(seed))
+    unseen = compose(for_testing(method.aggregation), method.lower_optimizer)
+    if source.persistent and meta_batch_size != 1:
+        raise ValueError(
+            f"meta_batch_size={meta_batch_size}: this problem is one fixed task; choose 1"
+        )
+    algorithm = hypergradient_descent(
+        lower.problem,
+        lower.dynamics,
+        method.hypergradient,
+        optimizer,
+        num_lower_steps=lower.num_steps,
+        persistent=source.persistent,
+        meta_batch_size=meta_batch_size,
+        lower_start=method.lower_start,
+        test_dynamics=None if source.persistent else unseen,
+    )
+
+    def step(state: AlgorithmState, key: Array) -> tuple[AlgorithmState, Metrics]:
+        task_key, step_key = jax.random.split(key)
+        tasks = source.sample(data, task_key, "train", meta_batch_size)
+        return algorithm.step(state, step_key, tasks)
+
+    def solved(state: AlgorithmState, key: Array, split: str) -> tuple[Tree, Tree]:
+        """A task, and its y_K."""
+        task_key, adapt_key = jax.random.split(key)
+        task = one_task(source, data, task_key, split)
+        return task, algorithm.adapt(state, adapt_key, task, lower.num_steps)
+
+    def keys_of(key: Array, split: str) -> Array:
+        # Of one fixed task all splits score one y_K: the same mini-batches, the same start.
+        number = _SPLITS["validation" if source.persistent else split]
+        base = jax.random.fold_in(key, 2**31 - number)
+        tasks = jnp.arange(1 if source.persistent else num_scored_tasks)
+        return jax.vmap(jax.random.fold_in, (None, 0))(base, tasks)
+
+    def score(state: AlgorithmState, key: Array, split: str) -> Metrics:
+        def of_task(key: Array) -> Metrics:
+            (task, y), x = solved(state, key, split), state.variables["problem"]
+            return dict(lower.problem.evaluate(x, lower.problem.prepare(x, task), task, y))
+
+        return jax.tree.map(jnp.mean, lax.map(of_task, keys_of(key, split)))
+
+    def lower_solution(state: AlgorithmState, key: Array) -> Tree:
+        return solved(state, keys_of(key, "validation")[0], "train")[1]
+
+    return Minimizer(
+        algorithm.init, step, score, lambda state: state.variables["problem"], lower_solution
+    )
+
+
+class Minimized(NamedTuple):
+    """What `minimize` returns.
+
+    x            the last upper variable
+    y            y_K(x), of one task
+    upper_loss   F(x, y_K(x))
+    scores       {"validation/upper_loss": ..., "test/upper_loss": ..., ...} of the last x; those of
+                 a test only where the problem has test data
+    history      {metric: (num_iterations,)}, of every iteration
+    learned      what was learned of the lower step (alpha, s, t, step size)
+    state        to go on from, with `minimizer`
+    """
+
+    x: Tree
+    y: Tree
+    upper_loss: float
+    scores: Mapping[str, float]
+    history: Mapping[str, np.ndarray]
+    learned: DynamicsParams
+    state: AlgorithmState
+
+
+def minimize(
+    problem: Problem,
+    method: Method,
+    *,
+    optimizer: optax.GradientTransformation,
+    num_iterations: int,
+    seed: int = 0,
+    meta_batch_size: int = 1,
+    num_scored_tasks: int = 100,
+) -> Minimized:
+    """min over x of F(x, y*(x)) by hypergradient descent.
+
+    optimizer: any optax transformation, for x and all else that is learned. The result is a
+    function of the arguments: the same seed gives the same numbers.
+
+    Warns where the first hypergradient is exactly zero. Raises FloatingPointError where a number
+    leaves the finite or a limit of the estimator is passed, with the iteration and a remedy, and
+    ValueError where the method does not suit the problem.
+    """
+    if num_iterations < 1:
+        raise ValueError(f"num_iterations={num_iterations} must be at least 1")
+    solver = minimizer(
+        problem,
+        method,
+        optimizer,
+        seed=seed,
+        meta_batch_size=meta_batch_size,
+        num_scored_tasks=num_scored_tasks,
+    )
+
+    @jax.jit
+    def run(key: Array) -> tuple[AlgorithmState, Metrics]:
+        def body(state: AlgorithmState, n: Array) -> tuple[AlgorithmState, Metrics]:
+            return solver.step(state, jax.random.fold_in(key, n))
+
+        # As a run of `python -m src.train` of the same seed.
+        first = solver.init(jax.random.fold_in(key, 2**31 - 3))
+        return lax.scan(body, check.strong(first), jnp.arange(num_iterations))
+
+    key = jax.random.key(seed)
+    state, columns = run(key)
+    history = {name: np.asarray(column) for name, column in columns.items()}
+    _refuse_failure(history, method.hypergradient.limits)
+    if history["hypergradient_norm"][0] == 0:
+        warnings.warn(
+            f"the hypergradient by {method.name} is exactly zero in the first iteration: x may "
+            "never move; try another start of x or y, or another method",
+            stacklevel=2,
+        )
+    splits = ["validation", *(["test"] if problem.source.has_test else [])]
+    score = jax.jit(solver.score, static_argnames="split")
+    scores = {
+        f"{split}/{name}": float(value)
+        for split in splits
+        for name, value in score(state, key, split=split).items()
+    }
+    x = solver.x(state)
+    return Minimized(
+        x,
+        jax.jit(solver.y)(state, key),
+        scores["validation/upper_loss"],
+        scores,
+        history,
+        {name: value for name, value in state.variables.items() if name != "problem"},
+        state,
+    )
+
+
+def _refuse_failure(history: Mapping[str, np.ndarray], limits: Mapping[str, Limit]) -> None:
+    """Raises FloatingPointError at the first iteration with a number that is none, or too large."""
+    ordered = ("lower_loss", "stationarity_norm", "upper_loss", "hypergradient_norm")
+    names = [*ordered, *(name for name in history if name not in ordered)]
+    bad = {name: np.flatnonzero(~np.isfinite(history[name])) for name in names}
+    over = {name: np.flatnonzero(history[name] > limit.bound) for name, limit in limits.items()}
+    for iterations in (bad, over):
+        first = min((rows[0] for rows in iterations.values() if rows.size), default=math.inf)
+        for name, rows in iterations.items():
+            if not rows.size or rows[0] != first:
+                continue
+            value, limit = history[name][rows[0]], limits.get(name)
+            why = "smaller steps, below or above, are the usual remedy"
+            if iterations is over and limit is not None:
+                why = f"{limit.meaning}. {limit.remedy}"
+            raise FloatingPointError(f"{name} became {value:.3g} at iteration {first + 1}: {why}")
