@@ -25,13 +25,14 @@ from bilevel.types import Array, Tree
 def truncated(*, keep_last: int) -> Hypergradient:
     """The derivative through the last `keep_last` = n steps, 0 <= n <= K.
 
-    Raises ValueError where n < 0; `check` does where n > K.
+    Raises ValueError where n < 0; `check`, and so any estimate, does where n > K.
     """
     if keep_last < 0:
         raise ValueError(f"keep_last={keep_last} must not be negative; choose keep_last=0 or more")
 
     def drop(lower: LowerProblem, point: Point) -> LowerState:
         """The state after the dropped steps."""
+        check(lower, point)
         level = lower.at(point)
         return level.run(level.init(point.y0), 1, lower.num_steps - keep_last)
 
