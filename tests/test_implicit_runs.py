@@ -36,7 +36,7 @@ def test_imaml_is_the_unrolled_gradient_where_the_lower_level_is_solved(omniglot
     ]
     norms = []
     for method in ("method=rhg", "method=hoag"):
-        solver = ["hypergradient.tolerance=1e-10"] if method == "method=hoag" else []
+        solver = ["hypergradient.solver.tolerance=1e-10"] if method == "method=hoag" else []
         run(config_of(*overrides, method, *solver), tmp_path / method)
         norms.append(read_metrics(tmp_path / method)[0]["train/hypergradient_norm"])
     assert norms[1] == pytest.approx(norms[0], rel=1e-6)
@@ -73,7 +73,7 @@ def test_lower_steps_stop_early_at_their_tolerance(tmp_path):
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        (["method=neumann", "hypergradient.step_size=5.0"], "linear_residual"),
+        (["method=neumann", "hypergradient.solver.step_size=5.0"], "linear_residual"),
         # The lower level itself diverges: that is named first.
         (["method=hoag", "lower_optimizer.step_size=9.0", "num_lower_steps=4000"], "lower_loss"),
     ],

@@ -6,20 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bilevel.hypergradients.implicit_cg import implicit_cg
 
 from bilevel.aggregation import lower_only
 from bilevel.dynamics import compose
-from bilevel.from_objectives import persistent_source, problem_from_objectives
-from bilevel.hypergradients.first_order import first_order
-from bilevel.hypergradients.reptile import reptile
-from bilevel.hypergradients.truncated import truncated
-from bilevel.hypergradients.unrolled import unrolled
-from bilevel.hypergradients.warp_grad import warp_grad
+from bilevel.from_objectives import problem_from_objectives
+from bilevel.hypergradients import (
+    first_order,
+    implicit,
+    reptile,
+    truncated,
+    unrolled,
+    warp_grad,
+)
+from bilevel.linear_solvers import cg
+from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_optimizers import sgd
 from bilevel.masked_sgd import masked_sgd
 from bilevel.proximal import proximal
-from src.certification.cases import CASES, lower_dynamics, place_of, point_of
+from src.certification.cases import CASES, Where, lower_dynamics, place_of, where
 from src.certification.certify import default_node, error_against_target, estimate, flat, sgd_of
 from src.problems.adapting_network import merge, split
 from src.running.run import run
@@ -42,13 +46,14 @@ def test_layers_of_the_upper_level_have_right_gradients(case_name, name):
 @pytest.mark.parametrize("case_name", ["t_layers", "warp_layers"])
 def test_layers_of_the_upper_level_do_not_adapt(case_name):
     case = CASES[case_name]()
-    point = point_of(case, sgd_of(0.1), K)
+    at = where(case, sgd_of(0.1), K)
+    point = at.point
     kinds = {"t_layers": {"t_weights"}, "warp_layers": {"warp_weights", "warp_bias"}}[case_name]
     adapting = {name for module in point.y0["network"].values() for name in module}
     assert {name for module in point.context["fixed"].values() for name in module} == kinds
     assert not adapting & kinds
     assert ("transform" in point.context) == (case_name == "t_layers")
-    gradient = estimate(unrolled(case.problem, sgd_of(0.1), K), point, KEY).context_gradient
+    gradient = estimate(unrolled(), at, KEY).gradient.context
     assert all(np.any(flat(part)) for part in gradient.values())
 
 
@@ -66,7 +71,8 @@ def test_a_hard_mask_is_a_mask_with_the_slope_of_a_sigmoid():
     logits = jnp.asarray([-1.0, 0.0, 2.0])
 
     def moved(logits):
-        return optimizer.update({"mask_logits": {"w": logits}}, direction, (), y, 1)[0]["w"]
+        params = {"mask_logits": {"w": logits}}
+        return optimizer.update(params, direction, (), y, 1, lambda y: jnp.zeros(()))[0]["w"]
 
     np.testing.assert_array_equal(moved(logits), [[1.0, 0.0, 0.0]] * 2)
     slope = jax.jacobian(moved)(logits)[0]
@@ -83,43 +89,35 @@ def test_masks_that_could_never_change_are_refused(value):
 def test_a_mask_that_lets_all_through_is_sgd():
     case = CASES["maml"]()
     masked, plain = compose(lower_only(), masked_sgd(step_size=0.1)), sgd_of(0.1)
-    outputs = [
-        estimate(unrolled(case.problem, dynamics, K), point_of(case, dynamics, K), KEY)
-        for dynamics in (masked, plain)
-    ]
-    np.testing.assert_allclose(*(flat(o.start_gradient) for o in outputs), rtol=0, atol=1e-14)
+    outputs = [estimate(unrolled(), where(case, dynamics, K), KEY) for dynamics in (masked, plain)]
+    np.testing.assert_allclose(*(flat(o.gradient.y0) for o in outputs), rtol=0, atol=1e-14)
 
 
 def test_reptile_moves_the_start_towards_where_it_ends():
     case = CASES["maml"]()
     dynamics = compose(lower_only(), sgd(step_size=0.1, learn="scalar"))
-    point = point_of(case, dynamics, K)
-    found = estimate(reptile(case.problem, dynamics, K), point, KEY)
-    plain = estimate(unrolled(case.problem, dynamics, K), point, KEY)
+    at = where(case, dynamics, K)
+    found, plain = (estimate(estimator, at, KEY) for estimator in (reptile(), unrolled()))
     np.testing.assert_allclose(flat(found.y), flat(plain.y), rtol=0, atol=1e-14)
-    distance = flat(point.y0) - flat(plain.y)
-    np.testing.assert_allclose(flat(found.start_gradient), distance, rtol=0, atol=1e-14)
-    assert not np.any(flat(found.params_gradient))
+    distance = flat(at.point.y0) - flat(plain.y)
+    np.testing.assert_allclose(flat(found.gradient.y0), distance, rtol=0, atol=1e-14)
+    assert not np.any(flat(found.gradient.dynamics_params))
 
 
 @pytest.mark.parametrize("case_name", ["maml", "warp_layers"])
 def test_warp_grad_of_one_step_is_unrolled(case_name):
     case = CASES[case_name]()
-    dynamics = sgd_of(0.1)
-    point = point_of(case, dynamics, 1)
-    one, other = (
-        estimate(make(case.problem, dynamics, 1), point, KEY) for make in (warp_grad, unrolled)
-    )
-    for part in ("context_gradient", "start_gradient", "y"):
-        np.testing.assert_allclose(flat(getattr(one, part)), flat(getattr(other, part)), atol=1e-14)
+    at = where(case, sgd_of(0.1), 1)
+    one, other = (estimate(estimator, at, KEY) for estimator in (warp_grad(), unrolled()))
+    np.testing.assert_allclose(flat(one.y), flat(other.y), atol=1e-14)
+    for a, b in zip(one.gradient, other.gradient, strict=True):
+        np.testing.assert_allclose(flat(a), flat(b), atol=1e-14)
 
 
 def test_no_step_kept_is_first_order_maml():
-    case, dynamics = CASES["maml"](), sgd_of(0.1)
-    point = point_of(case, dynamics, K)
-    fomaml = estimate(first_order(case.problem, dynamics, K), point, KEY)
-    kept = estimate(truncated(case.problem, dynamics, K, keep_last=0), point, KEY)
-    np.testing.assert_allclose(flat(fomaml.start_gradient), flat(kept.start_gradient), atol=1e-14)
+    at = where(CASES["maml"](), sgd_of(0.1), K)
+    fomaml, kept = (estimate(each, at, KEY) for each in (first_order(), truncated(keep_last=0)))
+    np.testing.assert_allclose(flat(fomaml.gradient.y0), flat(kept.gradient.y0), atol=1e-14)
 
 
 def test_imaml_has_its_closed_form_on_a_quadratic():
@@ -137,18 +135,16 @@ def test_imaml_has_its_closed_form_on_a_quadratic():
     started = plain._replace(init_lower=lambda key, x: x, learned_start=True)
     problem = proximal(started, rho)
     dynamics = sgd_of(0.2)
-    estimator = implicit_cg(problem, dynamics, 2000, True, tolerance=1e-14)
-    context = problem.prepare(jnp.asarray(x), persistent_source({}).data)
     y0 = problem.init_lower(KEY, jnp.asarray(x))
-    output = jax.jit(estimator.estimate)(
-        estimator.init(y0), context, {}, dynamics.init_params(1, y0), y0, KEY
-    )
+    lower = LowerProblem(problem, dynamics, 2000, persistent=True, task={})
+    point = Point(problem.prepare(jnp.asarray(x), {}), dynamics.init_params(1, y0), y0)
+    output = estimate(implicit(solver=cg(tolerance=1e-14)), Where(lower, point), KEY)
     regular = hessian + rho * np.eye(4)
     solution = np.linalg.solve(regular, b + rho * x)
     np.testing.assert_allclose(output.y, solution, atol=1e-10)
     expected = rho * np.linalg.solve(regular, solution - c)
-    np.testing.assert_allclose(output.context_gradient["centre"], expected, atol=1e-10)
-    assert not np.any(output.start_gradient)
+    np.testing.assert_allclose(output.gradient.context["centre"], expected, atol=1e-10)
+    assert not np.any(output.gradient.y0)
 
 
 # (method, what it learns beside the network and the head)
@@ -207,9 +203,7 @@ def test_a_test_with_the_initial_step_size_forgets_the_learned_one(learn, omnigl
             state = state._replace(variables={**state.variables, "lower_optimizer": doubled})
         tasks = experiment.source.sample(experiment.source.data, KEY, "test", 1)
         task = jax.tree.map(lambda leaf: leaf[0], tasks)
-        found.append(
-            flat(jax.jit(lambda s, t, a=algorithm: a.adapt(s, KEY, t, 2, None))(state, task))
-        )
+        found.append(flat(jax.jit(lambda s, t, a=algorithm: a.adapt(s, KEY, t, 2))(state, task)))
     assert np.abs(found[0] - found[2]).max() > 1e-3
     np.testing.assert_array_equal(found[1], found[2])
 

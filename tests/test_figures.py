@@ -1,9 +1,10 @@
-"""The published table and figure: what is found equals what theory says, law by law."""
+"""The published table and figures: what is found equals what theory says, law by law."""
 
 import numpy as np
 import pytest
 
-from src.figures.counterexample import LAWS, closed_form, main, recommended, solve
+from src.figures.__main__ import main
+from src.figures.counterexample import LAWS, closed_form, recommended, solve
 
 
 @pytest.mark.parametrize("law", [None, *LAWS])
@@ -30,12 +31,12 @@ def test_the_known_answers():
 
 
 def test_everything_is_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["figures", str(tmp_path)])
     monkeypatch.setattr("src.figures.counterexample.LAWS", ("constant", "harmonic"))
     monkeypatch.setattr("src.figures.counterexample.LARGER_K", (50,))
-    monkeypatch.setattr("src.figures.counterexample.SINE_ITERATIONS", 3)
+    monkeypatch.setattr("src.figures.__main__.SINE_ITERATIONS", 3)
     few = ("num_iterations=2", "num_lower_steps=3", "data.split_sizes=[60,40,null]")
-    monkeypatch.setattr("src.figures.counterexample.CLEANING_OVERRIDES", few)
+    monkeypatch.setattr("src.figures.__main__.CLEANING_OVERRIDES", few)
     figures = "src.figures.hypergradients"
     monkeypatch.setattr(f"{figures}.names_of", lambda group: ["unrolled", "implicit_neumann"])
     for steps in ("LOWER_STEPS", "SOLVER_STEPS", "MEMORY_STEPS"):
