@@ -207,7 +207,7 @@ def nystrom(*, rank: int = 20) -> LinearSolver:
         adds_damping=True,
         damping=0.1,
         certified_with={"rank": (3,)},
-        exact_with={"damping": 1e-7, "rank": 10},
+        exact_with={"damping": 1e-9, "rank": 10},
         work="rank",
     )
 

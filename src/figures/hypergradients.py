@@ -93,9 +93,12 @@ def errors_by_solver_steps() -> dict[str, tuple[list[int], list[float]]]:
     solved = Where(lower, point._replace(y0=solution(point.context, lower.task)))
     curves = {}
     for name in names_of("hypergradient"):
-        work, node = unchecked(default_node(name)).work, exact_node(name)
+        default, node = default_node(name), exact_node(name)
+        work = unchecked(default).work
         if not work or node is None:
             continue
+        # Too few columns of a matrix say nothing without the damping that stands for the others.
+        node = with_options(node, {k: v for k, v in default.options.items() if k == "damping"})
         steps = list(SOLVER_STEPS)
         curves[name] = steps, [bias_at(with_options(node, {work: s}), solved) for s in steps]
     return curves
