@@ -31,9 +31,9 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.dependence import draws_start
 from bilevel.estimator import Hypergradient, HypergradientOutput, Limit, Target
-from bilevel.linear_solve import Matvec
 from bilevel.linear_solvers import Equation, LinearSolver, cg
 from bilevel.lower_level import LowerProblem, Point
+from bilevel.stationarity import System, linear_system, relative_error
 from bilevel.types import Array, Metrics, Objectives, Tree
 
 
@@ -42,13 +42,6 @@ class Carry(NamedTuple):
 
     iteration: Array
     solution: Tree
-
-
-class System(NamedTuple):
-    """A and S as products, at one point."""
-
-    matvec: Matvec
-    project: Matvec
 
 
 def implicit(
@@ -136,11 +129,11 @@ def implicit(
         shift = jax.tree.map(lambda leaf: damping * leaf, added)
         damped = jax.tree.map(jnp.add, applied, shift) if solver.adds_damping else applied
         if not damping:
-            return {"linear_residual": _relative(damped, b)}
+            return {"linear_residual": relative_error(damped, b)}
         plain = jax.tree.map(jnp.subtract, damped, shift)
         return {
-            "linear_residual": _relative(damped, b),
-            "undamped_residual": _relative(plain, b),
+            "linear_residual": relative_error(damped, b),
+            "undamped_residual": relative_error(plain, b),
         }
 
     def target(lower: LowerProblem, point: Point, key: Array):
@@ -228,26 +221,6 @@ def implicit(
     )
 
 
-def linear_system(lower: LowerProblem, point: Point, y: Tree, damping: float) -> System:
-    """A and S at y, as products with a vector; without a projection S = I and A = H."""
-    level = lower.at(point)
-    direction, hessian = jax.linearize(lambda y: level.direction(y, 1), y)
-
-    def damped(vector: Tree) -> Tree:
-        return jax.tree.map(lambda h, w: h + damping * w, hessian(vector), vector)
-
-    if lower.dynamics.projection is None:
-        return System(damped, lambda vector: vector)
-    _, project = jax.linearize(lower.dynamics.projection, jax.tree.map(jnp.subtract, y, direction))
-
-    def matvec(vector: Tree) -> Tree:
-        inside = project(vector)
-        curved = damped(inside)
-        return project(jax.tree.map(lambda w, s, h: w - s + h, vector, inside, curved))
-
-    return System(matvec, project)
-
-
 def _refuse(
     solver: LinearSolver,
     damping: float | None,
@@ -292,10 +265,3 @@ def _target_formula(solver: LinearSolver) -> str:
 def _prefixed(options: dict) -> dict:
     """Those of the solver under their full name."""
     return {k if k == "damping" else f"solver.{k}": v for k, v in options.items()}
-
-
-def _relative(applied: Tree, b: Tree) -> Array:
-    """|applied - b| / |b|, zero where b is."""
-    size = optax.tree.norm(b)
-    error = optax.tree.norm(jax.tree.map(jnp.subtract, applied, b))
-    return error / jnp.where(size > 0, size, 1)

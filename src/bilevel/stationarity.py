@@ -1,0 +1,49 @@
+"""The linear system of a lower solution, as products with a vector.
+
+Where y = y(x) solves d(x, y) = 0, H = d d / d y is symmetric. Under a projection P the condition is
+y = P(y - d(x, y)); S is the (symmetric) Jacobian of P at y - d, and A = S (I - S) + S H S.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.linear_solve import Matvec
+from bilevel.lower_level import LowerProblem, Point
+from bilevel.types import Array, Tree
+
+
+class System(NamedTuple):
+    """A and S as products, at one point; without a projection S = I and A = H."""
+
+    matvec: Matvec
+    project: Matvec
+
+
+def linear_system(lower: LowerProblem, point: Point, y: Tree, damping: float) -> System:
+    """The system at y, with `damping` added to H."""
+    level = lower.at(point)
+    direction, hessian = jax.linearize(lambda y: level.direction(y, 1), y)
+
+    def damped(vector: Tree) -> Tree:
+        return jax.tree.map(lambda h, w: h + damping * w, hessian(vector), vector)
+
+    if lower.dynamics.projection is None:
+        return System(damped, lambda vector: vector)
+    _, project = jax.linearize(lower.dynamics.projection, jax.tree.map(jnp.subtract, y, direction))
+
+    def matvec(vector: Tree) -> Tree:
+        inside = project(vector)
+        curved = damped(inside)
+        return project(jax.tree.map(lambda w, s, h: w - s + h, vector, inside, curved))
+
+    return System(matvec, project)
+
+
+def relative_error(applied: Tree, b: Tree) -> Array:
+    """|applied - b| / |b|, zero where b is."""
+    size = optax.tree.norm(b)
+    error = optax.tree.norm(jax.tree.map(jnp.subtract, applied, b))
+    return error / jnp.where(size > 0, size, 1)
