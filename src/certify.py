@@ -6,23 +6,17 @@ ridge regression, with default options. time, memory: of one estimate, in lower 
 (ridge regression, 300 features, float32).
 """
 
-import argparse
 from collections.abc import Iterator
+
+from src.settings.cli import argument_parser, refusals_as_messages
 
 
 def main() -> None:
     """Print the table in Markdown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m src.certify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argument_parser("src.certify", __doc__)
     parser.add_argument("names", nargs="*", help="files of conf/hypergradient; default: all")
     parser.add_argument("--steps", type=int, default=100, help="K of bias, time and memory")
     arguments = parser.parse_args()
-
-    from src.settings.cli import refusals_as_messages
-
     if arguments.steps < 1:
         parser.error(f"--steps {arguments.steps} must be at least 1")
     with refusals_as_messages(traceback=False):

@@ -1,13 +1,12 @@
-"""Describe: `python -m src.describe [overrides]` says what a configuration would do.
+"""Describe: `python -m src.describe [key=value ...]` says what a configuration would do.
 
 Nothing is trained or compiled: shapes come from tracing.
 """
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from src.settings.cli import compose_config, refusals_as_messages
+from src.settings.cli import argument_parser, compose_config, refusals_as_messages
 
 DIFFERENTIATED = {
     "context": "x, through F and through the lower level",
@@ -20,13 +19,13 @@ DIFFERENTIATED = {
 
 def main() -> None:
     """Print the description of the config that the command line composes."""
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        return
-    with refusals_as_messages(traceback="traceback=true" in sys.argv):
+    parser = argument_parser("src.describe", __doc__)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as of a run")
+    overrides: list[str] = parser.parse_args().overrides
+    with refusals_as_messages(traceback="traceback=true" in overrides):
         from src.settings.config import resolve
 
-        config, run_dir = compose_config(sys.argv[1:])
+        config, run_dir = compose_config(overrides)
         print("\n".join(description(resolve(config), run_dir)))
 
 
@@ -35,13 +34,14 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
     import jax
 
     from src.settings.build import build
+    from src.settings.checked import check_config
 
-    with jax.enable_x64(config.get("dtype") == "float64"):
+    checked = check_config(config)
+    with jax.enable_x64(checked.settings.dtype == "float64"):
         experiment = build(config)
         shapes = _shapes(experiment)
-    settings, problem = experiment.settings, experiment.problem
-    method = config["method"]
-    yield f"{config['problem']['name']} with {method['name']} ({method['reference']})"
+    settings, problem, method = experiment.settings, experiment.problem, experiment.method
+    yield f"{experiment.problem_name} with {method.name} ({method.reference})"
     yield ""
     yield "  min over x of F(x, y*(x)),   y*(x) in argmin over y of f(x, y)"
     yield f"  F   {problem.formulas['F']}"
@@ -59,11 +59,12 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
         for part, text in DIFFERENTIATED.items()
         if part in experiment.hypergradient.differentiates
     )
-    upper = config["upper_optimizer"]
-    upper_name = upper["_target_"].rpartition(".")[2]
+    upper = checked.node("upper_optimizer")
+    step_size = upper.options.get("step_size")
     yield (
-        f"  upper optimizer {upper_name}, step size {upper['step_size']:g}"
-        f": {settings.num_iterations} iterations of {settings.meta_batch_size} "
+        f"  upper optimizer {upper.factory.__name__}"
+        + (f", step size {step_size:g}" if isinstance(step_size, float) else "")
+        + f": {settings.num_iterations} iterations of {settings.meta_batch_size} "
         + ("task" if settings.meta_batch_size == 1 else "tasks")
     )
     yield ""
@@ -72,6 +73,8 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
         yield from _listed(tree)
     yield ""
     yield f"  monitored: {experiment.monitor.metric} ({experiment.monitor.mode})"
+    if not experiment.source.has_test:
+        yield "  no test data: the scores at the end are those of validation"
     yield f"  results go to {run_dir}: result.json, metrics.jsonl, pictures, checkpoints"
 
 

@@ -1,81 +1,84 @@
 """Evaluate: `python -m src.evaluate run=DIR [checkpoint=best|last|N] [num_test_tasks=600]
-[num_lower_steps=10]` tests a stored run again, after 0..num_lower_steps lower steps.
+[num_lower_steps=10]` scores a stored run again, after 0..num_lower_steps lower steps.
 
 The tasks are those of the run's own test, so that its own numbers of tasks and steps give the
-logged scores again. Writes DIR/evaluations/*.json and *.png; the path is printed last.
+logged scores again. A run without test data is scored on its validation split. Writes
+DIR/evaluations/*.json and *.png; the path is printed last.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from src.output.tables import aligned, iterations, with_interval
-from src.settings.cli import refusals_as_messages
+from src.settings.cli import argument_parser, refusals_as_messages
 
-KEYS = ("run", "checkpoint", "num_test_tasks", "num_lower_steps", "traceback")
+KEYS = {
+    "run": "a run folder, which holds config.json",
+    "checkpoint": "last (default), best, or an iteration whose checkpoint is kept",
+    "num_test_tasks": "tasks to score on (default: as many as the run did)",
+    "num_lower_steps": "lower steps (default: as many as the run did)",
+    "traceback": "true: errors with their traceback",
+}
 
 
 def main() -> None:
-    """Test a stored run, print scores by lower step, and keep them with the run."""
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        return
-    with refusals_as_messages(traceback="traceback=true" in sys.argv):
+    """Score a stored run, print scores by lower step, and keep them with the run."""
+    parser = argument_parser("src.evaluate", __doc__)
+    listed = "\n".join(f"{key}=...: {meaning}" for key, meaning in KEYS.items())
+    parser.add_argument("options", nargs="*", metavar="key=value", help=listed)
+    arguments: list[str] = parser.parse_args().options
+    with refusals_as_messages(traceback="traceback=true" in arguments):
         from src.files import write_json
-        from src.output.plots import adaptation_curve, title_of
-        from src.running.stored_run import evaluate_again, read_config
+        from src.output.plots import adaptation_curve
+        from src.running.stored_run import evaluate_again, stored_run
 
-        given = read_arguments(sys.argv[1:])
-        run_dir = Path(given["run"])
-        checkpoint = given.get("checkpoint", "last")
-        config = read_config(run_dir)
-        scored = evaluate_again(
-            run_dir,
-            config,
-            checkpoint,
-            num_test_tasks=whole_number(given, "num_test_tasks"),
-            num_lower_steps=whole_number(given, "num_lower_steps"),
-        )
-        steps = len(next(iter(scored.curve.values()))) - 1
-        name = f"{checkpoint}-K{steps}-tasks{scored.num_test_tasks}"
-        folder = run_dir / "evaluations"
-        folder.mkdir(exist_ok=True)
-        title = f"{title_of(config)}, {iterations(scored.step)}"
-        adaptation_curve(scored.curve, folder / f"{name}.png", title)
-        write_json(folder / f"{name}.json", scored._asdict())
-    print(f"{title} ({checkpoint}), {scored.num_test_tasks} test tasks")
+        options = read_options(arguments)
+        folder, checkpoint = Path(options["run"]), options.get("checkpoint", "last")
+        num_tasks = whole_number(options, "num_test_tasks")
+        with stored_run(folder, num_tasks) as run:
+            scored = evaluate_again(run, checkpoint, whole_number(options, "num_lower_steps"))
+            title = f"{run.experiment.title()}, {iterations(scored.step)}"
+        num_steps = len(next(iter(scored.curve.values()))) - 1
+        name = f"{checkpoint}-K{num_steps}-tasks{scored.num_tasks}"
+        written = folder / "evaluations"
+        written.mkdir(exist_ok=True)
+        adaptation_curve(scored.curve, written / f"{name}.png", title)
+        write_json(written / f"{name}.json", scored.as_json())
+    print(f"{title} ({checkpoint}), {scored.num_tasks} {scored.split} tasks")
+    if scored.split == "validation":
+        print("the run has no test data: these are validation scores")
     print(table(scored.curve))
-    print(folder / f"{name}.json")
+    print(written / f"{name}.json")
 
 
-def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
+def read_options(arguments: Sequence[str]) -> dict[str, str]:
     """key=value pairs. Raises UserError on an unknown key, or where run is missing."""
     from src.settings.config import unknown_key
     from src.settings.errors import UserError
 
-    given = {}
+    options = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
             raise UserError(f"{argument} is not of the form key=value; choose for example run=DIR")
         if key not in KEYS:
-            raise UserError(unknown_key("", key, list(KEYS)))
-        given[key] = value
-    if "run" not in given:
+            raise UserError(unknown_key("", key, KEYS))
+        options[key] = value
+    if "run" not in options:
         raise UserError("run is missing: name a run folder, run=DIR")
-    return given
+    return options
 
 
-def whole_number(given: Mapping[str, str], key: str) -> int | None:
-    """The value of a key as an integer, None where it is not given. Raises UserError."""
+def whole_number(options: Mapping[str, str], key: str) -> int | None:
+    """The value of a key as an integer, None where it is left out. Raises UserError."""
     from src.settings.errors import UserError
 
-    if key not in given:
+    if key not in options:
         return None
     try:
-        return int(given[key])
+        return int(options[key])
     except ValueError as error:
-        raise UserError(f"{key}={given[key]} is not a whole number") from error
+        raise UserError(f"{key}={options[key]} is not a whole number") from error
 
 
 def table(curve: Mapping[str, Sequence[float]]) -> str:

@@ -7,16 +7,14 @@ compiled or trained.
 import sys
 from collections.abc import Iterator, Sequence
 
-from src.settings.cli import refusals_as_messages
+from src.settings.cli import argument_parser, refusals_as_messages
 
 
 def main() -> None:
     """Print the tables of estimators, of combinations and of BOML's names."""
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        return
-    if sys.argv[1:]:
-        sys.exit(f"error: src.methods takes no arguments, but got {' '.join(sys.argv[1:])}")
+    _, unknown = argument_parser("src.methods", __doc__).parse_known_args()
+    if unknown:
+        sys.exit(f"error: src.methods takes no arguments, but got {' '.join(unknown)}")
     with refusals_as_messages(traceback=False):
         print("\n".join(tables()))
 

@@ -24,20 +24,24 @@ def main(config: DictConfig) -> float:
     # Imported here so that --help and refusals by Hydra do not wait for jax.
     from src.running.run import run
 
-    with refusals_as_messages(traceback=config.traceback):
-        run_dir = Path(HydraConfig.get().runtime.output_dir)
+    # Whether errors are shown in full must be known before anything is checked.
+    with refusals_as_messages(traceback=config.get("traceback") is True):
+        folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            result = run(resolve(config), run_dir)
+            result = run(resolve(config), folder)
         except KeyboardInterrupt:
-            print(f"stopped; to continue, add hydra.run.dir={run_dir}", file=sys.stderr)
+            print(f"stopped; to continue, add hydra.run.dir={folder}", file=sys.stderr)
             sys.exit(130)
     print(summary(result))
-    print(run_dir / "result.json")
+    print(folder / "result.json")
     return result[f"best/{result['monitor']}"]
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """The test scores of the last and of the best state with their intervals, and the speed."""
+    """The test scores of the last and of the best state with their intervals, and the speed.
+
+    Those of validation where there is no test data.
+    """
     columns = {f"last state (iteration {result['iterations']})": ""}
     monitored = result["monitor"]
     if result[monitored] != result[f"best/{monitored}"]:
@@ -47,7 +51,9 @@ def summary(result: Mapping[str, Any]) -> str:
         if isinstance(best, list):
             steps = [step for i, step in enumerate(best) if i not in dead]
         columns[f"best by {monitored} ({iterations(steps)})"] = "best/"
-    names = [key for key in result if key.startswith("test/") and not key.endswith("_ci95")]
+    means = [name for name in result if not name.endswith("_ci95")]
+    names = [name for name in means if name.startswith("test/")]
+    names = names or [name for name in means if name.startswith("validation/")]
     table = [["", *columns]]
     table += [
         [name, *(_score(result, prefix + name) for prefix in columns.values())] for name in names

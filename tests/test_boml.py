@@ -7,7 +7,7 @@ import shlex
 import jax
 import pytest
 
-from src import boml
+from src.boml.__main__ import translated
 from src.boml.command import overrides_of_rows, replaced, table
 from src.boml.file import read, translate
 from src.boml.options import Options
@@ -20,11 +20,11 @@ FILES = sorted((ROOT / "tests/boml_configs").glob("*.json"))
 BY_NAME = {path.stem: path for path in FILES}
 
 
-def overrides_for(path, parity=False, given=()):
+def overrides_for(path, parity=False, typed=()):
     """What `python -m src.boml` would hand to src.train."""
     rows = translate(str(path), read(str(path)), parity)
-    by = replaced(rows, given)
-    return [text for text in overrides_of_rows(rows) if text not in by] + list(given)
+    by = replaced(rows, typed)
+    return [text for text in overrides_of_rows(rows) if text not in by] + list(typed)
 
 
 def written(folder, options):
@@ -34,24 +34,24 @@ def written(folder, options):
     return path
 
 
-def fate_of(path, key, parity=False):
-    return next(r.fate for r in translate(str(path), read(str(path)), parity) if r.key == key)
+def outcome_of(path, key, parity=False):
+    return next(r.outcome for r in translate(str(path), read(str(path)), parity) if r.key == key)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_key_of_a_file_has_one_line_and_the_command_composes(path, capsys):
-    overrides = boml.translated(str(path), [], parity=False)
+    overrides = translated(str(path), [], parity=False)
     printed = capsys.readouterr().out
     lines = printed.split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines] == list(json.loads(path.read_text(encoding="utf-8")))
     pasted = shlex.split(printed.splitlines()[-1])
     assert pasted == ["python", "-m", "src.train", *overrides]
     config = config_of(*overrides, "data=glyphs")
-    given = read(str(path))
-    assert config["num_lower_steps"] == given["T"]
-    assert config["problem"]["ways"] == given["classes"]
-    assert config["num_iterations"] == given["meta_train_iterations"]
-    assert config["lower_optimizer"]["step_size"] == given["lr"]
+    content = read(str(path))
+    assert config["num_lower_steps"] == content["T"]
+    assert config["problem"]["ways"] == content["classes"]
+    assert config["num_iterations"] == content["meta_train_iterations"]
+    assert config["lower_optimizer"]["step_size"] == content["lr"]
     assert config["upper_optimizer"]["decay"] == 1e-5
     assert config["lower_optimizer"]["learn"] == "none"
 
@@ -59,21 +59,23 @@ def test_every_key_of_a_file_has_one_line_and_the_command_composes(path, capsys)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_each_file_runs(path, omniglot_folder, tmp_path):
     small = [*linear_few_shot(omniglot_folder), "num_iterations=2", "log_every=1"]
-    result = run(config_of(*overrides_for(path, given=small)), tmp_path / "run")
+    result = run(config_of(*overrides_for(path, typed=small)), tmp_path / "run")
     assert math.isfinite(result["test/upper_loss"])
 
 
 def test_bomls_own_network_runs(omniglot_folder, tmp_path):
     small = [*small_few_shot(omniglot_folder), "num_iterations=2", "log_every=1"]
-    overrides = overrides_for(BY_NAME["maml_simple_version"], parity=True, given=small)
+    overrides = overrides_for(BY_NAME["maml_simple_version"], parity=True, typed=small)
     assert {"model.offset=zero", "model.features=mean", "problem.overlap=true"} <= set(overrides)
-    assert "inflates scores" in fate_of(BY_NAME["maml_simple_version"], "examples_test", True).note
+    assert (
+        "inflates scores" in outcome_of(BY_NAME["maml_simple_version"], "examples_test", True).note
+    )
     result = run(config_of(*overrides), tmp_path / "run")
     assert math.isfinite(result["test/upper_loss"])
 
 
 def test_the_file_with_every_key_runs_as_a_program(tmp_path):
-    given = [
+    typed = [
         "data=glyphs",
         f"data.root={tmp_path}",
         "data.num_drawings=4",
@@ -86,7 +88,7 @@ def test_the_file_with_every_key_runs_as_a_program(tmp_path):
         "compilation_cache=false",
         f"hydra.run.dir={tmp_path}/run",
     ]
-    done = python("-m", "src.boml", str(BY_NAME["test"]), *given)
+    done = python("-m", "src.boml", str(BY_NAME["test"]), *typed)
     assert done.returncode == 0, done.stderr
     assert "python -m src.train " in done.stdout
     assert done.stdout.splitlines()[-1] == f"{tmp_path}/run/result.json"
@@ -98,8 +100,7 @@ def test_the_file_with_every_key_runs_as_a_program(tmp_path):
 
 def test_a_dry_run_only_prints_and_waits_for_no_jax(tmp_path):
     program = (
-        "import sys; from src import boml; sys.argv = ['boml', *sys.argv[1:]]; boml.main(); "
-        "assert 'jax' not in sys.modules"
+        "import sys; from src.boml.__main__ import main; main(); assert 'jax' not in sys.modules"
     )
     done = python("-c", program, str(BY_NAME["test"]), "seed=3", "--dry", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -205,27 +206,27 @@ def test_parity_tests_with_the_first_step_size(omniglot_folder, tmp_path):
     ],
 )
 def test_what_boml_ignored_or_did_wrong_is_said(key, kind, fragment):
-    fate = fate_of(BY_NAME["test"], key)
-    assert fate.kind == kind
-    assert fragment in " ".join((*fate.overrides, fate.note))
+    outcome = outcome_of(BY_NAME["test"], key)
+    assert outcome.kind == kind
+    assert fragment in " ".join((*outcome.overrides, outcome.note))
 
 
 def test_text_is_read_as_the_boolean_that_it_says():
-    fate = fate_of(BY_NAME["maml_simple_version"], "learn_lr")
-    assert fate.kind == "corrected"
-    assert 'the text "false" is read as false' in fate.note
+    outcome = outcome_of(BY_NAME["maml_simple_version"], "learn_lr")
+    assert outcome.kind == "corrected"
+    assert 'the text "false" is read as false' in outcome.note
 
 
 def test_reptile_is_said_to_be_dead(tmp_path):
-    assert fate_of(written(tmp_path, {"reptile": True}), "reptile").kind == "dead in BOML"
+    assert outcome_of(written(tmp_path, {"reptile": True}), "reptile").kind == "dead in BOML"
     options = {"reptile": True, "method": "MetaInit", "truncate_iter": 1}
     path = written(tmp_path, options)
-    assert "dead in BOML" in fate_of(path, "reptile").note
-    assert fate_of(path, "truncate_iter").kind == "no effect"
+    assert "dead in BOML" in outcome_of(path, "reptile").note
+    assert outcome_of(path, "truncate_iter").kind == "no effect"
 
 
 @pytest.mark.parametrize(
-    ("given", "kept", "gone"),
+    ("typed", "kept", "gone"),
     [
         (["num_iterations=3"], ["num_iterations=3"], "num_iterations=2000"),
         (["data=glyphs"], ["data=glyphs"], "data=omniglot"),
@@ -235,19 +236,19 @@ def test_reptile_is_said_to_be_dead(tmp_path):
         (["upper_optimizer=sgd"], ["upper_optimizer.step_size=0.001"], "upper_optimizer=adam"),
     ],
 )
-def test_the_command_line_wins(given, kept, gone):
-    found = overrides_for(BY_NAME["test"], given=given)
-    assert set(kept) <= set(found)
-    assert gone not in found
-    config_of(*found)
+def test_the_command_line_wins(typed, kept, gone):
+    overrides = overrides_for(BY_NAME["test"], typed=typed)
+    assert set(kept) <= set(overrides)
+    assert gone not in overrides
+    config_of(*overrides)
     rows = translate("", read(str(BY_NAME["test"])), False)
-    assert f"{given[0]} on the command line" in "\n".join(table(rows, replaced(rows, given)))
+    assert f"{typed[0]} on the command line" in "\n".join(table(rows, replaced(rows, typed)))
 
 
 def test_the_options_of_a_network_go_with_it(tmp_path):
     path = written(tmp_path, {"method": "MetaInit", "use_t": True})
-    found = overrides_for(path, parity=True, given=["model=linear"])
-    assert not [text for text in found if text.startswith("model.")]
+    overrides = overrides_for(path, parity=True, typed=["model=linear"])
+    assert not [text for text in overrides if text.startswith("model.")]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,7 @@ def test_the_options_of_a_network_go_with_it(tmp_path):
 )
 def test_a_bad_file_is_refused_by_name(options, fragments, tmp_path):
     path = written(tmp_path, options)
-    message = message_of(lambda: boml.translated(str(path), [], parity=False))
+    message = message_of(lambda: translated(str(path), [], parity=False))
     assert message.startswith(str(path))
     assert all(fragment in message for fragment in fragments), message
 
@@ -292,10 +293,10 @@ def test_what_is_no_file_is_refused(tmp_path):
 
 def test_an_experiment_and_a_file_are_refused():
     with pytest.raises(UserError, match="experiment=rhg_simple and the file"):
-        overrides_for(BY_NAME["test"], given=["experiment=rhg_simple"])
+        overrides_for(BY_NAME["test"], typed=["experiment=rhg_simple"])
 
 
-def test_every_key_has_a_fate():
-    from src.boml.outcomes import fates
+def test_every_key_has_an_outcome():
+    from src.boml.outcomes import outcomes
 
-    assert set(fates(Options(), parity=False)) == set(Options._fields)
+    assert set(outcomes(Options(), parity=False)) == set(Options._fields)

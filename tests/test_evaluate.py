@@ -9,11 +9,11 @@ import pytest
 import scipy.stats
 
 from src import evaluate
-from src.running.evaluation import _summary, averaged, make_evaluate
+from src.running.evaluation import averaged, make_evaluate, over_tasks
 from src.running.loop import initial_state, make_chunk
 from src.running.run import run
 from src.running.seeds import seed_keys
-from src.running.stored_run import evaluate_again, read_config
+from src.running.stored_run import evaluate_again, read_config, stored_run
 from src.settings.build import build
 from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, small_few_shot
@@ -31,7 +31,8 @@ def stored(tmp_path_factory, omniglot_folder):
 
 
 def again(folder, checkpoint="last", tasks=None, steps=None):
-    return evaluate_again(folder, read_config(folder), checkpoint, tasks, steps)
+    with stored_run(folder, tasks) as stored:
+        return evaluate_again(stored, checkpoint, steps)
 
 
 def test_the_same_numbers_come_back(stored):
@@ -56,7 +57,7 @@ def test_more_steps_and_more_tasks_extend_the_curve(stored):
         np.testing.assert_allclose(values[:3], result["adaptation"][name], rtol=1e-5, atol=1e-6)
     loss = longer.curve["test/lower_loss"]
     assert loss == sorted(loss, reverse=True)
-    assert again(folder, tasks=9).num_test_tasks == 9
+    assert again(folder, tasks=9).num_tasks == 9
     earlier = again(folder, "3")
     assert earlier.step == (3,)
     assert earlier.curve != longer.curve
@@ -81,7 +82,7 @@ def test_a_curve_is_the_mean_over_tasks_of_a_plain_loop(stored):
             expected = problem.evaluate(x, context, task, y)
             for name, value in expected.items():
                 assert curve[f"test/{name}"][0, step] == pytest.approx(float(value), abs=1e-5)
-            slope = jax.grad(problem.lower_objective, argnums=2)(context, task, y, None)
+            slope = jax.grad(problem.lower_objective, argnums=2)(context, task, y)
             y = jax.tree.map(lambda a, g: a - 0.1 * g, y, slope)
         assert curve["test/accuracy"][0, 0] == pytest.approx(1 / 3, abs=1e-6)
 
@@ -137,7 +138,7 @@ def test_a_learned_alpha_is_not_used_at_test_time_so_any_steps_do(omniglot_folde
 def test_on_a_persistent_task_a_learned_alpha_per_step_is_used(tmp_path):
     learned = ["aggregation.law=per_step", "aggregation.learn=[alpha]", "num_lower_steps=3"]
     run(config_of("problem=counterexample", *QUIET, "num_iterations=3", *learned), tmp_path)
-    assert again(tmp_path).num_test_tasks == 1
+    assert again(tmp_path).num_tasks == 1
     with pytest.raises(UserError, match="alpha was learned with one value for each of 3"):
         again(tmp_path, steps=4)
 
@@ -179,7 +180,7 @@ def test_nothing_passes_through_the_host_inside_a_chunk(omniglot_folder):
 def test_intervals_are_student_s_t():
     """Over the tasks of each seed, and over seeds."""
     values = np.random.default_rng(0).random((2, 7, 3))
-    summary = _summary({"accuracy": values})
+    summary = over_tasks({"accuracy": values})
     for seed in range(2):
         of_seed = values[seed]
         low, high = scipy.stats.t.interval(
@@ -187,13 +188,13 @@ def test_intervals_are_student_s_t():
         )
         np.testing.assert_allclose(summary.means["accuracy"][seed], of_seed.mean(0))
         np.testing.assert_allclose(summary.half_widths["accuracy"][seed], (high - low) / 2)
-    assert _summary({"accuracy": values[:, :1]}).half_widths == {}
-    over_tasks = averaged(_summary({"accuracy": values[:1]}), [True])
-    np.testing.assert_allclose(over_tasks["accuracy_ci95"], summary.half_widths["accuracy"][0])
+    assert over_tasks({"accuracy": values[:, :1]}).half_widths == {}
+    of_tasks = averaged(over_tasks({"accuracy": values[:1]}), [True])
+    np.testing.assert_allclose(of_tasks["accuracy_ci95"], summary.half_widths["accuracy"][0])
 
     seeds = np.random.default_rng(1).random((5, 1, 3))
-    found = averaged(_summary({"accuracy": seeds}), [True, True, False, True, True])
+    of_seeds = averaged(over_tasks({"accuracy": seeds}), [True, True, False, True, True])
     kept = seeds[[0, 1, 3, 4], 0]
     low, high = scipy.stats.t.interval(0.95, 3, kept.mean(0), scipy.stats.sem(kept, axis=0))
-    np.testing.assert_allclose(found["accuracy"], kept.mean(0))
-    np.testing.assert_allclose(found["accuracy_ci95"], (high - low) / 2)
+    np.testing.assert_allclose(of_seeds["accuracy"], kept.mean(0))
+    np.testing.assert_allclose(of_seeds["accuracy_ci95"], (high - low) / 2)

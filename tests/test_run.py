@@ -174,7 +174,7 @@ def test_divergence_is_named_and_the_checkpoint_before_it_is_usable(case, tmp_pa
     with jax.enable_x64(False):
         checkpoints = open_checkpoints(tmp_path)
         restored = checkpoints.restore(fresh_snapshot(build(config_of(*overrides))))
-        checkpoints.manager.close()
+        checkpoints.close()
     assert restored is not None
     last, _, progress = restored
     assert isinstance(progress, Progress)

@@ -10,9 +10,10 @@ import pytest
 from src.output.plots import learning_curves
 from src.running import run as run_module
 from src.running.run import run
-from src.running.seeds import across, chosen, named_seeds
-from src.running.stored_run import evaluate_again, read_config
+from src.running.seeds import across, chosen
+from src.running.stored_run import evaluate_again, stored_run
 from src.settings.build import build
+from src.settings.checked import named_seeds
 from src.settings.errors import UserError
 from src.train import summary
 from tests.conftest import QUIET, config_of, linear_few_shot, read_metrics, without_timings
@@ -114,7 +115,8 @@ def test_a_seed_that_fails_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     shown = summary(result)
     assert "means of 2 of 3 seeds" in shown
     assert "seed 1 is left out: train/lower_loss became nan" in shown
-    again = evaluate_again(tmp_path / "run", read_config(tmp_path / "run"), "best", None, None)
+    with stored_run(tmp_path / "run") as stored:
+        again = evaluate_again(stored, "best", None)
     assert list(again.step) == [result["best/step"][0], result["best/step"][2]]
     assert result["best/step"][1] is None
     assert all(row["failed_seeds"] == 1 for row in read_metrics(tmp_path / "run"))
@@ -140,19 +142,18 @@ def test_when_no_seed_is_left_the_run_ends(tmp_path, monkeypatch):
 
 def test_a_stored_run_of_several_seeds_is_tested_again(tmp_path):
     result = run(config_of(*CLEANING, "seeds=2"), tmp_path)
-    config = read_config(tmp_path)
-    last = evaluate_again(tmp_path, config, "last", None, None)
+    with stored_run(tmp_path) as stored:
+        last, best = (evaluate_again(stored, which, None) for which in ("last", "best"))
     assert last.step == (6, 6)
     assert last.curve == result["adaptation"]
-    best = evaluate_again(tmp_path, config, "best", None, None)
     assert list(best.step) == result["best/step"]
     found = {name: values[-1] for name, values in best.curve.items()}
     assert found["test/accuracy"] == result["best/test/accuracy"]
 
 
 def test_seeds_have_a_name():
-    assert named_seeds({"seed": 3, "seeds": 1}) == "seed 3"
-    assert named_seeds({"seed": 3, "seeds": 4}) == "seeds 3 to 6"
+    assert named_seeds(3, 1) == "seed 3"
+    assert named_seeds(3, 4) == "seeds 3 to 6"
 
 
 def test_choosing_seed_by_seed():

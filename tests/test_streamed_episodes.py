@@ -39,7 +39,7 @@ def test_streamed_tasks_are_the_same_bit_by_bit(split, overlap):
         return jax.jit(lambda keys: jax.lax.scan(body, 0, keys)[1])(keys)
 
     def by_groups(source):
-        """A map over groups of a vmap, as src/experiment/evaluation.py has it."""
+        """A map over groups of a vmap, as src/running/evaluation.py has it."""
 
         def one(key):
             return source.sample(source.data, key, split, 1)

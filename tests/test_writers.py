@@ -20,7 +20,7 @@ from src.output.writers import (
     wandb_writer,
 )
 from src.running.run import run
-from src.settings.config import WandbOptions
+from src.settings.checked import WandbOptions
 from src.settings.errors import UserError
 from tests.conftest import config_of, python, read_metrics
 
@@ -151,7 +151,7 @@ def test_a_wandb_run_is_finished_even_where_its_last_words_fail(
 
     monkeypatch.setitem(sys.modules, "wandb", Module)
     config = config_of(*COUNTEREXAMPLE)
-    writer = wandb_writer(OPTIONS, tmp_path, config)
+    writer = wandb_writer(OPTIONS, tmp_path, "a-run", config)
     with pytest.raises(RuntimeError):
         writer.close(result, [tmp_path / "picture.png"])
     assert fake.exit_code == exit_code

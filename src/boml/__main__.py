@@ -7,16 +7,17 @@ too: support and query overlap, which inflates scores.
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from src.settings.cli import refusals_as_messages, run_for_people
+from src.settings.cli import argument_parser, refusals_as_messages, run_for_people
 
 
 def main() -> None:
     """Translate the file, print, and run."""
-    given = parser().parse_intermixed_args()
-    with refusals_as_messages(traceback="traceback=true" in given.overrides):
-        overrides = translated(given.file, given.overrides, given.parity)
-    if given.dry:
+    arguments = parser().parse_intermixed_args()
+    with refusals_as_messages(traceback="traceback=true" in arguments.overrides):
+        overrides = translated(arguments.file, arguments.overrides, arguments.parity)
+    if arguments.dry:
         return
     # As if the printed line had been typed: Hydra and its messages read the command line.
     sys.argv = ["src.train", *overrides]
@@ -25,16 +26,16 @@ def main() -> None:
     run_for_people(train.main)
 
 
-def translated(path: str, given: list[str], parity: bool) -> list[str]:
+def translated(path: str, typed: Sequence[str], parity: bool) -> list[str]:
     """Print the tables and the line; the overrides of that line. Raises UserError."""
     from src.boml.command import command, overrides_of_rows, replaced, table
     from src.boml.file import read, translate
 
     rows = translate(path, read(path), parity)
-    by = replaced(rows, given)
-    overrides = [text for text in overrides_of_rows(rows) if text not in by] + given
-    print("\n".join(table([row for row in rows if row.given], by)))
-    left_out = [row for row in rows if not row.given]
+    by = replaced(rows, typed)
+    overrides = [text for text in overrides_of_rows(rows) if text not in by] + list(typed)
+    print("\n".join(table([row for row in rows if row.in_file], by)))
+    left_out = [row for row in rows if not row.in_file]
     if left_out:
         print(f"\nnot in {path}, hence BOML's default:\n")
         print("\n".join(table(left_out, by)))
@@ -44,22 +45,18 @@ def translated(path: str, given: list[str], parity: bool) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
-        prog="python -m src.boml",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    found.add_argument("file", metavar="FILE.json", help="a configuration of BOML")
-    found.add_argument("overrides", nargs="*", metavar="key=value", help="as for src.train")
-    found.add_argument("--dry", action="store_true", help="print only")
-    found.add_argument(
+    command_line = argument_parser("src.boml", __doc__)
+    command_line.add_argument("file", metavar="FILE.json", help="a configuration of BOML")
+    command_line.add_argument("overrides", nargs="*", metavar="key=value", help="as for src.train")
+    command_line.add_argument("--dry", action="store_true", help="print only")
+    command_line.add_argument(
         "--parity",
         action="store_true",
         help="BOML's choices: turned characters as classes, MetaInit's network and head; and two\n"
         "of its defects: support and query that overlap, in tests too, which inflates scores,\n"
         "and tests with the first step size, whatever was learned",
     )
-    return found
+    return command_line
 
 
 if __name__ == "__main__":

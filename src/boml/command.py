@@ -15,12 +15,12 @@ GROUPS = ("method", *NODES)
 CHOOSES = {"method": ("aggregation", "hypergradient"), "problem": ("data", "model")}
 
 
-def replaced(rows: Sequence[Row], given: Sequence[str]) -> dict[str, str]:
-    """The file's overrides that the command line replaces, and keys that it sets: {...: by what}.
+def replaced(rows: Sequence[Row], typed: Sequence[str]) -> dict[str, str]:
+    """The file's overrides that the typed ones replace, and keys that these set: {...: by what}.
 
     Raises UserError for experiment=..., which sets the same keys as the file.
     """
-    by_key = {text.partition("=")[0].lstrip("+~"): text for text in given}
+    by_key = {text.partition("=")[0].lstrip("+~"): text for text in typed}
     if "experiment" in by_key:
         raise UserError(
             f"{by_key['experiment']} and the file both choose all settings: leave out one of them"
@@ -30,40 +30,40 @@ def replaced(rows: Sequence[Row], given: Sequence[str]) -> dict[str, str]:
         if group in by_key:
             causes = {**dict.fromkeys(others, by_key[group]), **causes}
     ours = overrides_of_rows(rows)
-    found = {text: causes[key] for text in ours if (key := text.partition("=")[0]) in causes}
+    lost = {text: causes[key] for text in ours if (key := text.partition("=")[0]) in causes}
     if "method" in by_key:  # its roles too
-        found |= {text: by_key["method"] for text in ours if text.startswith("method.")}
+        lost |= {text: by_key["method"] for text in ours if text.startswith("method.")}
     chosen = [by_key[key] for key in (*GROUPS, "debug") if key in by_key]
     if not chosen:
-        return causes | found
+        return causes | lost
     groups = [text for text in ours if text.partition("=")[0] in GROUPS]
     before = _composed(groups)
-    after = _composed([text for text in groups if text not in found] + chosen)
+    after = _composed([text for text in groups if text not in lost] + chosen)
     for text in ours:
         key = text.partition("=")[0]
         group = key.partition(".")[0]
-        if text in found or key in GROUPS:
+        if text in lost or key in GROUPS:
             continue
         if _at(after, key) is _MISSING:
-            found[text] = causes.get(group, by_key.get("problem", chosen[0]))
+            lost[text] = causes.get(group, by_key.get("problem", chosen[0]))
         elif "debug" in by_key and _at(before, key) != _at(after, key):
-            found[text] = by_key["debug"]
-    return causes | found
+            lost[text] = by_key["debug"]
+    return causes | lost
 
 
 def overrides_of_rows(rows: Sequence[Row]) -> list[str]:
     """The overrides of all rows, each once, choices of files first."""
-    every = dict.fromkeys(text for row in rows for text in row.fate.overrides)
+    every = dict.fromkeys(text for row in rows for text in row.outcome.overrides)
     return sorted(every, key=lambda text: text.partition("=")[0] not in GROUPS)
 
 
 def table(rows: Sequence[Row], by: Mapping[str, str]) -> list[str]:
-    """A line per key: the key, its value, its fate; `by` as `replaced` gives it."""
+    """A line per key: the key, its value, what becomes of it; `by` as `replaced` gives it."""
     return aligned([[row.key, row.value, _told(row, by)] for row in rows])
 
 
 def _told(row: Row, by: Mapping[str, str]) -> str:
-    kind, overrides, note, until = row.fate
+    kind, overrides, note, until = row.outcome
     kept = [text for text in overrides if text not in by]
     lost = dict.fromkeys(by[key] for key in (*overrides, *until) if key in by)
     if lost and not kept:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from src.boml.options import Fate, Options
-from src.boml.outcomes import fates
+from src.boml.options import Options, Outcome, dead
+from src.boml.outcomes import outcomes
 from src.settings.config import check, unknown_key
 from src.settings.errors import UserError
 
@@ -22,14 +22,14 @@ class Row(NamedTuple):
 
     key: str
     value: str
-    given: bool
-    fate: Fate
+    in_file: bool
+    outcome: Outcome
 
 
 def read(path: str) -> dict[str, Any]:
     """The object in a BOML file. Raises UserError, the file's name first, on anything else."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name a BOML file") from error
     except UnicodeDecodeError as error:
@@ -45,59 +45,59 @@ def read(path: str) -> dict[str, Any]:
         ) from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(
-            f"{path} holds {json.dumps(found)[:40]}, no object: write "
+            f"{path} holds {json.dumps(content)[:40]}, no object: write "
             '{"method": "MetaFeat", "T": 5, ...}'
         )
-    return found
+    return content
 
 
-def translate(path: str, found: Mapping[str, Any], parity: bool) -> list[Row]:
+def translate(path: str, content: Mapping[str, Any], parity: bool) -> list[Row]:
     """A row per key of the file, then those of BOML's defaults that matter and that it leaves out.
 
     `parity`: BOML's choices where there is a switch for them. Raises UserError, the file's name
     first, for a key that BOML never had, a value of a wrong type, and options that do not go
     together.
     """
-    skipped = [key for key in found if any(part in key for part in SKIPPED)]
+    skipped = [key for key in content if any(part in key for part in SKIPPED)]
     try:
-        options = _checked({key: value for key, value in found.items() if key not in skipped})
+        options = _checked({key: value for key, value in content.items() if key not in skipped})
         if options.mode == "test":
             raise UserError(
                 '"mode": "test" trains nothing, and no checkpoint of BOML can be read; a run of '
                 f"ours is tested by: python -m src.evaluate run=DIR num_lower_steps={options.T}"
             )
-        fate_of = fates(options, parity)
+        outcome_of = outcomes(options, parity)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     rows = []
-    for key, value in found.items():
-        fate = Fate("dead in BOML", (), "skipped when the file was read")
-        if key in fate_of:
-            fate = _as_text(fate_of[key], value, getattr(options, key))
-        rows.append(Row(key, json.dumps(value), True, fate))
-    left_out = [key for key in fate_of if key not in found and key not in OURS]
+    for key, value in content.items():
+        outcome = dead("skipped when the file was read")
+        if key in outcome_of:
+            outcome = _as_text(outcome_of[key], value, getattr(options, key))
+        rows.append(Row(key, json.dumps(value), True, outcome))
+    left_out = [key for key in outcome_of if key not in content and key not in OURS]
     rows += [
-        Row(key, json.dumps(getattr(options, key)), False, fate_of[key])
+        Row(key, json.dumps(getattr(options, key)), False, outcome_of[key])
         for key in left_out
-        if fate_of[key].overrides
+        if outcome_of[key].overrides
     ]
     return rows
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in content:
             raise UserError(f"{key} stands there twice; keep one of them")
         if not _is_finite(value):
             raise UserError(
                 f"{key}={json.dumps(value)[:40]}: NaN, Infinity and numbers that overflow are no "
                 "JSON; write a finite number"
             )
-        found[key] = value
-    return found
+        content[key] = value
+    return content
 
 
 def _is_finite(value: Any) -> bool:
@@ -112,10 +112,10 @@ def _as_bool(value: Any) -> Any:
     return spelled.get(value.lower(), value) if isinstance(value, str) else value
 
 
-def _checked(found: Mapping[str, Any]) -> Options:
+def _checked(content: Mapping[str, Any]) -> Options:
     hints, defaults = get_type_hints(Options), Options()._asdict()
     values = {}
-    for key, value in found.items():
+    for key, value in content.items():
         if key not in hints:
             raise UserError(unknown_key("", key, hints))
         read_as = _as_bool(value) if hints[key] is bool else value
@@ -127,10 +127,10 @@ def _checked(found: Mapping[str, Any]) -> Options:
     return Options(**values)
 
 
-def _as_text(fate: Fate, value: Any, read_as: Any) -> Fate:
-    """The fate of a boolean, where the file says it as text."""
+def _as_text(outcome: Outcome, value: Any, read_as: Any) -> Outcome:
+    """What becomes of a boolean, where the file says it as text."""
     if not isinstance(read_as, bool) or not isinstance(value, str):
-        return fate
+        return outcome
     why = f"the text {json.dumps(value)} is read as {json.dumps(read_as)}"
-    note = "; ".join(filter(None, (why, fate.note)))
-    return fate._replace(kind="corrected", note=note)
+    note = "; ".join(filter(None, (why, outcome.note)))
+    return outcome._replace(kind="corrected", note=note)

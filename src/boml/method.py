@@ -2,8 +2,8 @@
 
 from src.boml.names import DEFAULTS, overrides_of
 from src.boml.options import (
-    Fate,
     Options,
+    Outcome,
     corrected,
     dead,
     until,
@@ -16,8 +16,8 @@ MASKS = "BOML had no learned masks; method=mt_net has"
 UNROLLED, FIRST_ORDER = "hypergradient=unrolled", "hypergradient=first_order"
 
 
-def method_fates(o: Options, parity: bool) -> dict[str, Fate]:
-    """The fate of each of these keys. Raises UserError for options that do not go together."""
+def method_outcomes(o: Options, parity: bool) -> dict[str, Outcome]:
+    """What becomes of each of these keys. Raises UserError for options that do not go together."""
     overrides = _overrides(o)
     return {**_method(o, overrides, parity), **_lower_steps(o, overrides, parity)}
 
@@ -27,16 +27,16 @@ def _overrides(o: Options) -> list[str]:
     chosen = {name: getattr(o, name) for name in DEFAULTS}
     if o.truncate_iter >= o.T:
         chosen["truncate_iter"] = -1  # all steps
-    found = overrides_of(chosen)
-    lower = [text for text in found if text.startswith("lower_optimizer")]
+    overrides = overrides_of(chosen)
+    lower = [text for text in overrides if text.startswith("lower_optimizer")]
     if o.method == "MetaInit" and o.reptile:
         return ["method=reptile", *lower]
-    if found[:2] in (["method=maml", UNROLLED], ["method=fomaml", FIRST_ORDER]) and o.use_warp:
+    if overrides[:2] in (["method=maml", UNROLLED], ["method=fomaml", FIRST_ORDER]) and o.use_warp:
         return ["method=warp_grad", "hypergradient=warp_grad", *lower]
-    return found
+    return overrides
 
 
-def _method(o: Options, overrides: list[str], parity: bool) -> dict[str, Fate]:
+def _method(o: Options, overrides: list[str], parity: bool) -> dict[str, Outcome]:
     preset, hypergradient = overrides[0], _of(overrides, "hypergradient")
     law = _of(overrides, "aggregation.law")
     inner = used(*law, note="" if law else f"part of {preset}")
@@ -105,7 +105,7 @@ def _no_gradient(o: Options) -> str:
     return ""
 
 
-def _first_order(o: Options, preset: str, hypergradient: tuple[str, ...]) -> Fate:
+def _first_order(o: Options, preset: str, hypergradient: tuple[str, ...]) -> Outcome:
     if not o.first_order:
         return OFF
     if FIRST_ORDER in hypergradient:
@@ -117,7 +117,7 @@ def _first_order(o: Options, preset: str, hypergradient: tuple[str, ...]) -> Fat
     return without_effect(f"{preset} differentiates nothing")
 
 
-def _roles(o: Options, preset: tuple[str, ...], parity: bool) -> Fate:
+def _roles(o: Options, preset: tuple[str, ...], parity: bool) -> Outcome:
     """The roles; and the network, which BOML changed with the method."""
     omniglot = o.dataset == "omniglot"
     if o.method == "MetaInit":
@@ -133,7 +133,7 @@ def _roles(o: Options, preset: tuple[str, ...], parity: bool) -> Fate:
     )
 
 
-def _warp(o: Options, preset: str) -> Fate:
+def _warp(o: Options, preset: str) -> Outcome:
     if not o.use_warp:
         return until(OFF, "method", "model.extra")
     if preset != "method=warp_grad":
@@ -146,7 +146,7 @@ def _warp(o: Options, preset: str) -> Fate:
     return until(told, "method", "hypergradient")
 
 
-def _reptile(o: Options) -> Fate:
+def _reptile(o: Options) -> Outcome:
     if not o.reptile:
         return dead("here method=reptile")
     if o.method != "MetaInit":
@@ -157,7 +157,7 @@ def _reptile(o: Options) -> Fate:
     )
 
 
-def _lower_steps(o: Options, overrides: list[str], parity: bool) -> dict[str, Fate]:
+def _lower_steps(o: Options, overrides: list[str], parity: bool) -> dict[str, Outcome]:
     law, learned = _of(overrides, "aggregation.law"), _of(overrides, "aggregation.learn")
     step = _of(overrides, "lower_optimizer.learn")
     learn_lr = corrected("tests take the learned step size, BOML the first one (--parity)", *step)
@@ -190,7 +190,7 @@ def _lower_steps(o: Options, overrides: list[str], parity: bool) -> dict[str, Fa
     }
 
 
-def _optimizer(o: Options) -> Fate:
+def _optimizer(o: Options) -> Outcome:
     chosen = f"lower_optimizer={o.inner_opt.lower()}"
     if o.inner_opt == "SGD":
         return used(chosen)
@@ -209,7 +209,7 @@ def _optimizer(o: Options) -> Fate:
     return until(corrected(note, chosen), *groups)
 
 
-def _share(o: Options, is_aggregated: bool, is_learned: bool) -> Fate:
+def _share(o: Options, is_aggregated: bool, is_learned: bool) -> Outcome:
     if not is_aggregated:
         return until(without_effect("only inner_method=Aggr has it"), "method", "aggregation")
     equal = o.alpha == 0 and not is_learned
@@ -217,13 +217,13 @@ def _share(o: Options, is_aggregated: bool, is_learned: bool) -> Fate:
     return used(f"aggregation.alpha={o.alpha}", note=note)
 
 
-def _factor(name: str, value: float, is_aggregated: bool) -> Fate:
+def _factor(name: str, value: float, is_aggregated: bool) -> Outcome:
     if is_aggregated:
         return corrected("BOML's script took 1 whatever it said", f"aggregation.{name}={value}")
     return dead(f"here aggregation.{name}, which only inner_method=Aggr has")
 
 
-def _head(o: Options) -> Fate:
+def _head(o: Options) -> Outcome:
     if o.method == "MetaInit":
         return until(without_effect("only MetaFeat has it: here the start is learned"), "method")
     if not o.xavier:

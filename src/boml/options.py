@@ -56,10 +56,10 @@ class Options(NamedTuple):
     Notes: Any = "Notes"
 
 
-class Fate(NamedTuple):
+class Outcome(NamedTuple):
     """What becomes of a key: which overrides for src.train it is a reason for, and why.
 
-    The note, or the whole fate if it has no overrides, holds until the command line chooses one of
+    The note, or all of this if there are no overrides, holds until the command line chooses one of
     `until`, which are keys of ours; where that is empty, until it replaces one of the overrides.
     """
 
@@ -69,26 +69,26 @@ class Fate(NamedTuple):
     until: tuple[str, ...] = ()
 
 
-def until(fate: Fate, *keys: str) -> Fate:
-    """The same fate, which holds until the command line chooses one of these keys of ours."""
-    return fate._replace(until=keys)
+def until(outcome: Outcome, *keys: str) -> Outcome:
+    """The same, which holds until the command line chooses one of these keys of ours."""
+    return outcome._replace(until=keys)
 
 
-def used(*overrides: str, note: str = "") -> Fate:
+def used(*overrides: str, note: str = "") -> Outcome:
     """The key means here what it means in BOML."""
-    return Fate("used", overrides, note)
+    return Outcome("used", overrides, note)
 
 
-def corrected(note: str, *overrides: str) -> Fate:
+def corrected(note: str, *overrides: str) -> Outcome:
     """BOML did otherwise than the key says, or what it did was a defect."""
-    return Fate("corrected", overrides, note)
+    return Outcome("corrected", overrides, note)
 
 
-def dead(note: str) -> Fate:
+def dead(note: str) -> Outcome:
     """BOML read the key and did nothing with it."""
-    return Fate("dead in BOML", (), note)
+    return Outcome("dead in BOML", (), note)
 
 
-def without_effect(note: str) -> Fate:
+def without_effect(note: str) -> Outcome:
     """The other keys leave this one nothing to say, there and here."""
-    return Fate("no effect", (), note)
+    return Outcome("no effect", (), note)

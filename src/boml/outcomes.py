@@ -3,10 +3,10 @@
 What BOML did was read in its sources: test_script/script_helper.py and what it calls.
 """
 
-from src.boml.method import method_fates
+from src.boml.method import method_outcomes
 from src.boml.options import (
-    Fate,
     Options,
+    Outcome,
     corrected,
     dead,
     until,
@@ -16,8 +16,8 @@ from src.boml.options import (
 from src.settings.errors import UserError
 
 
-def fates(o: Options, parity: bool) -> dict[str, Fate]:
-    """The fate of each key; `parity`: BOML's choice where there is a switch for it.
+def outcomes(o: Options, parity: bool) -> dict[str, Outcome]:
+    """What becomes of each key; `parity`: BOML's choice where there is a switch for it.
 
     Raises UserError for options that do not go together.
     """
@@ -28,13 +28,13 @@ def fates(o: Options, parity: bool) -> dict[str, Fate]:
         )
     return {
         **_episodes(o, parity),
-        **method_fates(o, parity),
+        **method_outcomes(o, parity),
         **_upper_steps(o),
         **_files(o),
     }
 
 
-def _episodes(o: Options, parity: bool) -> dict[str, Fate]:
+def _episodes(o: Options, parity: bool) -> dict[str, Outcome]:
     if o.dataset == "miniimagenet":
         dataset = used("data=mini_imagenet", "model=conv4_mini")
     elif parity:
@@ -60,7 +60,7 @@ def _episodes(o: Options, parity: bool) -> dict[str, Fate]:
     }
 
 
-def _upper_steps(o: Options) -> dict[str, Fate]:
+def _upper_steps(o: Options) -> dict[str, Outcome]:
     decay = f"upper_optimizer.decay={o.meta_lr_decay_rate}"
     ignored = o.method == "MetaInit" and o.meta_lr_decay_rate != Options().meta_lr_decay_rate
     return {
@@ -80,7 +80,7 @@ def _upper_steps(o: Options) -> dict[str, Fate]:
     }
 
 
-def _files(o: Options) -> dict[str, Fate]:
+def _files(o: Options) -> dict[str, Outcome]:
     evaluate = f"python -m src.evaluate run=DIR num_lower_steps={o.T}"
     return {
         "mode": used(note="trains, then tests"),

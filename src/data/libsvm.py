@@ -39,20 +39,20 @@ def libsvm(
     if path is None:
         raise ValueError("path=null: name a file in LIBSVM's text format with data.path=FILE")
     own = {"validation": validation_path, "test": test_path}
-    given = {f"{split}_path": file for split, file in own.items() if file is not None}
-    options = {"path": path, **given}
+    own = {f"{split}_path": file for split, file in own.items() if file is not None}
+    options = {"path": path, **own}
     _refuse_shared(options)
-    found = {option: _read(option, file) for option, file in options.items()}
-    width = _width(options, found, num_features)
-    num_classes, labels = _targets(options, found, targets)
+    tables = {option: _read(option, file) for option, file in options.items()}
+    width = _width(options, tables, num_features)
+    num_classes, labels = _targets(options, tables, targets)
 
-    source = {split: f"{split}_path" if f"{split}_path" in given else "path" for split in SPLITS}
+    source = {split: f"{split}_path" if f"{split}_path" in own else "path" for split in SPLITS}
     parts = [
         (len(labels[option]), [split for split in SPLITS if source[split] == option])
         for option in options
     ]
     rows = split_parts(parts, split_sizes, split_seed)
-    inputs = {option: to_dense(of_file, width) for option, of_file in found.items()}
+    inputs = {option: to_dense(table, width) for option, table in tables.items()}
     return make_table(
         {split: inputs[source[split]][rows[split]] for split in SPLITS},
         {split: labels[source[split]][rows[split]] for split in SPLITS},
@@ -80,25 +80,23 @@ def _refuse_shared(options: dict[str, str]) -> None:
             )
 
 
-def _width(options: dict[str, str], found: dict[str, LibsvmRows], num_features: int | None) -> int:
+def _width(options: dict[str, str], tables: dict[str, LibsvmRows], num_features: int | None) -> int:
     """The number of features of all files, so many that the dense table can be held."""
-    highest = {
-        option: int(of_file.columns.max(initial=-1)) + 1 for option, of_file in found.items()
-    }
+    highest = {option: int(table.columns.max(initial=-1)) + 1 for option, table in tables.items()}
     if num_features is not None and num_features < 1:
         raise ValueError(f"num_features={num_features} must be at least 1, or null")
     width = max(highest.values()) if num_features is None else num_features
     if width < 1:
         raise ValueError(f"path={options['path']}: no row has a feature, as in `+1 1:0.5 3:2`")
-    for option, of_file in found.items():
+    for option, table in tables.items():
         if highest[option] > width:
-            line = of_file.lines[of_file.rows[np.argmax(of_file.columns >= width)]]
+            line = table.lines[table.rows[np.argmax(table.columns >= width)]]
             raise ValueError(
                 f"num_features={num_features}: {option}={options[option]} has an index up to "
                 f"{highest[option]}, first past it in line {line}; choose "
                 f"num_features={max(highest.values())}, or null"
             )
-    num_rows = sum(len(of_file.labels) for of_file in found.values())
+    num_rows = sum(len(table.labels) for table in tables.values())
     if num_rows * width * 8 > LIMIT:
         raise ValueError(
             f"path={options['path']}: {num_rows} rows of {width} features would fill "
@@ -109,27 +107,27 @@ def _width(options: dict[str, str], found: dict[str, LibsvmRows], num_features: 
 
 
 def _targets(
-    options: dict[str, str], found: dict[str, LibsvmRows], targets: str
+    options: dict[str, str], tables: dict[str, LibsvmRows], targets: str
 ) -> tuple[int, dict[str, np.ndarray]]:
     """(number of classes, {option: 0-based classes}), or (0, {option: numbers})."""
-    labels = {option: of_file.labels for option, of_file in found.items()}
+    labels = {option: table.labels for option, table in tables.items()}
     names = np.unique(np.concatenate(list(labels.values())))
     whole = bool((names == np.rint(names)).all())
     if targets == "numbers" or (targets == "auto" and not (whole and len(names) <= MOST_CLASSES)):
         return 0, labels
     first = np.unique(labels["path"])
-    for option, of_file in found.items():
+    for option, table in tables.items():
         where = f"{option}={options[option]}"
-        broken = of_file.labels != np.rint(of_file.labels)
+        broken = table.labels != np.rint(table.labels)
         if broken.any():
             row = int(np.argmax(broken))
             raise ValueError(
-                f"targets=classes: {where} has the label {of_file.labels[row]:g} in line "
-                f"{of_file.lines[row]}, but classes are whole numbers; choose targets=numbers"
+                f"targets=classes: {where} has the label {table.labels[row]:g} in line "
+                f"{table.lines[row]}, but classes are whole numbers; choose targets=numbers"
             )
-        if not np.array_equal(np.unique(of_file.labels), first):
+        if not np.array_equal(np.unique(table.labels), first):
             raise ValueError(
-                f"{where} has the labels {_listed(np.unique(of_file.labels))}, but "
+                f"{where} has the labels {_listed(np.unique(table.labels))}, but "
                 f"path={options['path']} has {_listed(first)}: classes must be the same in all "
                 "files; if they are numbers, choose targets=numbers"
             )

@@ -1,4 +1,8 @@
-"""The text format of LIBSVM: a line is `label index:value index:value ...`."""
+"""The text format of LIBSVM: a line is `label index:value index:value ...`.
+
+Not scikit-learn's load_svmlight_file: its errors name no line ("could not convert string to float:
+b'one'"), and it reads nan, inf, 1_0 and groups of a ranking (qid) as if they were rows.
+"""
 
 import math
 import operator
@@ -39,14 +43,14 @@ def read_libsvm(path: str) -> LibsvmRows:
                 text = line.partition("#")[0].strip()
                 if not text:
                     continue
-                found = _parse(text)
-                if found is None:
-                    raise ValueError(f"line {number} {_trouble(text)}")
-                labels.append(found[0])
-                indices.extend(found[1::2])
-                values.extend(found[2::2])
+                numbers = _parse(text)
+                if numbers is None:
+                    raise ValueError(f"line {number} {_what_is_wrong(text)}")
+                labels.append(numbers[0])
+                indices.extend(numbers[1::2])
+                values.extend(numbers[2::2])
                 lines.append(number)
-                lengths.append(len(found) // 2)
+                lengths.append(len(numbers) // 2)
     except OSError as error:
         raise ValueError(f"the file cannot be read: {error.strerror}") from error
     if not labels:
@@ -60,10 +64,10 @@ def read_libsvm(path: str) -> LibsvmRows:
     )
 
 
-def to_dense(found: LibsvmRows, num_features: int) -> np.ndarray:
+def to_dense(table: LibsvmRows, num_features: int) -> np.ndarray:
     """float64 (n, num_features), 0 where a row has no entry."""
-    dense = np.zeros((len(found.labels), num_features))
-    dense[found.rows, found.columns] = found.values
+    dense = np.zeros((len(table.labels), num_features))
+    dense[table.rows, table.columns] = table.values
     return dense
 
 
@@ -77,7 +81,7 @@ def _parse(text: str) -> list[float] | None:
     return numbers if ascending and all(map(math.isfinite, numbers)) else None
 
 
-def _trouble(text: str) -> str:
+def _what_is_wrong(text: str) -> str:
     """What is wrong with a line that `_parse` does not take: the first thing that is."""
     label, *pairs = re.split(r"\s+", text, flags=re.ASCII)
     if not re.fullmatch(NUMBER, label, re.ASCII) or not math.isfinite(float(label)):

@@ -8,7 +8,6 @@ import numpy as np
 
 from src.files import write_atomically
 from src.output.writers import Row
-from src.running.seeds import named_seeds
 
 # One panel each; a row's metrics are sorted into them by the end of their names.
 PANELS = {
@@ -73,11 +72,6 @@ def adaptation_curve(curve: Mapping[str, list[float]], path: Path, title: str) -
             axes.fill_between(steps, values - half, values + half, alpha=0.2, linewidth=0)
 
     return _draw_panels(panels, draw, path, title, "lower steps")
-
-
-def title_of(config: Mapping[str, Any]) -> str:
-    """What a run's pictures are headed."""
-    return f"{config['problem']['name']} — {config['method']['name']}, {named_seeds(config)}"
 
 
 def _draw_panels(

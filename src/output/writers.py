@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.files import write_text
-from src.running.seeds import named_seeds
-from src.settings.config import WandbOptions
+from src.settings.build import Experiment
+from src.settings.checked import WandbOptions, named_seeds
 from src.settings.errors import UserError
 
 Row = dict[str, Any]
@@ -25,6 +25,23 @@ class Writer(NamedTuple):
     progress: Callable[[int, float, float], None]
     log: Callable[[Row], None]
     close: Callable[[Mapping[str, Any] | None, list[Path]], None]
+
+
+def open_writers(
+    experiment: Experiment, config: Mapping[str, Any], folder: Path, resume_step: int
+) -> Writer:
+    """The writers that the configuration chooses; `config` is what wandb shows of it."""
+    chosen, settings = experiment.writers, experiment.settings
+    writers: list[Writer] = []
+    if chosen.wandb is not None:
+        seeds = named_seeds(settings.seed, settings.seeds).replace(" ", "")
+        name = f"{experiment.problem_name}-{experiment.method.name}-{seeds}"
+        writers.append(wandb_writer(chosen.wandb, folder, name, config))
+    if chosen.jsonl:
+        writers.append(jsonl_writer(folder / "metrics.jsonl", resume_step))
+    if chosen.console:
+        writers.append(console_writer(resume_step, settings.num_iterations))
+    return together(writers)
 
 
 def together(writers: list[Writer]) -> Writer:
@@ -120,7 +137,9 @@ def _start_wandb(wandb: Any, **options: Any) -> Any:
         ) from error
 
 
-def wandb_writer(options: WandbOptions, run_dir: Path, config: Mapping[str, Any]) -> Writer:
+def wandb_writer(
+    options: WandbOptions, folder: Path, name: str, config: Mapping[str, Any]
+) -> Writer:
     """A wandb run in the run folder, offline by default; resuming continues the same run id."""
     try:
         import wandb
@@ -129,25 +148,19 @@ def wandb_writer(options: WandbOptions, run_dir: Path, config: Mapping[str, Any]
             "logger: wandb is not installed; install it with `pip install wandb`, or choose "
             "logger=[console,jsonl]"
         ) from error
-    id_file = run_dir / "wandb_id.txt"
+    id_file = folder / "wandb_id.txt"
     if not id_file.exists():
         write_text(id_file, secrets.token_hex(4))
     run = _start_wandb(
         wandb,
-        dir=run_dir,
+        dir=folder,
         id=id_file.read_text(encoding="utf-8").strip(),
         resume="allow",
         mode=options.mode,
         project=options.project,
         group=options.group,
         tags=options.tags,
-        name="-".join(
-            (
-                config["problem"]["name"],
-                config["method"]["name"],
-                named_seeds(config).replace(" ", ""),
-            )
-        ),
+        name=name,
         config=dict(config),
         settings=wandb.Settings(silent=True),
     )

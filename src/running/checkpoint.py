@@ -1,19 +1,14 @@
 """Checkpoints: whole states under orbax, with what the host must remember beside them."""
 
-import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
 from bilevel.algorithm import AlgorithmState
-from src.files import write_json
 from src.settings.errors import UserError
-
-FORMAT = 2
 
 
 class Progress(NamedTuple):
@@ -71,6 +66,13 @@ class Checkpoints(NamedTuple):
 
     manager: ocp.CheckpointManager
 
+    def latest(self) -> int | None:
+        """The iteration of the last checkpoint; None where there is none."""
+        return self.manager.latest_step()
+
+    def close(self) -> None:
+        self.manager.close()
+
     def save(self, snapshot: Snapshot) -> None:
         """Write one checkpoint; it appears under its final name only when complete."""
         self.manager.save(
@@ -94,7 +96,7 @@ class Checkpoints(NamedTuple):
                 f"checkpoint={step} is not kept in {self.manager.directory}; choose one of "
                 f"{', '.join(map(str, sorted(kept)))}, or last, or best"
             )
-        step = self.manager.latest_step() if step is None else step
+        step = self.latest() if step is None else step
         if step is None:
             return None
         shapes = jax.tree.map(
@@ -136,69 +138,6 @@ def open_checkpoints(run_dir: Path, read_only: bool = False) -> Checkpoints:
         ),
     )
     return Checkpoints(manager)
-
-
-def claim(run_dir: Path, identity: Mapping[str, Any], resume: str) -> None:
-    """Make the folder this run's own, or refuse it because it is another's.
-
-    Raises UserError where the folder holds a run of another configuration or of another format,
-    and with resume=never where it holds any run.
-    """
-    path = run_dir / "identity.json"
-    mine = json.loads(json.dumps(identity))
-    if not path.exists() and any((run_dir / "checkpoints").glob("*")):
-        raise UserError(
-            f"{run_dir} holds checkpoints but no identity.json, so nobody knows whose they are: "
-            "choose another hydra.run.dir"
-        )
-    if not path.exists():
-        write_json(path, {"format": FORMAT, "config": mine})
-        return
-    theirs = refuse_other_format(run_dir)
-    if theirs != mine:
-        different = "; ".join(_differences("", theirs, mine)[:4])
-        raise UserError(
-            f"{run_dir} belongs to a run of another configuration ({different}): "
-            "choose another hydra.run.dir, or repeat that configuration to continue it"
-        )
-    if resume == "never":
-        raise UserError(
-            f"resume=never, but {run_dir} already holds this run: choose another hydra.run.dir, "
-            "or resume=auto to continue it"
-        )
-
-
-def refuse_other_format(run_dir: Path) -> Any:
-    """The configuration that a run folder belongs to, {} where it says none.
-
-    Raises UserError where it is damaged, or of another format.
-    """
-    path = run_dir / "identity.json"
-    if not path.exists():
-        return {}
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        found_format, config = stored["format"], stored["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: choose another hydra.run.dir") from error
-    if found_format != FORMAT:
-        raise UserError(
-            f"{run_dir} was written in checkpoint format {found_format}, this code reads format "
-            f"{FORMAT}: choose another hydra.run.dir, or the version of the code that wrote it"
-        )
-    return config
-
-
-def _differences(path: str, theirs: Any, mine: Any) -> list[str]:
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        return [
-            line
-            for key in {**theirs, **mine}
-            for line in _differences(
-                f"{path}.{key}" if path else key, theirs.get(key), mine.get(key)
-            )
-        ]
-    return [] if theirs == mine else [f"{path} was {theirs!r}, now {mine!r}"]
 
 
 def _first_line(error: Exception) -> str:

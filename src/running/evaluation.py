@@ -1,17 +1,17 @@
 """Scoring states on held-out tasks: means and 95 % intervals, step by step, seed by seed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import stdtrit
 
 from bilevel.algorithm import AlgorithmState
 from bilevel.batching import batched
 from bilevel.shapes import one_task
 from bilevel.types import Array, Tree
+from src.running.intervals import mean_and_half_width
 from src.running.seeds import seed_keys, with_half_widths
 from src.settings.build import Experiment
 
@@ -55,10 +55,18 @@ def make_evaluate(
         tasks = 1 if source.persistent else num_tasks
         # Without what only training needs, so that the last and the best state share a program.
         state = state._replace(upper_state=(), carry=())
-        found = jax.device_get(compiled(state, source.data, keys, split, tasks))
-        return _summary({f"{split}/{name}": values for name, values in found.items()})
+        scores = jax.device_get(compiled(state, source.data, keys, split, tasks))
+        return over_tasks({f"{split}/{name}": values for name, values in scores.items()})
 
     return evaluate
+
+
+def scored_split(experiment: Experiment) -> tuple[str, int]:
+    """The split that final scores are of, and how many of its tasks: test where there is one."""
+    settings = experiment.settings
+    if experiment.source.has_test:
+        return "test", settings.num_test_tasks
+    return "validation", settings.num_validation_tasks
 
 
 def averaged(scores: Scores, alive: Sequence[bool]) -> dict[str, np.ndarray]:
@@ -127,14 +135,12 @@ def _compiled_scores(experiment: Experiment, num_lower_steps: int, every_step: b
     return jax.jit(score, static_argnums=(3, 4))
 
 
-def _summary(scores: dict[str, np.ndarray]) -> Scores:
+def over_tasks(scores: Mapping[str, np.ndarray]) -> Scores:
     """Means and half-widths over the tasks of (seeds, tasks, steps)."""
     means: dict[str, np.ndarray] = {}
     half_widths: dict[str, np.ndarray] = {}
     for name, values in scores.items():
-        tasks = values.shape[1]
-        means[name] = np.asarray(np.mean(values, axis=1, dtype=np.float64))
-        if tasks > 1:
-            spread = np.std(values, axis=1, ddof=1, dtype=np.float64)
-            half_widths[name] = float(stdtrit(tasks - 1, 0.975)) * spread / tasks**0.5
+        means[name], half = mean_and_half_width(values, axis=1)
+        if half is not None:
+            half_widths[name] = half
     return Scores(means, half_widths)

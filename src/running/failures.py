@@ -1,6 +1,7 @@
 """What is wrong with the numbers of a run, seed by seed, in words."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,9 @@ import numpy as np
 
 from bilevel.estimator import Limit
 from bilevel.types import Tree
+from src.running.checkpoint import Progress
+from src.running.run_folder import Run
+from src.settings.errors import UserError
 
 # In the order in which an iteration computes them: the first bad one is the one to name.
 CAUSES = ("lower_loss", "stationarity_norm", "upper_loss", "hypergradient_norm")
@@ -18,7 +22,7 @@ SMALLER_STEPS = (
 )
 
 
-class Trouble(NamedTuple):
+class Failure(NamedTuple):
     """What happened, where, and what to do."""
 
     what: str
@@ -27,18 +31,18 @@ class Trouble(NamedTuple):
 
 def in_rows(
     pending: Sequence[Mapping[str, Sequence[float]]], stop: int, limits: Mapping[str, Limit]
-) -> list[Trouble | None]:
+) -> list[Failure | None]:
     """Of each seed the first metric past a limit, or not finite, in iterations up to `stop`."""
     first = stop - len(pending) + 1
 
-    def of_seed(i: int) -> Trouble | None:
+    def of_seed(i: int) -> Failure | None:
         for step, metrics in enumerate(pending, start=first):
             row = {name: values[i] for name, values in metrics.items()}
             lower_level_is_finite = all(math.isfinite(row[name]) for name in CAUSES[:3])
             for name, limit in limits.items():
                 if lower_level_is_finite and not row[name] <= limit.bound:
-                    found = f"train/{name} is {row[name]:.3g} at iteration {step}"
-                    return Trouble(f"{found}: {limit.meaning}", limit.remedy)
+                    what = f"train/{name} is {row[name]:.3g} at iteration {step}"
+                    return Failure(f"{what}: {limit.meaning}", limit.remedy)
             ordered = sorted(row, key=lambda n: CAUSES.index(n) if n in CAUSES else len(CAUSES))
             for name in ordered:
                 if not math.isfinite(row[name]):
@@ -48,10 +52,10 @@ def in_rows(
     return [of_seed(i) for i in range(len(pending[0]["upper_loss"]))]
 
 
-def in_scores(scores: Mapping[str, np.ndarray], step: int) -> list[Trouble | None]:
+def in_scores(scores: Mapping[str, np.ndarray], step: int) -> list[Failure | None]:
     """Of each seed a score (seeds,) that is no number: no state beats, or loses to, such a one."""
 
-    def of_seed(i: int) -> Trouble | None:
+    def of_seed(i: int) -> Failure | None:
         for name, values in scores.items():
             if not math.isfinite(values[i]):
                 return _not_finite(name, values[i], step)
@@ -60,14 +64,14 @@ def in_scores(scores: Mapping[str, np.ndarray], step: int) -> list[Trouble | Non
     return [of_seed(i) for i in range(len(next(iter(scores.values()))))]
 
 
-def in_variables(variables: Tree, step: int) -> list[Trouble | None]:
+def in_variables(variables: Tree, step: int) -> list[Failure | None]:
     """Of each seed (leading axis) an upper variable or learned parameter that is not finite."""
     leaves = [
         (jax.tree_util.keystr(path), np.asarray(leaf))
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
     ]
 
-    def of_seed(i: int) -> Trouble | None:
+    def of_seed(i: int) -> Failure | None:
         for name, values in leaves:
             if not np.isfinite(values[i]).all():
                 return _not_finite(name, float("nan"), step)
@@ -76,5 +80,27 @@ def in_variables(variables: Tree, step: int) -> list[Trouble | None]:
     return [of_seed(i) for i in range(len(leaves[0][1]))] if leaves else []
 
 
-def _not_finite(name: str, value: float, step: int) -> Trouble:
-    return Trouble(f"{name} became {value} at iteration {step}", SMALLER_STEPS)
+def leave_out(run: Run, progress: Progress, failures: Sequence[Failure | None]) -> Progress:
+    """The progress without the seeds that failed, saying so. Raises UserError if none is left."""
+    settings = run.experiment.settings
+    reasons = list(progress.failed)
+    first = None
+    for i, failure in enumerate(failures):
+        if failure is None or reasons[i]:
+            continue
+        first = first or failure
+        reasons[i] = failure.what
+        if settings.seeds > 1:
+            left_out = f"seed {settings.seed + i} is left out from here: {failure.what}"
+            print(f"warning: {left_out}. {failure.remedy}", file=sys.stderr)
+    if first is not None and all(reasons):
+        last = run.checkpoints.latest()
+        kept = (
+            "no checkpoint was written yet" if last is None else f"the checkpoint of {last} is kept"
+        )
+        raise UserError(f"{first.what}; {kept}. {first.remedy}")
+    return progress._replace(failed=tuple(reasons))
+
+
+def _not_finite(name: str, value: float, step: int) -> Failure:
+    return Failure(f"{name} became {value} at iteration {step}", SMALLER_STEPS)

@@ -8,9 +8,8 @@ Several seeds run in one program. A seed whose numbers leave the finite, or that
 left out of every mean from then on; the run ends with an error when no seed is left.
 """
 
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +19,16 @@ from jax import lax
 from bilevel.algorithm import Algorithm, AlgorithmState
 from bilevel.batching import batched
 from bilevel.types import Array, Metrics, TaskSource, Tree
-from src.output.writers import Writer
-from src.running.checkpoint import Checkpoints, Progress, Snapshot, no_progress
+from src.running.best import evaluation_state, with_best
+from src.running.checkpoint import Progress, Snapshot, no_progress
 from src.running.evaluation import Evaluate, as_numbers, averaged
-from src.running.failures import Trouble, in_rows, in_scores, in_variables
+from src.running.failures import in_rows, in_scores, in_variables, leave_out
 from src.running.provenance import peak_memory_mib
-from src.running.seeds import across, chosen, seed_keys, with_half_widths
+from src.running.run_folder import Run
+from src.running.seeds import across, seed_keys, with_half_widths
+from src.running.standstill import warn_of_standstill
 from src.settings.build import Experiment
-from src.settings.config import Monitor, Settings
-from src.settings.errors import UserError
+from src.settings.checked import Settings
 
 
 def make_chunk(source: TaskSource, algorithm: Algorithm, settings: Settings) -> Callable:
@@ -61,34 +61,22 @@ def make_chunk(source: TaskSource, algorithm: Algorithm, settings: Settings) -> 
     return jax.jit(chunk, donate_argnums=0)
 
 
-def train(
-    experiment: Experiment,
-    evaluate: Evaluate,
-    checkpoints: Checkpoints,
-    snapshot: Snapshot,
-    writer: Writer,
-) -> Snapshot:
+def train(run: Run, evaluate: Evaluate, snapshot: Snapshot) -> Snapshot:
     """Iterate from `snapshot` to num_iterations.
 
     Raises UserError once the metrics of no seed are finite, with the iteration and the name of the
     first; the last checkpoint stays usable.
     """
-    settings, monitor, source = experiment.settings, experiment.monitor, experiment.source
+    experiment = run.experiment
+    settings, source = experiment.settings, experiment.source
     chunk = make_chunk(source, experiment.algorithm, settings)
     keys = seed_keys(settings.seed, settings.seeds)
-    state, best, progress = snapshot
-    began = time.perf_counter() - progress.seconds
-    first_chunk = True
+    began = time.perf_counter() - snapshot.progress.seconds
+    compiles = True  # the first chunk of a process
 
-    while progress.step < settings.num_iterations:
-        step = progress.step
-        stop = min(
-            settings.num_iterations,
-            *(
-                step + every - step % every
-                for every in (settings.log_every, settings.eval_every, settings.checkpoint_every)
-            ),
-        )
+    while snapshot.progress.step < settings.num_iterations:
+        state, best, progress = snapshot
+        step, stop = progress.step, _next_stop(settings, progress.step)
         chunk_began, cpu_began = time.perf_counter(), time.process_time()
         state, columns = chunk(state, source.data, keys, jnp.int32(step), jnp.int32(stop))
         columns = jax.device_get(columns)
@@ -100,51 +88,69 @@ def train(
         progress = progress._replace(
             step=stop, pending=progress.pending + rows, seconds=now - began
         )
-        if not first_chunk:
+        if not compiles:
             progress = progress._replace(
                 timed_steps=progress.timed_steps + stop - step,
                 timed_seconds=progress.timed_seconds + now - chunk_began,
                 timed_cpu_seconds=progress.timed_cpu_seconds + time.process_time() - cpu_began,
             )
-        first_chunk = False
+        compiles = False
         limits = experiment.hypergradient.limits
-        progress = without_failed(
-            progress, settings, checkpoints, in_rows(progress.pending, stop, limits)
-        )
-        rate = progress.iterations_per_second()
-        shown, _ = across(np.array(rows[-1]["upper_loss"]), progress.alive())
-        writer.progress(stop, float(shown), rate)
+        progress = leave_out(run, progress, in_rows(progress.pending, stop, limits))
+        if step == 0:  # `best` is still the first state
+            warn_of_standstill(run, rows[0], stop, best.variables, state.variables)
+        loss, _ = across(np.array(rows[-1]["upper_loss"]), progress.alive())
+        run.writer.progress(stop, float(loss), progress.iterations_per_second())
 
+        snapshot = Snapshot(state, best, progress)
         row: dict = {}
         if stop % settings.log_every == 0:
             row = _logged(progress)
-            progress = progress._replace(pending=())
+            snapshot = snapshot._replace(progress=progress._replace(pending=()))
         if stop % settings.eval_every == 0:
-            scores = evaluate(state, "validation", settings.num_validation_tasks)
-            progress = without_failed(
-                progress, settings, checkpoints, in_scores(scores.last(), stop)
-            )
-            row |= as_numbers(averaged(scores, progress.alive()))
-            values = scores.last()[monitor.metric]
-            improved = improves(monitor, values, progress)
-            best = chosen(improved, evaluation_state(state), best)
-            progress = with_best(progress, improved, values, stop)
+            snapshot, scores = _validated(run, evaluate, snapshot)
+            row |= scores
         if row:
-            failed = settings.seeds - sum(progress.alive())
-            row = {"step": stop, **row, **({"failed_seeds": failed} if failed else {})}
-            row |= {
-                "seconds": progress.seconds,
-                "iterations_per_second": rate,
-                "peak_memory_mib": peak_memory_mib(),
-            }
-            writer.log(row)
+            run.writer.log(_in_full(row, settings, snapshot.progress))
         if stop % settings.checkpoint_every == 0 or stop == settings.num_iterations:
-            progress = without_failed(
-                progress, settings, checkpoints, in_variables(state.variables, stop)
-            )
+            progress = leave_out(run, snapshot.progress, in_variables(state.variables, stop))
             progress = progress._replace(seconds=time.perf_counter() - began)
-            checkpoints.save(Snapshot(state, best, progress))
-    return Snapshot(state, best, progress)
+            snapshot = snapshot._replace(progress=progress)
+            run.checkpoints.save(snapshot)
+    return snapshot
+
+
+def _next_stop(settings: Settings, step: int) -> int:
+    """The next iteration after which the host has something to do."""
+    cadences = (settings.log_every, settings.eval_every, settings.checkpoint_every)
+    return min(settings.num_iterations, *(step + every - step % every for every in cadences))
+
+
+def _validated(
+    run: Run, evaluate: Evaluate, snapshot: Snapshot
+) -> tuple[Snapshot, dict[str, float]]:
+    """The snapshot with its best states, and the scores to log."""
+    settings, monitor = run.experiment.settings, run.experiment.monitor
+    scores = evaluate(snapshot.state, "validation", settings.num_validation_tasks)
+    failures = in_scores(scores.last(), snapshot.progress.step)
+    progress = leave_out(run, snapshot.progress, failures)
+    snapshot = with_best(
+        snapshot._replace(progress=progress), monitor, scores.last()[monitor.metric]
+    )
+    return snapshot, as_numbers(averaged(scores, progress.alive()))
+
+
+def _in_full(row: dict[str, float], settings: Settings, progress: Progress) -> dict[str, float]:
+    """A row of metrics.jsonl: the iteration, the metrics, the speed."""
+    failed = settings.seeds - sum(progress.alive())
+    return {
+        "step": progress.step,
+        **row,
+        **({"failed_seeds": failed} if failed else {}),
+        "seconds": progress.seconds,
+        "iterations_per_second": progress.iterations_per_second(),
+        "peak_memory_mib": peak_memory_mib(),
+    }
 
 
 def train_in_memory(experiment: Experiment) -> AlgorithmState:
@@ -181,57 +187,6 @@ def fresh_snapshot(experiment: Experiment) -> Snapshot:
     """A run before its first iteration."""
     state = initial_state(experiment.algorithm, experiment.settings)
     return Snapshot(state, evaluation_state(state), no_progress(experiment.settings.seeds))
-
-
-def evaluation_state(state: AlgorithmState) -> AlgorithmState:
-    """A copy of what `adapt` needs: the learned variables and the start."""
-    return jax.tree.map(jnp.copy, state._replace(upper_state=(), carry=()))
-
-
-def improves(monitor: Monitor, values: np.ndarray, progress: Progress) -> np.ndarray:
-    """Which of the seeds that are alive beat their own best validation score so far."""
-
-    def better(value: float, best: float | None) -> bool:
-        return best is None or (value > best if monitor.mode == "max" else value < best)
-
-    each = zip(values.tolist(), progress.best_value, progress.alive(), strict=True)
-    return np.array([alive and better(value, best) for value, best, alive in each])
-
-
-def with_best(progress: Progress, improved: np.ndarray, values: np.ndarray, step: int) -> Progress:
-    """The best scores and their iterations, after those of `step`."""
-    each = list(zip(improved, values.tolist(), progress.best_value, strict=True))
-    steps = zip(improved, progress.best_step, strict=True)
-    return progress._replace(
-        best_value=tuple(value if new else old for new, value, old in each),
-        best_step=tuple(step if new else old for new, old in steps),
-    )
-
-
-def without_failed(
-    progress: Progress,
-    settings: Settings,
-    checkpoints: Checkpoints,
-    troubles: Sequence[Trouble | None],
-) -> Progress:
-    """Leave out the seeds in trouble, saying so. Raises UserError where none is left."""
-    failed = list(progress.failed)
-    first = None
-    for i, trouble in enumerate(troubles):
-        if trouble is None or failed[i]:
-            continue
-        first = first or trouble
-        failed[i] = trouble.what
-        if settings.seeds > 1:
-            left_out = f"seed {settings.seed + i} is left out from here: {trouble.what}"
-            print(f"warning: {left_out}. {trouble.remedy}", file=sys.stderr)
-    if first is not None and all(failed):
-        last = checkpoints.manager.latest_step()
-        kept = (
-            "no checkpoint was written yet" if last is None else f"the checkpoint of {last} is kept"
-        )
-        raise UserError(f"{first.what}; {kept}. {first.remedy}")
-    return progress._replace(failed=tuple(failed))
 
 
 def _logged(progress: Progress) -> dict[str, float]:

@@ -10,20 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import stdtrit
 
 from bilevel.types import Array, Tree
+from src.running.intervals import mean_and_half_width
 
 
 def seed_keys(first: int, number: int) -> Array:
     """The keys of the seeds first, first + 1, ... , shape (number,)."""
     return jnp.stack([jax.random.key(seed) for seed in range(first, first + number)])
-
-
-def named_seeds(config: Mapping[str, Any]) -> str:
-    """The seeds of a run, for people: seed 0, or seeds 0 to 4."""
-    first, number = config["seed"], config["seeds"]
-    return f"seed {first}" if number == 1 else f"seeds {first} to {first + number - 1}"
 
 
 def chosen(mask: np.ndarray, ours: Tree, others: Tree) -> Tree:
@@ -35,13 +29,9 @@ def chosen(mask: np.ndarray, ours: Tree, others: Tree) -> Tree:
     return jax.tree.map(choose, ours, others)
 
 
-def across(values: np.ndarray, alive: Sequence[bool]) -> tuple[Any, Any]:
-    """Mean over the seeds that are alive (axis 0), and Student's 95 % half-width (None for one)."""
-    kept = np.asarray(values, dtype=np.float64)[np.asarray(alive)]
-    if len(kept) < 2:
-        return kept.mean(axis=0), None
-    half = float(stdtrit(len(kept) - 1, 0.975)) * kept.std(axis=0, ddof=1) / len(kept) ** 0.5
-    return kept.mean(axis=0), half
+def across(values: np.ndarray, alive: Sequence[bool]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean over the seeds that are alive (axis 0), and its 95 % half-width (None for one)."""
+    return mean_and_half_width(np.asarray(values)[np.asarray(alive)], axis=0)
 
 
 def with_half_widths(rows: Mapping[str, np.ndarray], alive: Sequence[bool]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A finished or running run, looked at again from its folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,70 +11,97 @@ import numpy as np
 
 from bilevel.algorithm import AlgorithmState
 from bilevel.shapes import learned_per_step
-from src.running.checkpoint import open_checkpoints, refuse_other_format
+from src.output.writers import together
+from src.running.best import with_best
+from src.running.checkpoint import Snapshot, open_checkpoints
 from src.running.compilation import use_compilation_cache
-from src.running.evaluation import Curve, as_curve, averaged, make_evaluate
+from src.running.evaluation import Curve, as_curve, averaged, make_evaluate, scored_split
 from src.running.failures import in_scores
-from src.running.loop import evaluation_state, fresh_snapshot
-from src.running.seeds import chosen
+from src.running.loop import fresh_snapshot
+from src.running.run_folder import Run, refuse_other_format
 from src.settings.build import Experiment, build
+from src.settings.checked import check_settings
 from src.settings.errors import UserError
 
 
 class Scored(NamedTuple):
-    """What was found: the iteration of each (sound) seed's state, and test scores by lower step."""
+    """The iteration of each (sound) seed's state, and scores of a split by lower step."""
 
     step: tuple[int, ...]
-    num_test_tasks: int
+    split: str
+    num_tasks: int
     curve: Curve
 
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            f"num_{self.split}_tasks": self.num_tasks,
+            "curve": self.curve,
+        }
 
-def read_config(run_dir: Path) -> dict[str, Any]:
+
+@contextmanager
+def stored_run(folder: Path, num_tasks: int | None = None) -> Iterator[Run]:
+    """The run of a folder, to look at: nothing in the folder is touched, nothing is written.
+
+    num_tasks: to score on, None for the run's own number. Raises UserError where the folder holds
+    no run that this code can read, or no checkpoint yet.
+    """
+    config = read_config(folder)
+    if num_tasks is not None:
+        config |= {"num_test_tasks": num_tasks}
+    settings = check_settings(config)
+    use_compilation_cache(settings.compilation_cache)
+    with jax.enable_x64(settings.dtype == "float64"):
+        experiment = build(config)
+        if num_tasks is not None and not experiment.source.has_test:
+            settings = experiment.settings._replace(num_validation_tasks=num_tasks)
+            experiment = experiment._replace(settings=settings)
+        if not (folder / "checkpoints").is_dir():
+            raise _no_checkpoint(folder)
+        with closing(open_checkpoints(folder, read_only=True)) as checkpoints:
+            yield Run(experiment, config, folder, checkpoints, together([]))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
     """The resolved configuration of a run. Raises UserError where the folder holds none."""
-    path = run_dir / "config.json"
+    path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"run={run_dir} is not a run folder: there is no config.json in it; name the folder "
+            f"run={folder} is not a run folder: there is no config.json in it; name the folder "
             "that holds result.json"
         ) from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); the run cannot be read") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged: it holds no configuration")
-    refuse_other_format(run_dir)
+    refuse_other_format(folder)
     return config
 
 
-def evaluate_again(
-    run_dir: Path,
-    config: Mapping[str, Any],
-    checkpoint: str,
-    num_test_tasks: int | None,
-    num_lower_steps: int | None,
-) -> Scored:
-    """Test scores of a stored state after 0..num_lower_steps lower steps, on the run's own tasks.
+def evaluate_again(run: Run, checkpoint: str, num_lower_steps: int | None) -> Scored:
+    """Scores of a stored state after 0..num_lower_steps lower steps, on the run's own tasks.
 
-    checkpoint: "last", "best" or the number of an iteration whose checkpoint is kept. None takes
-    the run's own number. Raises UserError where the state cannot adapt for that many steps.
+    Test scores, or those of validation where the run has no test data. checkpoint: "last", "best"
+    or the number of an iteration whose checkpoint is kept. None takes the run's own number. Raises
+    UserError where the state cannot adapt for that many steps.
     """
-    use_compilation_cache(config.get("compilation_cache") is True)
-    changed = {} if num_test_tasks is None else {"num_test_tasks": num_test_tasks}
-    with jax.enable_x64(config.get("dtype") == "float64"):
-        experiment = build({**config, **changed})
-        settings = experiment.settings
-        steps = settings.num_lower_steps if num_lower_steps is None else num_lower_steps
-        _refuse_other_steps(experiment, steps)
-        stored = _stored_state(run_dir, experiment, checkpoint)
-        tasks = 1 if experiment.source.persistent else settings.num_test_tasks
-        scores = make_evaluate(experiment, steps, every_step=True)(stored.state, "test", tasks)
-    sound = [trouble is None for trouble in in_scores(scores.last(), max(stored.step))]
-    alive = [a and b for a, b in zip(stored.alive, sound, strict=True)]
+    experiment = run.experiment
+    num_steps = experiment.settings.num_lower_steps if num_lower_steps is None else num_lower_steps
+    _refuse_other_steps(experiment, num_steps)
+    stored = _stored_state(run, checkpoint)
+    split, num_tasks = scored_split(experiment)
+    scores = make_evaluate(experiment, num_steps, every_step=True)(stored.state, split, num_tasks)
+    failures = in_scores(scores.last(), max(stored.step))
+    alive = [on and failed is None for on, failed in zip(stored.alive, failures, strict=True)]
     if not any(alive):
-        raise UserError(f"run={run_dir}: the scores of no seed are numbers")
-    reached = tuple(step for step, goes_on in zip(stored.step, alive, strict=True) if goes_on)
-    return Scored(reached, tasks, as_curve(averaged(scores, alive)))
+        raise UserError(f"run={run.folder}: the scores of no seed are numbers")
+    step = tuple(step for step, on in zip(stored.step, alive, strict=True) if on)
+    if experiment.source.persistent:
+        num_tasks = 1
+    return Scored(step, split, num_tasks, as_curve(averaged(scores, alive)))
 
 
 class _Stored(NamedTuple):
@@ -84,51 +112,45 @@ class _Stored(NamedTuple):
     alive: list[bool]
 
 
-def _stored_state(run_dir: Path, experiment: Experiment, checkpoint: str) -> _Stored:
+def _stored_state(run: Run, checkpoint: str) -> _Stored:
     step = None
     if checkpoint not in ("last", "best"):
         if not checkpoint.isdigit():
             raise UserError(f"checkpoint={checkpoint} must be last, best or an iteration")
         step = int(checkpoint)
-    none_yet = UserError(f"run={run_dir} holds no checkpoint yet: let it reach checkpoint_every")
-    if not (run_dir / "checkpoints").is_dir():
-        raise none_yet
-    checkpoints = open_checkpoints(run_dir, read_only=True)
-    try:
-        snapshot = checkpoints.restore(fresh_snapshot(experiment), step)
-    finally:
-        checkpoints.manager.close()
+    snapshot = run.checkpoints.restore(fresh_snapshot(run.experiment), step)
     if snapshot is None:
-        raise none_yet
+        raise _no_checkpoint(run.folder)
     progress, alive = snapshot.progress, snapshot.progress.alive()
-    last = _Stored((progress.step,) * len(alive), snapshot.state, alive)
     if checkpoint != "best":
-        return last
-    last_is_best = _last_is_best(run_dir, progress.step, len(alive))
-    if last_is_best.all():
-        return last
-    steps = tuple(
-        progress.step if now else before
-        for now, before in zip(last_is_best, progress.best_step, strict=True)
-    )
-    if any(step is None for step, goes_on in zip(steps, alive, strict=True) if goes_on):
+        return _Stored((progress.step,) * len(alive), snapshot.state, alive)
+    judged = _judged_at_its_end(run, snapshot)
+    steps = judged.progress.best_step
+    if any(step is None for step, on in zip(steps, alive, strict=True) if on):
         raise UserError(
-            f"checkpoint=best: {run_dir} has not been validated before iteration {progress.step}; "
-            "choose checkpoint=last"
+            f"checkpoint=best: {run.folder} has not been validated before iteration "
+            f"{progress.step}; choose checkpoint=last"
         )
-    best = chosen(last_is_best, evaluation_state(snapshot.state), snapshot.best)
-    return _Stored(tuple(step or 0 for step in steps), best, alive)
+    return _Stored(tuple(step or 0 for step in steps), judged.best, alive)
 
 
-def _last_is_best(run_dir: Path, step: int, num_seeds: int) -> np.ndarray:
-    """Of each seed: a run that ends between two validations is validated once more at its end."""
+def _judged_at_its_end(run: Run, snapshot: Snapshot) -> Snapshot:
+    """A run that ends between two validations is validated once more, after its last checkpoint."""
     try:
-        result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+        result = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return np.zeros(num_seeds, bool)
-    found = result.get("best/step")
-    each = found if isinstance(found, list) else [found]
-    return np.array([value == step for value in each])
+        return snapshot
+    if result.get("iterations") != snapshot.progress.step:
+        return snapshot
+    monitor = run.experiment.monitor
+    scores = result.get("per_seed", {}).get(monitor.metric, [result.get(monitor.metric)])
+    # null: a seed that failed
+    numbers = [float("nan") if score is None else score for score in scores]
+    return with_best(snapshot, monitor, np.array(numbers))
+
+
+def _no_checkpoint(folder: Path) -> UserError:
+    return UserError(f"run={folder} holds no checkpoint yet: let it reach checkpoint_every")
 
 
 def _refuse_other_steps(experiment: Experiment, num_lower_steps: int) -> None:

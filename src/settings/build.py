@@ -1,7 +1,7 @@
 """Building: from a checked configuration to a task source and an algorithm."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,28 +16,24 @@ from bilevel.refusals import refuse
 from bilevel.shapes import Shapes, shapes_of
 from bilevel.types import BilevelProblem, LowerOptimizer, TaskSource, Tree
 from src.problems.adapting_network import Roles
-from src.settings.config import (
-    NODES,
+from src.settings.checked import (
+    Checked,
     Method,
     Monitor,
-    Node,
     Settings,
     Writers,
-    about,
-    call,
-    check,
-    check_node,
-    check_settings,
-    check_writers,
-    misfit,
-    takes,
+    check_config,
+    named_seeds,
 )
+from src.settings.config import Node, about, call, misfit, takes
 from src.settings.errors import UserError
 
 
 class Experiment(NamedTuple):
     """All that a run is made of."""
 
+    problem_name: str
+    method: Method
     settings: Settings
     writers: Writers
     monitor: Monitor
@@ -48,56 +44,38 @@ class Experiment(NamedTuple):
     algorithm: Algorithm
     hypergradient: Hypergradient
 
+    def title(self) -> str:
+        """What pictures of a run are headed."""
+        seeds = named_seeds(self.settings.seed, self.settings.seeds)
+        return f"{self.problem_name} — {self.method.name}, {seeds}"
+
 
 def build(config: Mapping[str, Any]) -> Experiment:
     """Check everything, then build. Raises UserError before anything is compiled."""
-    settings = check_settings(config)
-    nodes = {path: check_node(path, config.get(path)) for path in NODES}
-    writers = check_writers(config.get("logger") or {})
-    defaults = Method._field_defaults
-    method = check("method", get_type_hints(Method), config.get("method") or {}, defaults)
-    labels = config["problem"]
-    for name in ("name", "monitor"):
-        if name not in labels:
-            raise UserError(f"problem.{name} is missing: conf/problem/ridge.yaml shows one")
-    monitor = Monitor(**check("problem.monitor", get_type_hints(Monitor), labels["monitor"]))
-
-    aggregation = call(_present(nodes, "aggregation"))
-    optimizer = call(_present(nodes, "lower_optimizer"))
+    checked = check_config(config)
+    settings, name = checked.settings, checked.problem_name
+    aggregation = call(checked.node("aggregation"))
+    optimizer = call(checked.node("lower_optimizer"))
     dynamics = compose(aggregation, optimizer)
-    upper_optimizer = call(_present(nodes, "upper_optimizer"))
-    problem, source = _build_problem(nodes, Method(**method))
+    upper_optimizer = call(checked.node("upper_optimizer"))
+    problem, source = _build_problem(checked)
     if settings.proximal_weight:
         try:
             problem = proximal(problem, settings.proximal_weight)
         except ValueError as error:
             raise UserError(str(error)) from error
     shapes = shapes_of(problem, source, "validation")
-    _check_problem(labels["name"], monitor, shapes)
-    if source.persistent and settings.meta_batch_size != 1:
-        raise UserError(
-            f"meta_batch_size={settings.meta_batch_size}: problem={labels['name']} is one fixed "
-            "task; choose meta_batch_size=1"
-        )
-    if settings.lower_start == "warm" and not source.persistent:
-        raise UserError(
-            f"lower_start=warm: problem={labels['name']} draws new tasks each iteration, so the "
-            "last y_K belongs to other tasks; choose lower_start=fixed or redrawn"
-        )
-    if settings.lower_start == "warm" and problem.learned_start:
-        raise UserError(
-            f"lower_start=warm: problem={labels['name']} learns the start y0, which a warm start "
-            "never uses; choose lower_start=fixed or redrawn"
-        )
+    _check_problem(name, checked.monitor, shapes)
+    _check_start_and_tasks(name, settings, problem, source)
     lower = LowerProblem(problem, dynamics, settings.num_lower_steps, source.persistent)
-    hypergradient = make_hypergradient(_present(nodes, "hypergradient"), lower, shapes)
+    hypergradient = make_hypergradient(checked.node("hypergradient"), lower, shapes)
     # A stream of tasks is scored as at deployment, without the query labels; a persistent task
     # as it was trained.
     test_dynamics = dynamics
     if not source.persistent:
         test_optimizer = optimizer
         if settings.test_step_size == "initial":
-            test_optimizer = _with_initial_step_size(_present(nodes, "lower_optimizer"), optimizer)
+            test_optimizer = _with_initial_step_size(checked.node("lower_optimizer"), optimizer)
         test_dynamics = compose(for_testing(aggregation), test_optimizer)
     algorithm = hypergradient_descent(
         problem,
@@ -112,9 +90,11 @@ def build(config: Mapping[str, Any]) -> Experiment:
         lower_start=settings.lower_start,
     )
     return Experiment(
+        name,
+        checked.method,
         settings,
-        writers,
-        monitor,
+        checked.writers,
+        checked.monitor,
         problem,
         source,
         dynamics,
@@ -168,6 +148,27 @@ def _check_problem(name: str, monitor: Monitor, shapes: Shapes) -> None:
         )
 
 
+def _check_start_and_tasks(
+    name: str, settings: Settings, problem: BilevelProblem, source: TaskSource
+) -> None:
+    """Refuse a meta-batch of one fixed task, and a warm start that would mean nothing."""
+    if source.persistent and settings.meta_batch_size != 1:
+        raise UserError(
+            f"meta_batch_size={settings.meta_batch_size}: problem={name} is one fixed "
+            "task; choose meta_batch_size=1"
+        )
+    if settings.lower_start == "warm" and not source.persistent:
+        raise UserError(
+            f"lower_start=warm: problem={name} draws new tasks each iteration, so the "
+            "last y_K belongs to other tasks; choose lower_start=fixed or redrawn"
+        )
+    if settings.lower_start == "warm" and problem.learned_start:
+        raise UserError(
+            f"lower_start=warm: problem={name} learns the start y0, which a warm start "
+            "never uses; choose lower_start=fixed or redrawn"
+        )
+
+
 def _tasks_at_once(settings: Settings) -> int:
     """null: one on a CPU, where a task then stays in the cache; all of them on accelerators."""
     if settings.tasks_at_once is None:
@@ -180,18 +181,9 @@ def _tasks_at_once(settings: Settings) -> int:
     return settings.tasks_at_once
 
 
-def _present(nodes: Mapping[str, Node | None], path: str) -> Node:
-    node = nodes[path]
-    if node is None:
-        raise UserError(f"{path} is none, but every run needs one: choose a file of conf/{path}")
-    return node
-
-
-def _build_problem(
-    nodes: Mapping[str, Node | None], method: Method
-) -> tuple[BilevelProblem, TaskSource]:
+def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource]:
     """Give the problem what its factory names, and refuse what it cannot use."""
-    node = _present(nodes, "problem")
+    node, method = checked.node("problem"), checked.method
     roles = Roles(lower_variable=method.lower_variable, learn_start=method.learn_start)
     if not takes(node, "roles") and roles.learn_start:
         raise UserError(
@@ -199,36 +191,43 @@ def _build_problem(
             f"problem={node.factory.__name__} has no start to learn; choose a method with "
             "method.learn_start=false, such as method=rhg or method=bda"
         )
-    supplied: dict[str, Any] = {"roles": roles}
-    for name in ("data", "model"):
-        if takes(node, name) and nodes[name] is None:
-            raise UserError(
-                f"{name}=none, but problem={node.factory.__name__} needs one: leave {name} out and "
-                "the problem chooses"
-            )
-        if not takes(node, name) and nodes[name] is not None:
-            raise UserError(
-                f"{name} is set, but problem={node.factory.__name__} uses none; choose {name}=none"
-            )
-        if not takes(node, name):
-            continue
-        given = _present(nodes, name)
-        reason = misfit(node, name, given)
-        if reason is not None:
-            raise UserError(reason)
-        supplied[name] = call(given)
+    pieces = {"roles": roles, **_data_and_model(node, checked.nodes)}
     extra = method.recommended.get("extra", "none")
-    model = nodes["model"]
+    model = checked.nodes["model"]
     if extra != "none" and (model is None or "extra" not in model.options):
         raise UserError(
             f"method={method.name} adds {extra} to the network, and "
             f"{'there is none' if model is None else f'model={model.factory.__name__} takes none'};"
             " choose model=conv4, or leave them out with method.recommended.extra=none"
         )
-    made = call(node, **supplied)
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], BilevelProblem)):
+    pair = call(node, **pieces)
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], BilevelProblem)):
         raise UserError(
             f"problem._target_: {node.factory.__name__} must return two things, the problem and "
             "its source of tasks: return problem, persistent_source(task)"
         )
-    return made
+    return pair
+
+
+def _data_and_model(problem: Node, nodes: Mapping[str, Node | None]) -> dict[str, Any]:
+    """What the problem's factory names of the two, built. Raises UserError on a misfit."""
+    pieces: dict[str, Any] = {}
+    factory = problem.factory.__name__
+    for name in ("data", "model"):
+        chosen = nodes[name]
+        if not takes(problem, name):
+            if chosen is not None:
+                raise UserError(
+                    f"{name} is set, but problem={factory} uses none; choose {name}=none"
+                )
+            continue
+        if chosen is None:
+            raise UserError(
+                f"{name}=none, but problem={factory} needs one: leave {name} out and the problem "
+                "chooses"
+            )
+        reason = misfit(problem, name, chosen)
+        if reason is not None:
+            raise UserError(reason)
+        pieces[name] = call(chosen)
+    return pieces

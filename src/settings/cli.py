@@ -1,5 +1,6 @@
-"""What every entry point shares: Hydra's composition, and errors as messages."""
+"""What every entry point shares: the command line, Hydra's composition, errors as messages."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,15 @@ from src.settings.config import NODES, unknown_key
 from src.settings.errors import UserError
 
 CONF = str(Path(__file__).resolve().parents[2] / "conf")
+
+
+def argument_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The command line of `python -m module`; the module's docstring is its help."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
 
 
 def run_for_people(main: Callable[[], object]) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,66 +33,6 @@ NODES = (
 )
 
 
-class Monitor(NamedTuple):
-    """Which logged metric chooses the best state, and which way is better."""
-
-    metric: str
-    mode: Literal["min", "max"]
-
-
-class Method(NamedTuple):
-    """conf/method/*.yaml beside the groups that it chooses: names for people, and the roles.
-
-    recommended: numbers that files of other groups take, where they have such an option.
-    """
-
-    name: str
-    reference: str
-    lower_variable: Literal["head", "all"]
-    learn_start: bool
-    recommended: dict[str, Any] = {}  # noqa: RUF012 (a default that is never changed)
-
-
-class Settings(NamedTuple):
-    """The top-level keys of conf/config.yaml, where their meaning stands."""
-
-    seed: int
-    seeds: int
-    num_iterations: int
-    num_lower_steps: int
-    meta_batch_size: int
-    tasks_at_once: int | None
-    lower_start: Literal["fixed", "redrawn", "warm"]
-    proximal_weight: float
-    test_step_size: Literal["learned", "initial"]
-    dtype: Literal["float32", "float64"]
-    log_every: int
-    eval_every: int
-    checkpoint_every: int
-    num_validation_tasks: int
-    num_test_tasks: int
-    resume: Literal["auto", "never"]
-    compilation_cache: bool
-    traceback: bool
-
-
-class WandbOptions(NamedTuple):
-    """conf/logger/wandb.yaml, where the meaning stands."""
-
-    mode: Literal["offline", "online", "disabled"]
-    project: str
-    group: str | None
-    tags: tuple[str, ...]
-
-
-class Writers(NamedTuple):
-    """Which writers are on; each is one yaml under conf/logger."""
-
-    console: bool = False
-    jsonl: bool = False
-    wandb: WandbOptions | None = None
-
-
 class Node(NamedTuple):
     """A checked `_target_` node: its factory and its options, some of which may be nodes."""
 
@@ -111,52 +51,10 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same run: all but how long, how resumed and how shown."""
-    apart = {"num_iterations", "resume", "logger", "traceback", "compilation_cache"}
-    return {key: value for key, value in config.items() if key not in apart}
-
-
-def check_settings(config: Mapping[str, Any]) -> Settings:
-    """The top-level keys, typed and in range. Raises UserError naming the key."""
-    groups = {*NODES, "method", "logger"}
-    top = {key: value for key, value in config.items() if key not in groups}
-    settings = Settings(**check("", get_type_hints(Settings), top))
-    for name in (
-        "seeds",
-        "num_iterations",
-        "num_lower_steps",
-        "meta_batch_size",
-        "log_every",
-        "eval_every",
-        "checkpoint_every",
-        "num_validation_tasks",
-        "num_test_tasks",
-    ):
-        if getattr(settings, name) < 1:
-            raise UserError(f"{name}={getattr(settings, name)} must be at least 1")
-    # Beyond 32 bits, jax.random.key would silently take another seed's key.
-    if not 0 <= settings.seed <= 2**32 - settings.seeds:
-        raise UserError(
-            f"seed={settings.seed} is outside 0..{2**32 - settings.seeds}; choose seed=0"
-        )
-    return settings
-
-
-def check_writers(logger: Mapping[str, Any]) -> Writers:
-    """The chosen writers. Raises UserError naming the key."""
-    given = dict(logger)
-    if given.get("wandb") is not None:
-        given["wandb"] = WandbOptions(
-            **check("logger.wandb", get_type_hints(WandbOptions), given["wandb"])
-        )
-    return Writers(**check("logger", get_type_hints(Writers), given, Writers()._asdict()))
-
-
 def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
     """The factory of a `_target_` node and its typed options; None where the target is null.
 
-    Raises UserError on a target outside `src`, on unknown, missing or mistyped options.
+    Raises UserError on a target that is not ours, on unknown, missing or mistyped options.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{path} has no _target_: choose one of the files in conf/{path}")
@@ -165,7 +63,7 @@ def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
         return None
     factory = _import(path, target)
     labels = NODE_LABELS.get(path, set())
-    given = {key: value for key, value in node.items() if key not in {"_target_", *labels}}
+    options = {key: value for key, value in node.items() if key not in {"_target_", *labels}}
     hints = get_type_hints(factory)
     parameters = {
         name: parameter
@@ -177,9 +75,9 @@ def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
             raise UserError(f"{path}.{name}: {target} must say its type, as in `{name}: float`")
     pieces = {name: hints[name] for name in parameters if _is_piece(hints[name])}
     nested = {
-        name: _check_piece(f"{path}.{name}", given.pop(name), kind)
+        name: _check_piece(f"{path}.{name}", options[name], kind)
         for name, kind in pieces.items()
-        if given.get(name) is not None
+        if options.get(name) is not None
     }
     fields = {name: hints[name] for name in parameters if name not in pieces}
     defaults = {
@@ -187,7 +85,7 @@ def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
         for name, parameter in parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    plain = {name: value for name, value in given.items() if name not in pieces}
+    plain = {name: value for name, value in options.items() if name not in pieces}
     return Node(path, factory, {**check(path, fields, plain, defaults), **nested})
 
 
@@ -196,16 +94,15 @@ def _is_piece(kind: Any) -> bool:
     return any(hasattr(option, "_fields") for option in (kind, *get_args(kind)))
 
 
-def _check_piece(path: str, given: Any, kind: Any) -> Node:
+def _check_piece(path: str, value: Any, kind: Any) -> Node:
     """The node of an option that another factory makes."""
-    if not isinstance(given, Mapping) or given.get("_target_") is None:
-        raise UserError(f"{path}={given!r} must have a _target_, as the files under conf/ do")
-    node = check_node(path, given)
+    if not isinstance(value, Mapping) or value.get("_target_") is None:
+        raise UserError(f"{path}={value!r} must have a _target_, as the files under conf/ do")
+    node = check_node(path, value)
     assert node is not None
-    made = get_type_hints(node.factory).get("return")
-    if made not in (kind, *get_args(kind)):
+    if get_type_hints(node.factory).get("return") not in (kind, *get_args(kind)):
         raise UserError(
-            f"{path}._target_={given['_target_']} does not make what {path} needs; choose one that "
+            f"{path}._target_={value['_target_']} does not make what {path} needs; choose one that "
             "the files under conf/ name"
         )
     return node
@@ -214,19 +111,19 @@ def _check_piece(path: str, given: Any, kind: Any) -> Node:
 def check(
     path: str,
     fields: Mapping[str, Any],
-    given: Mapping[str, Any],
+    values: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """`given` checked against names and types. Raises UserError with the full key."""
+    """The values, checked against names and types. Raises UserError with the full key."""
     prefix = f"{path}." if path else ""
-    for name in given:
+    for name in values:
         if name not in fields:
             raise UserError(unknown_key(prefix, str(name), fields))
     defaults = defaults or {}
-    missing = [name for name in fields if name not in given and name not in defaults]
+    missing = [name for name in fields if name not in values and name not in defaults]
     if missing:
         raise UserError(f"{prefix}{missing[0]} is missing: add {prefix}{missing[0]}=...")
-    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     schema: dict[str, Any] = {
         name: (kind, defaults.get(name, ...)) for name, kind in fields.items()
     }
@@ -238,7 +135,7 @@ def check(
         if first["type"] == "missing":
             name = str(first["loc"][0])
             raise UserError(
-                f"{prefix}{name}={given[name]!r} has too few entries; conf/ shows how many"
+                f"{prefix}{name}={values[name]!r} has too few entries; conf/ shows how many"
             ) from error
         name = ".".join(str(part) for part in first["loc"])
         hint = f"; write {prefix}{name}=[{first['input']}]" if first["type"] == "tuple_type" else ""
@@ -262,14 +159,14 @@ def call(node: Node, **supplied: Any) -> Any:
 
     A factory's ValueError starts with the option's name; the node's path makes it a full key.
     """
-    wanted = [
+    positional = [
         name
         for name, parameter in inspect.signature(node.factory).parameters.items()
         if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     ]
     options = {k: call(v) if isinstance(v, Node) else v for k, v in node.options.items()}
     with about(node):
-        return node.factory(*(supplied[name] for name in wanted), **options)
+        return node.factory(*(supplied[name] for name in positional), **options)
 
 
 @contextmanager
@@ -285,17 +182,22 @@ def about(node: Node) -> Iterator[None]:
         raise UserError(f"{node.path}{'.' if about_option else ': '}{error}") from error
 
 
-def misfit(node: Node, name: str, given: Node) -> str | None:
-    """Why the factory of `given` cannot supply the argument `name`, told by their annotations."""
-    wanted, found = get_type_hints(node.factory)[name], get_type_hints(given.factory)["return"]
-    kinds = [get_origin(annotation) or annotation for annotation in (found, wanted)]
-    if issubclass(*kinds):
+def misfit(node: Node, name: str, supplier: Node) -> str | None:
+    """Why the supplier's factory cannot make the node's argument `name`, by their annotations."""
+    needed = _class_of(get_type_hints(node.factory)[name])
+    supplied = _class_of(get_type_hints(supplier.factory)["return"])
+    if issubclass(supplied, needed):
         return None
     return (
-        f"{name}={given.factory.__name__} gives {kinds[0].__name__}, but "
-        f"{node.path}={node.factory.__name__} needs {kinds[1].__name__}; choose another {name}, or "
+        f"{name}={supplier.factory.__name__} gives {supplied.__name__}, but "
+        f"{node.path}={node.factory.__name__} needs {needed.__name__}; choose another {name}, or "
         f"leave {name} out and the problem chooses"
     )
+
+
+def _class_of(annotation: Any) -> type:
+    """Mapping of Mapping[str, Any]."""
+    return get_origin(annotation) or annotation
 
 
 def takes(node: Node, name: str) -> bool:
@@ -307,8 +209,8 @@ def takes(node: Node, name: str) -> bool:
 def _import(path: str, target: str) -> Callable:
     if not str(target).startswith(("src.", "bilevel.")):
         raise UserError(
-            f"{path}._target_={target} does not point into src: a config may only call this "
-            "project's own factories; write a function under src/ and name it"
+            f"{path}._target_={target} does not point into src or bilevel: a config may only "
+            "call this project's own factories; write a function under src/ and name it"
         )
     module, _, name = str(target).rpartition(".")
     try:

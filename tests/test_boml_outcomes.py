@@ -26,10 +26,10 @@ def rows_of(folder, options, parity=False):
     return translate(str(path), read(str(path)), parity)
 
 
-def told(folder, options, given=(), parity=False):
+def told(folder, options, typed=(), parity=False):
     """{key: its line's end} of a file with these keys, the others at their defaults."""
     rows = rows_of(folder, {**DEFAULTS, "examples_test": 15, **options}, parity)
-    lines = table(rows, replaced(rows, given))
+    lines = table(rows, replaced(rows, typed))
     values = {row.key: row.value for row in rows}
     return {
         key: line.split(values[key], 1)[1].strip() for line in lines for key in [line.split()[0]]
@@ -83,9 +83,9 @@ def told(folder, options, given=(), parity=False):
     ids=str,
 )
 def test_what_boml_did_not_run_is_said(options, key, fragments, tmp_path):
-    found = told(tmp_path, options)[key]
-    assert found.startswith("corrected: ")
-    assert all(fragment in found for fragment in fragments), found
+    text = told(tmp_path, options)[key]
+    assert text.startswith("corrected: ")
+    assert all(fragment in text for fragment in fragments), text
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_what_boml_did_not_run_is_said(options, key, fragments, tmp_path):
     ids=str,
 )
 def test_what_boml_ran_is_used(options, tmp_path):
-    found = told(tmp_path, options)
-    assert all(found[key].startswith("used: ") for key in ("inner_method", "outer_method"))
+    outcomes = told(tmp_path, options)
+    assert all(outcomes[key].startswith("used: ") for key in ("inner_method", "outer_method"))
 
 
 @pytest.mark.parametrize(
-    ("options", "given", "gone", "kept"),
+    ("options", "typed", "gone", "kept"),
     [
         (
             {},
@@ -156,25 +156,25 @@ def test_what_boml_ran_is_used(options, tmp_path):
     ],
     ids=str,
 )
-def test_what_the_command_line_replaces_is_not_described(options, given, gone, kept, tmp_path):
-    found = told(tmp_path, options, [given])
-    by = f"replaced: {given} on the command line"
-    assert {key: found[key] for key in gone} == dict.fromkeys(gone, by)
-    assert all(found[key].startswith(start) for key, start in kept.items()), found
+def test_what_the_command_line_replaces_is_not_described(options, typed, gone, kept, tmp_path):
+    outcomes = told(tmp_path, options, [typed])
+    by = f"replaced: {typed} on the command line"
+    assert {key: outcomes[key] for key in gone} == dict.fromkeys(gone, by)
+    assert all(outcomes[key].startswith(start) for key, start in kept.items()), outcomes
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("typed", "expected"),
     [
         ([], "used: problem.queries=15 problem.overlap=true; as in BOML: support and query"),
         (["problem.queries=3"], "used: problem.overlap=true; as in BOML: support and query"),
         (["problem.overlap=false"], "used: problem.queries=15; problem.overlap=false on the"),
     ],
 )
-def test_overlap_is_called_what_it_is_while_it_lasts(given, expected, tmp_path):
-    found = told(tmp_path, {}, given, parity=True)["examples_test"]
-    assert found.startswith(expected)
-    assert ("inflates scores" in found) == ("problem.overlap=false" not in given)
+def test_overlap_is_called_what_it_is_while_it_lasts(typed, expected, tmp_path):
+    text = told(tmp_path, {}, typed, parity=True)["examples_test"]
+    assert text.startswith(expected)
+    assert ("inflates scores" in text) == ("problem.overlap=false" not in typed)
 
 
 def test_a_method_of_the_command_line_brings_its_own_roles(tmp_path):

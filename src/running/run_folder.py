@@ -1,0 +1,112 @@
+"""A run and its folder: whose the folder is, who may write it, what is written before a run."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from src.files import write_json
+from src.output.writers import Writer
+from src.running.checkpoint import Checkpoints
+from src.settings.build import Experiment
+from src.settings.errors import UserError
+
+FORMAT = 2
+
+
+class Run(NamedTuple):
+    """One run: what it is made of, and where it leaves what.
+
+    config: the resolved configuration, as config.json holds it.
+    """
+
+    experiment: Experiment
+    config: Mapping[str, Any]
+    folder: Path
+    checkpoints: Checkpoints
+    writer: Writer
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the run folder's lock. Raises UserError where it is held, or cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"hydra.run.dir={folder} cannot be written ({error.strerror}): choose another folder"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"another process is writing {folder}: wait for it, or choose another hydra.run.dir"
+            ) from error
+        yield
+
+
+def claim(folder: Path, identity: Mapping[str, Any], resume: str) -> None:
+    """Make the folder this run's own, or refuse it because it is another's.
+
+    Raises UserError where the folder holds a run of another configuration or of another format,
+    and with resume=never where it holds any run.
+    """
+    path = folder / "identity.json"
+    mine = json.loads(json.dumps(identity))
+    if not path.exists() and any((folder / "checkpoints").glob("*")):
+        raise UserError(
+            f"{folder} holds checkpoints but no identity.json, so nobody knows whose they are: "
+            "choose another hydra.run.dir"
+        )
+    if not path.exists():
+        write_json(path, {"format": FORMAT, "config": mine})
+        return
+    theirs = refuse_other_format(folder)
+    if theirs != mine:
+        different = "; ".join(_differences("", theirs, mine)[:4])
+        raise UserError(
+            f"{folder} belongs to a run of another configuration ({different}): "
+            "choose another hydra.run.dir, or repeat that configuration to continue it"
+        )
+    if resume == "never":
+        raise UserError(
+            f"resume=never, but {folder} already holds this run: choose another hydra.run.dir, "
+            "or resume=auto to continue it"
+        )
+
+
+def refuse_other_format(folder: Path) -> Any:
+    """The configuration that a run folder belongs to, {} where it says none.
+
+    Raises UserError where it is damaged, or of another format.
+    """
+    path = folder / "identity.json"
+    if not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored_format, config = stored["format"], stored["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: choose another hydra.run.dir") from error
+    if stored_format != FORMAT:
+        raise UserError(
+            f"{folder} was written in checkpoint format {stored_format}, this code reads format "
+            f"{FORMAT}: choose another hydra.run.dir, or the version of the code that wrote it"
+        )
+    return config
+
+
+def _differences(path: str, theirs: Any, mine: Any) -> list[str]:
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        return [
+            line
+            for key in {**theirs, **mine}
+            for line in _differences(
+                f"{path}.{key}" if path else key, theirs.get(key), mine.get(key)
+            )
+        ]
+    return [] if theirs == mine else [f"{path} was {theirs!r}, now {mine!r}"]
