@@ -138,7 +138,7 @@ def nystrom(matvec: Matvec, b: Tree, columns: Array, damping: float) -> Tree:
     values, vectors = jnp.linalg.eigh((core + core.T) / 2)
     kept = values > values.size * jnp.finfo(flat.dtype).eps * jnp.abs(values).max()
     inverse_root = jnp.where(kept, lax.rsqrt(jnp.where(kept, values, 1)), 0)
-    basis, singular, _ = jnp.linalg.svd(tall @ (vectors * inverse_root), full_matrices=False)
+    basis, singular, _ = jnp.linalg.svd(tall @ (vectors * inverse_root[None]), full_matrices=False)
     inside = basis.T @ flat
     rest = flat - basis @ inside
     again = basis.T @ rest  # once more: what rounding left of it would be divided by the damping

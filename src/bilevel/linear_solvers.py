@@ -194,7 +194,7 @@ def nystrom(*, rank: int = 20) -> LinearSolver:
         chosen = columns(key, len(matrix))
         core = matrix[chosen][:, chosen]
         values, vectors = jnp.linalg.eigh(core)
-        of_core = (vectors * jnp.where(values > 1e-12, 1 / values, 0)) @ vectors.T
+        of_core = (vectors * jnp.where(values > 1e-12, 1 / values, 0)[None]) @ vectors.T
         low_rank = matrix[:, chosen] @ of_core @ matrix[:, chosen].T
         return jnp.linalg.inv(low_rank + damping * jnp.eye(len(matrix), dtype=matrix.dtype))
 

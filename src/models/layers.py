@@ -73,7 +73,8 @@ def conv1x1(
     weights = hk.get_parameter("conv_weights", shape, inputs.dtype, initializer(weights_init))
     if not bias:
         return inputs @ weights
-    return inputs @ weights + hk.get_parameter("conv_bias", (filters,), inputs.dtype, jnp.zeros)
+    offset = hk.get_parameter("conv_bias", (filters,), inputs.dtype, jnp.zeros)
+    return inputs @ weights + per_channel(offset, inputs)
 
 
 def batch_norm(
@@ -86,15 +87,21 @@ def batch_norm(
     """
     axes = tuple(range(inputs.ndim - 1))
     mean = inputs.mean(axes)
-    variance = jnp.square(inputs - mean).mean(axes)
+    variance = jnp.square(inputs - per_channel(mean, inputs)).mean(axes)
     factor = jax.lax.rsqrt(variance + epsilon)
     shape, dtype = inputs.shape[-1:], inputs.dtype
     if scale:
         factor *= hk.get_parameter("batch_norm_scale", shape, dtype, jnp.ones)
-    normal = (inputs - mean) * factor
+    normal = (inputs - per_channel(mean, inputs)) * per_channel(factor, inputs)
     if offset == "zero":
         return normal
-    return normal + hk.get_parameter("batch_norm_offset", shape, dtype, jnp.zeros)
+    shift = hk.get_parameter("batch_norm_offset", shape, dtype, jnp.zeros)
+    return normal + per_channel(shift, inputs)
+
+
+def per_channel(vector: Array, images: Array) -> Array:
+    """(channels,) as (1, ..., 1, channels), of the rank of the images."""
+    return jax.lax.broadcast_to_rank(vector, images.ndim)
 
 
 def leaky_relu(inputs: Array) -> Array:

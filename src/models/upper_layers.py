@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bilevel.types import Array
 from src.models.convolution import Convolve
-from src.models.layers import WeightsInit, conv3x3
+from src.models.layers import WeightsInit, conv3x3, per_channel
 
 Extra = Literal["none", "t_layers", "warp_layers"]
 # The parameters that each adds: `Model.fixed`.
@@ -54,4 +54,5 @@ def warp_layer(
     """
     channels = inputs.shape[-1]
     warped = conv3x3(inputs, channels, 1, convolve, weights_init, name="warp")
-    return warped + hk.get_parameter("warp_bias", (channels,), inputs.dtype, jnp.zeros)
+    bias = hk.get_parameter("warp_bias", (channels,), inputs.dtype, jnp.zeros)
+    return warped + per_channel(bias, warped)

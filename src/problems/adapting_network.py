@@ -123,7 +123,7 @@ def adapting_network(
             features, head = model.apply(network, inputs), y["head"]
         else:
             features, head = context[part], y
-        found = features @ head["weights"] + head["bias"]
+        found = features @ head["weights"] + head["bias"][None]
         return found @ context["transform"] if transformed else found
 
     features = "features(y, input)" if everything else "features(x, input)"

@@ -13,7 +13,7 @@ def f1_scores(predicted: Array, labels: Array, num_classes: int) -> Metrics:
     and macro under each other's name.) A class that neither occurs nor is predicted counts as 0: in
     scikit-learn, labels=range(num_classes) with zero_division=0.
     """
-    classes = jnp.arange(num_classes)
+    classes = jnp.arange(num_classes)[None]
     is_class, said_class = labels[:, None] == classes, predicted[:, None] == classes
     hits = (is_class & said_class).sum(0)
     truths, claims = is_class.sum(0), said_class.sum(0)

@@ -86,7 +86,7 @@ def hyper_cleaning(
         return {"network": network, "head": head}
 
     def logits(y: Tree, images: Array) -> Array:
-        return model.apply(y["network"], images) @ y["head"]["weights"] + y["head"]["bias"]
+        return model.apply(y["network"], images) @ y["head"]["weights"] + y["head"]["bias"][None]
 
     def losses(y: Tree, rows: Tree) -> Array:
         # Classes first: a CPU adds and multiplies along many rows faster than along ten classes.
