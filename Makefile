@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train describe figures certify notebook lint format test clean
+.PHONY: help setup train describe figures certify docs-tables notebook lint format test test-all clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed  ## make .venv with what a run needs
 
@@ -26,6 +26,9 @@ figures: $(VENV)/.installed  ## remake the figures and tables under docs/
 certify: $(VENV)/.installed  ## certify every hypergradient estimator: error, bias, time, memory
 	@$(RUN) src.certify $(ARGS)
 
+docs-tables: $(VENV)/.installed  ## rewrite the generated tables of docs/ (ARGS=--certify: that one too)
+	$(RUN) src.docs_tables $(ARGS)
+
 notebook: $(VENV)/.installed-notebook  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
@@ -40,12 +43,15 @@ format: $(VENV)/.installed-dev  ## format the code and mend what lint can mend
 	$(RUN) ruff check --fix .
 
 # Most of a test is compilation, which takes half as long so; =0 tests what users run.
-test: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
-test: $(VENV)/.installed-dev  ## run the tests (ARGS="-k name" for some of them)
+test test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
+test: $(VENV)/.installed-dev  ## run all but the slow tests (ARGS="-k name" for some of them)
+	$(RUN) pytest --numprocesses auto -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed-dev  ## run all tests
 	$(RUN) pytest --numprocesses auto $(ARGS)
 
 clean:  ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build *.egg-info src/*.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: \

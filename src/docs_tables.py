@@ -24,6 +24,9 @@ GROUPS = (
     "debug",
 )
 
+# Written whole, as `python -m src.figures` does.
+LAWS = "laws.md"
+
 Tables = Mapping[str, Callable[[], Iterable[str]]]
 
 
@@ -49,10 +52,10 @@ def main() -> None:
 
 
 def cheap_tables() -> Tables:
-    """The tables that are the same wherever they are made."""
+    """The tables that are the same wherever they are made; the last one is a whole file."""
     from src import methods
 
-    return {"python -m src.methods": methods.tables, "conf": files_of_conf}
+    return {"python -m src.methods": methods.tables, "conf": files_of_conf, LAWS: laws}
 
 
 def measured_tables() -> Tables:
@@ -65,15 +68,14 @@ def measured_tables() -> Tables:
 def rewritten(tables: Tables) -> dict[Path, str]:
     """{file: its text with these tables}; other tables stay as they are."""
     texts = {path: path.read_text(encoding="utf-8") for path in documents()}
-    shown = {name for text in texts.values() for _, name, _, _ in BLOCK.findall(text)}
-    lines = {name: "".join(f"{line}\n" for line in tables[name]()) for name in shown & set(tables)}
+    lines = {name: "".join(f"{line}\n" for line in table()) for name, table in tables.items()}
 
     def table(found: re.Match[str]) -> str:
         head, name, old, end = found.groups()
         return f"{head}{lines.get(name, old)}{end}"
 
     new = {path: BLOCK.sub(table, text) for path, text in texts.items()}
-    return {**new, ROOT / "docs/laws.md": laws()}
+    return {path: lines.get(path.name, text) for path, text in new.items()}
 
 
 def documents() -> list[Path]:
@@ -98,15 +100,17 @@ def files_of_conf() -> Iterable[str]:
     return markdown(rows)
 
 
-def laws() -> str:
-    """docs/laws.md: where each law ends on the counter-example."""
+def laws() -> Iterable[str]:
+    """Where each law ends on the counter-example."""
     import jax
 
-    from src.figures.counterexample import LAWS, law_table, recommended, solve
+    from src.figures import counterexample
 
     with jax.enable_x64(True):
-        settings = recommended()
-        return law_table({law: solve(settings, law) for law in (None, *LAWS)}, settings)
+        settings = counterexample.recommended()
+        names = (None, *counterexample.LAWS)
+        solved = {name: counterexample.solve(settings, name) for name in names}
+        return counterexample.law_table(solved, settings).splitlines()
 
 
 if __name__ == "__main__":
