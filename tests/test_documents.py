@@ -76,15 +76,11 @@ def test_the_own_problem_runs_in_python(capsys):
     assert len([line for line in (mine + use).splitlines() if line.strip()]) <= 30
     namespace: dict = {}
     execute(mine + use, namespace)
-    problem, method, result = (namespace[name] for name in ("problem", "method", "result"))
+    result = namespace["result"]
     assert namespace["found"].gradient.shape == (20,)
-    with jax.enable_x64(False):
-        start = bilevel.minimize(
-            problem, method, optimizer=namespace["optax"].adam(0.05), num_iterations=1
-        )
-    assert result.scores["test/upper_loss"] < 0.8 * start.scores["test/upper_loss"]
-    assert "largest_weight" in str(result.scores)
-    assert len(capsys.readouterr().out.splitlines()) >= 1
+    # 1.36 after the first iteration; the noise of the targets has a mean square of about 1.
+    assert result.scores["test/upper_loss"] < 1.1
+    assert str(result.scores["test/largest_weight"]) in capsys.readouterr().out
 
 
 def test_the_own_problem_runs_on_the_command_line(tmp_path, monkeypatch):
@@ -95,13 +91,10 @@ def test_the_own_problem_runs_on_the_command_line(tmp_path, monkeypatch):
     (tmp_path / "conf/problem").mkdir(parents=True)
     (tmp_path / "conf/problem/mine.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
     search = f"hydra.searchpath=[file://{tmp_path}/conf]"
-    ends = {}
-    for method, iterations in (("rhg", 60), ("bda", 2)):
-        chosen = f"method={method}", *QUIET, f"num_iterations={iterations}"
-        config = config_of(search, "problem=mine", *chosen)
-        ends[method] = run(config, tmp_path / method)
-    assert ends["rhg"]["test/upper_loss"] < 0.9 * ends["bda"]["test/upper_loss"]
-    assert math.isfinite(ends["bda"]["test/largest_weight"])
+    chosen = "problem=mine", "method=rhg", *QUIET, "num_iterations=60", "num_lower_steps=10"
+    result = run(config_of(search, *chosen), tmp_path / "run")
+    assert result["test/upper_loss"] < 1.3
+    assert math.isfinite(result["test/largest_weight"])
 
 
 def test_the_recipes_of_the_design_work(monkeypatch):
@@ -179,11 +172,13 @@ def test_every_file_of_conf_is_in_a_document(group):
 # ---- tables ----
 
 
+@pytest.mark.slow
 def test_generated_tables_are_up_to_date():
     for path, text in docs_tables.rewritten(docs_tables.cheap_tables()).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run make docs-tables"
 
 
+@pytest.mark.slow
 def test_the_certification_table_is_up_to_date():
     """All but its errors, which tests/test_hypergradients.py bounds, and its times and memory."""
     tables = {name: table for _, name, table, _ in docs_tables.BLOCK.findall(TEXT)}
