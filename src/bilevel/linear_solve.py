@@ -1,6 +1,6 @@
 """Linear solvers for implicit differentiation: A q = b for a symmetric A given as a product.
 
-Only this file and lower_solvers.py know jaxopt (0.8.5, no longer maintained): everything else
+Only this file and solver_iterations.py know jaxopt (0.8.5, no longer maintained): everything else
 sees (matvec, b, ...) -> q on pytrees. tests/test_linear_solve.py guards what is relied on.
 """
 
