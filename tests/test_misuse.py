@@ -110,7 +110,10 @@ REFUSED = [
     (
         ["problem=ridge", "method=trhg"],
         ["hypergradient.keep_last=0", "lower_optimizer.learn=scalar"],
-        ["keep_last=0", "lower_optimizer.step_size would never be learned"],
+        [
+            "hypergradient=truncated reaches no lower step",
+            "lower_optimizer.step_size would never be learned; keep a step",
+        ],
     ),
     # Nothing but another lower optimizer leaves the masks out.
     (

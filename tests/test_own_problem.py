@@ -1,15 +1,20 @@
-"""Mistakes in a user's own problem: one message each that names the problem and the mend."""
+"""A user's own problem: mistakes are named with the mend, and no score is called what it is not."""
 
+import json
+import re
 import sys
 import types
 
 import jax.numpy as jnp
 import pytest
 
+import bilevel
 from bilevel.from_objectives import persistent_source, problem_from_objectives
+from src import evaluate
 from src.running.run import run
 from src.settings.build import build
 from src.settings.errors import UserError
+from src.train import summary
 from tests.conftest import QUIET, config_of, read_metrics
 
 
@@ -78,6 +83,82 @@ def test_an_option_needs_a_type(monkeypatch):
 
     with pytest.raises(UserError, match="must say its type"):
         build(config_with(mine, monkeypatch))
+
+
+# What does not move is said, once, and the run goes on.
+
+ROUNDED = {
+    # x reaches f, but no gradient passes.
+    "all": (0.4, lambda x: jnp.round(x), r"the hypergradient is exactly zero in the first iter"),
+    "a part": (
+        {"a": 0.1, "b": 0.4},
+        lambda x: x["a"] + jnp.round(x["b"]),
+        r"x\['b'\] has not moved in the first 2 iterations: the hypergradient there is exactly",
+    ),
+    "nothing": ({"a": 0.1, "b": 0.4}, lambda x: x["a"] + x["b"], None),
+}
+
+
+@pytest.mark.parametrize("case", ROUNDED)
+def test_x_that_stands_still_is_warned_of(case, monkeypatch, tmp_path, capsys):
+    start, read, message = ROUNDED[case]
+    wrong = mine(lower=lambda x, y, task: jnp.sum((y - read(x)) ** 2), start=lambda key: start)
+    config = {**config_with(wrong, monkeypatch), "log_every": 2}
+    run(config, tmp_path)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    if message is None:
+        assert warnings == []
+        return
+    (warning,) = warnings
+    assert re.match(rf"warning: {message}.*: check that x reaches f or F in floats", warning)
+    assert "hypergradient=unrolled differentiates" in warning
+    # And once in the life of a run.
+    run({**config, "num_iterations": 5}, tmp_path)
+    assert "warning" not in capsys.readouterr().err
+
+
+# Without test data nothing is called a test.
+
+
+def untested(*, size: int):
+    """min over x of (y - 1)^2 on validation rows, y* = the mean of x times the training rows."""
+
+    def f(x, y, rows):
+        return jnp.mean((y - x * rows) ** 2)
+
+    def F(x, y, rows):
+        return jnp.mean((y - rows) ** 2), {"distance": jnp.abs(y).mean()}
+
+    rows = jnp.linspace(0.5, 1.5, size)
+    return bilevel.problem(
+        f, F, upper_start=0.5, lower_start=0.0, train=rows, validation=rows + 0.1
+    )
+
+
+def test_without_test_data_nothing_is_called_a_test(monkeypatch, tmp_path, capsys):
+    untested.__module__ = "src.problems.mine"
+    config = config_with(untested, monkeypatch)
+    result = run({**config, "eval_every": 1}, tmp_path)
+    assert not [name for name in (*result, *result["adaptation"]) if "test" in name]
+    assert result["best/validation/distance"] > 0
+    printed = summary(result)
+    assert "validation/upper_loss" in printed
+    assert "test" not in printed
+    assert (tmp_path / "adaptation_curve.png").exists()
+
+    monkeypatch.setattr("sys.argv", ["evaluate", f"run={tmp_path}", "checkpoint=best"])
+    evaluate.main()
+    told, note, *lines = capsys.readouterr().out.splitlines()
+    assert told.endswith("(best), 1 validation tasks")
+    assert note == "the run has no test data: these are validation scores"
+    scored = json.loads((tmp_path / "evaluations" / "best-K40-tasks1.json").read_text())
+    assert lines[-1] == str(tmp_path / "evaluations" / "best-K40-tasks1.json")
+    assert scored["num_validation_tasks"] == 1
+    assert scored["curve"] == result["adaptation"]
+    assert scored["curve"]["validation/distance"][-1] == pytest.approx(
+        result["validation/distance"], rel=1e-6
+    )
+    assert not [name for name in (*scored, *scored["curve"]) if "test" in name]
 
 
 def test_a_missing_monitor_is_named(monkeypatch):
