@@ -156,7 +156,8 @@ def normal(hidden, weights, epsilon=1e-3):
     hidden = np.asarray(hidden)
     axes = tuple(range(hidden.ndim - 1))
     hidden = (hidden - hidden.mean(axes)) / np.sqrt(hidden.var(axes) + epsilon)
-    return hidden * weights.get("batch_norm_scale", 1) + weights["batch_norm_offset"]
+    scale = np.asarray(weights.get("batch_norm_scale", 1))
+    return hidden * scale + np.asarray(weights["batch_norm_offset"])
 
 
 def leaky(hidden):
@@ -183,7 +184,7 @@ def test_a_block_with_an_extra_layer_is_conv_extra_batch_norm_relu_pool():
         block = weights["block_0"]
         hidden = convolved(images, block["conv_weights"])
         hidden = convolved(hidden, block[f"{extra.split('_')[0]}_weights"])
-        hidden += block.get("warp_bias", 0)
+        hidden = np.asarray(hidden) + np.asarray(block.get("warp_bias", 0))
         expected = pooled(np.maximum(normal(hidden, block), 0)).reshape(4, -1)
         np.testing.assert_allclose(model.apply(weights, images), expected, rtol=1e-9, atol=1e-9)
 
@@ -198,7 +199,8 @@ def test_the_residual_network_step_by_step(last_activation):
         hidden = leaky(normal(convolved(hidden, part["conv_weights"]), part))
     hidden = pooled(hidden + convolved(images, weights["block_0/skip"]["conv_weights"]))
     for name in ("pooled", "features"):
-        hidden = hidden @ weights[name]["conv_weights"] + weights[name]["conv_bias"]
+        matrix, bias = (np.asarray(weights[name][f"conv_{w}"]) for w in ("weights", "bias"))
+        hidden = np.asarray(hidden) @ matrix + bias
         hidden = np.maximum(hidden, 0) if last_activation == "relu" else hidden
         hidden = hidden.mean((1, 2)) if name == "pooled" else hidden
     np.testing.assert_allclose(model.apply(weights, images), hidden, rtol=1e-9, atol=1e-9)
