@@ -92,7 +92,7 @@ def _scaled(solve: Callable[[Tree, Tree], Tree], b: Tree, start: Tree) -> Tree:
 
 
 def spectral_norm(matvec: Matvec, like: Tree, key: Array, num_products: int = 10) -> Array:
-    """|A| from below, by power iteration from a random vector shaped like `like`; A symmetric.
+    """A lower bound of |A|, by power iteration from a random vector like `like`; A symmetric.
 
     After 10 products it is seldom under a half of |A|, which is what the step of a series needs.
     """
@@ -126,7 +126,7 @@ def nystrom(matvec: Matvec, b: Tree, columns: Array, damping: float) -> Tree:
     """q = (A_c A_cc^+ A_c^T + damping I)^{-1} b from the columns A_c = A[:, columns].
 
     Through the singular values of A_c A_cc^{-1/2}, which float32 survives where the textbook's
-    difference of two terms of size 1 / damping does not. What of A_cc is not positive is dropped.
+    difference of two terms of size 1 / damping does not. The part of A_cc that is not positive is dropped.
     """
     flat, unravel = ravel_pytree(b)
 
@@ -141,7 +141,7 @@ def nystrom(matvec: Matvec, b: Tree, columns: Array, damping: float) -> Tree:
     basis, singular, _ = jnp.linalg.svd(tall @ (vectors * inverse_root[None]), full_matrices=False)
     inside = basis.T @ flat
     rest = flat - basis @ inside
-    again = basis.T @ rest  # once more: what rounding left of it would be divided by the damping
+    again = basis.T @ rest  # twice: rounding errors would be divided by the damping
     inside, rest = inside + again, rest - basis @ again
     solved = basis @ (inside / (singular**2 + damping)) + rest / damping
     return unravel(solved)

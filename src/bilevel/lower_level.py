@@ -118,7 +118,7 @@ class LowerDynamics(NamedTuple):
 
 
 class LowerProblem(NamedTuple):
-    """The lower level of one task, and the number of its steps K: the only place that knows K.
+    """The lower level of one task, and the number of its steps K, which nothing else stores.
 
     persistent   whether the task is the same in every iteration
     """
@@ -134,7 +134,7 @@ class LowerProblem(NamedTuple):
         return self.dynamics.at(self.problem, self.task, point.context, point.dynamics_params)
 
     def on_all_rows(self) -> "LowerProblem":
-        """The same without mini-batches: what a lower solution is a solution of."""
+        """The same without mini-batches: a lower solution solves the problem of all rows."""
         return self._replace(problem=self.problem._replace(mini_batch=None))
 
     def residual(self, direction: Tree, y: Tree) -> Tree:

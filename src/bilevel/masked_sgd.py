@@ -1,4 +1,4 @@
-"""Gradient steps of which learned masks let some units through (the M-net of MT-net).
+"""Gradient steps that learned masks switch off for some units (the M-net of MT-net).
 
 Lee and Choi: Gradient-based meta-learning with learned layerwise metric and subspace, ICML 2018
 (arXiv 1801.05558):

@@ -23,7 +23,8 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
 
     context: {"problem": that of the wrapped problem, "centre": y0(x)}. The closed forms of the
     wrapped problem do not hold any more and are dropped; distances that its `evaluate` reports are
-    still those from its own solution. Implicit estimators need `weight` less of damping.
+    still those from its own solution. The damping of implicit estimators is
+    reduced by `weight`.
 
     Raises ValueError where weight < 0 or is infinite, or the start is drawn at random.
     """

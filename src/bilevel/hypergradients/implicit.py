@@ -52,7 +52,7 @@ def implicit(
     tolerance_decay: float = 1.0,
     max_residual: float = 1.0,
 ) -> Hypergradient:
-    """Run the lower level, solve the system with `solver` (None: cg()), report how far both got.
+    """Run the lower level, solve the system with `solver` (None: cg()), report both residuals.
 
     damping: None for the problem's own. lower_tolerance: stop the lower steps where |stationarity|
     <= lower_tolerance tolerance_decay^n, n the upper iteration; None for the lower optimizer's

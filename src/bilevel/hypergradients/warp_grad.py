@@ -1,16 +1,15 @@
-"""WarpGrad: every lower iterate counts, each through the one step that follows it.
+"""WarpGrad: the mean of F after each lower step, differentiated through that one step.
 
 Flennerhag et al.: Meta-learning with warped gradient descent, ICLR 2020 (arXiv 1909.00025), eq. 8:
 
     L(x) = mean over k = 1..K of F(x, Phi_k(x, y_{k-1}))   with the iterates y_{k-1} held fixed
 
-so that what is learned above (warp layers) shapes each step wherever it starts from, not the
-trajectory. The paper leaves the start to another rule; here it enters every y_{k-1} with the
-identity as its Jacobian, as in `truncated`: through the last step alone this would be FOMAML's
-gradient with one step differentiated.
+The upper variable (warp layers) so learns to make each single step good, from wherever it starts.
+The paper learns the start by another rule. Here the start gets a gradient too: the Jacobian of every
+y_{k-1} in the start is taken to be the identity, as in `truncated`.
 
-Time: one lower solve, and K gradients of F through one step. Memory: one step. Valid where one step
-says enough; for K = 1 it is `unrolled`.
+Time: one lower solve, and K gradients of F through one step. Memory: one step. Valid if one step
+shows enough of what x does; for K = 1 it is `unrolled`.
 """
 
 import jax
