@@ -126,7 +126,8 @@ def nystrom(matvec: Matvec, b: Tree, columns: Array, damping: float) -> Tree:
     """q = (A_c A_cc^+ A_c^T + damping I)^{-1} b from the columns A_c = A[:, columns].
 
     Through the singular values of A_c A_cc^{-1/2}, which float32 survives where the textbook's
-    difference of two terms of size 1 / damping does not. The part of A_cc that is not positive is dropped.
+    difference of two terms of size 1 / damping does not. The part of A_cc that is not positive is
+    dropped.
     """
     flat, unravel = ravel_pytree(b)
 

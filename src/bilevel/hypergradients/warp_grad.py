@@ -5,8 +5,8 @@ Flennerhag et al.: Meta-learning with warped gradient descent, ICLR 2020 (arXiv 
     L(x) = mean over k = 1..K of F(x, Phi_k(x, y_{k-1}))   with the iterates y_{k-1} held fixed
 
 The upper variable (warp layers) so learns to make each single step good, from wherever it starts.
-The paper learns the start by another rule. Here the start gets a gradient too: the Jacobian of every
-y_{k-1} in the start is taken to be the identity, as in `truncated`.
+The paper learns the start by another rule. Here the start gets a gradient too: the Jacobian of
+every y_{k-1} in the start is taken to be the identity, as in `truncated`.
 
 Time: one lower solve, and K gradients of F through one step. Memory: one step. Valid if one step
 shows enough of what x does; for K = 1 it is `unrolled`.
