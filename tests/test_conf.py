@@ -1,21 +1,22 @@
-"""Every file under conf/ composes, builds and runs; found by walking, so new files enter alone."""
+"""Every file under conf/ is built, and a few runs cover every method and every problem.
+
+Found by walking, so new files enter alone.
+"""
 
 import importlib
 import inspect
 import math
 
 import jax
-import jax.numpy as jnp
 import pytest
 from omegaconf import OmegaConf
 
-from src import describe
-from src.running.loop import initial_state, make_chunk
+from src.describe import description
 from src.running.run import run
-from src.running.seeds import seed_keys
 from src.settings.build import build
+from src.settings.checked import Settings, WandbOptions, Writers
 from src.settings.cli import CONF
-from src.settings.config import NODE_LABELS, NODES, Settings, WandbOptions, Writers
+from src.settings.config import NODE_LABELS, NODES
 from src.settings.errors import UserError
 from tests.conftest import QUIET, ROOT, config_of, linear_few_shot, python, small_few_shot
 from tests.photographs import PARTS, cached, photographs, write_pickles
@@ -23,7 +24,6 @@ from tests.test_idx import small_arrays, write_idx_files
 
 GROUPS = sorted(folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir())
 FILES = {group: sorted(f.stem for f in (ROOT / "conf" / group).glob("*.yaml")) for group in GROUPS}
-PAIRS = [(group, file) for group in GROUPS for file in FILES[group]]
 # Options that make what has them small.
 SMALL = ["num_drawings=6", "block_filters=[4,4]", "pooled_filters=8", "num_features=8"]
 IDX = {"mnist", "fashion_mnist"}
@@ -35,12 +35,21 @@ def yaml_of(group, file):
     return OmegaConf.load(ROOT / "conf" / group / f"{file}.yaml")
 
 
-def overrides_for(problem, folder):
+def chosen_by(group, file):
+    """{group: file} of the other groups that a file chooses."""
+    entries = [e for e in yaml_of(group, file).get("defaults", []) if e != "_self_"]
+    pairs = [pair for entry in entries for pair in entry.items()]
+    return {str(key).removeprefix("override ").removeprefix("/"): value for key, value in pairs}
+
+
+def overrides_for(problem, folder, method=None):
     """A small, quick run of a problem; one that needs more than this gets it here."""
+    chosen = [] if method is None else [f"method={method}"]
     if problem == "few_shot":
-        # The programs of tests/test_run.py, so that a worker compiles them once.
-        return ["problem=few_shot", *small_few_shot(folder), "num_iterations=2", "log_every=3"]
-    quick = [f"problem={problem}", *QUIET, *SHORT]
+        # Only a network of convolutions has T- and warp layers.
+        small = small_few_shot if method in ONLY_WITH_LAYERS else linear_few_shot
+        return ["problem=few_shot", *small(folder), *SHORT, *chosen]
+    quick = [f"problem={problem}", *QUIET, *SHORT, *chosen]
     if problem == "hyper_cleaning":
         # Convolutions on all the digits a hundred times would take a minute.
         quick += ["data.split_sizes=[40,40,40]", "num_lower_steps=3"]
@@ -61,15 +70,16 @@ def with_choice(base, group, file):
 
 
 def candidates(group, file, folder):
-    """The problems that a file may fit, cheapest first."""
-    if group == "problem":
-        return [overrides_for(file, folder)]
+    """The runs that a file may fit, cheapest first."""
     if file in DATA_OF:
         return [[f"{group}={file}", *QUIET, *SHORT, "num_lower_steps=2"]]
-    ordered = sorted(FILES["problem"], key=lambda name: (name == "few_shot", name))
-    bases = [overrides_for(name, folder) for name in ordered]
-    # What suits a learned start alone.
-    bases.append([*overrides_for("sine", folder), "method=maml"])
+    problems = sorted(FILES["problem"], key=lambda name: (name == "few_shot", name))
+    if "problem" in chosen_by(group, file):
+        problems = [chosen_by(group, file)["problem"]]
+    bases = [overrides_for(name, folder) for name in problems]
+    # What suits a lower level that is solved, or a learned start.
+    bases += [overrides_for("ridge", folder, "hoag"), overrides_for("sine", folder, "maml")]
+    bases += [["problem=few_shot", *small_few_shot(folder), *SHORT]]
     return [with_choice(base, group, file) for base in bases]
 
 
@@ -97,8 +107,100 @@ def build_for_run(config):
         return build(config)
 
 
-@pytest.mark.parametrize(("group", "file"), PAIRS)
-def test_every_file_builds_and_runs(group, file, omniglot_folder, tmp_path):
+# Methods and problems.
+
+# Refused on purpose: f alone has a singular Hessian; the network of points has no such layers.
+REFUSED = {
+    ("hoag", "counterexample"),
+    ("neumann", "counterexample"),
+    ("mt_net", "sine"),
+    ("warp_grad", "sine"),
+}
+HAVE_A_START = {"few_shot", "sine"}
+ONLY_WITH_LAYERS = {"mt_net", "warp_grad"}
+PAIRS = [(method, problem) for method in FILES["method"] for problem in FILES["problem"]]
+
+
+def is_refused(method, problem):
+    learns = yaml_of("method", method)["method"]["learn_start"]
+    return (method, problem) in REFUSED or (learns and problem not in HAVE_A_START)
+
+
+def covering(pairs):
+    """Few of the pairs, in which every method and every problem is met."""
+    missing = {("method", method) for method, _ in pairs} | {("problem", p) for _, p in pairs}
+    chosen = []
+    while missing:
+        gains = [{("method", m), ("problem", p)} & missing for m, p in pairs]
+        best = max(range(len(pairs)), key=lambda i: len(gains[i]))  # the first of the best
+        chosen.append(pairs[best])
+        missing -= gains[best]
+    return chosen
+
+
+# few_shot last: the others are cheaper.
+COVERING = covering(
+    sorted((pair for pair in PAIRS if not is_refused(*pair)), key=lambda p: p[1] == "few_shot")
+)
+
+
+@pytest.mark.parametrize(("method", "problem"), PAIRS)
+def test_methods_and_problems(method, problem, omniglot_folder, tmp_path, capsys):
+    """Each pair is built, or refused on purpose; a covering set runs."""
+    overrides = overrides_for(problem, omniglot_folder, method)
+    if is_refused(method, problem):
+        with pytest.raises(UserError):
+            build_for_run(config_of(*overrides))
+        return
+    if (method, problem) not in COVERING:
+        build_for_run(config_of(*overrides))
+        return
+    number = COVERING.index((method, problem))
+    for group in ("upper_optimizer", "logger"):
+        overrides = with_choice(overrides, group, FILES[group][number % len(FILES[group])])
+    config = config_of(*overrides)
+    assert_described(config, build_for_run(config))
+    assert_runs(config, tmp_path)
+    assert "warning:" not in capsys.readouterr().err  # x moves
+
+
+def assert_runs(config, folder):
+    result = run(config, folder / "run")
+    assert math.isfinite(result["test/upper_loss"])
+    assert result["iterations"] == config["num_iterations"]
+
+
+def assert_described(config, experiment):
+    """What `python -m src.describe` says is what is built."""
+    lines = list(description(config, "runs/here"))
+    for name, formula in experiment.problem.formulas.items():
+        assert f"  {name}   {formula}" in lines
+    text = "\n".join(lines)
+    with jax.enable_x64(False):
+        x = jax.eval_shape(experiment.problem.init_upper, jax.random.key(0))
+    for leaf in jax.tree.leaves(x):
+        assert f"float32  {leaf.shape}" in text
+    assert f"k = 1..{config['num_lower_steps']}:" in text
+    assert "runs/here" in lines[-1]
+
+
+# The files of every group.
+
+# What the runs above choose, or others test: these files are built here, the others run too.
+RUN_ABOVE = {
+    *(pair for method in FILES["method"] for pair in chosen_by("method", method).items()),
+    *(pair for problem in FILES["problem"] for pair in chosen_by("problem", problem).items()),
+}
+RUN_HERE = ("aggregation", "hypergradient", "lower_optimizer", "debug")
+
+
+@pytest.mark.parametrize(("group", "file"), [(g, file) for g in GROUPS for file in FILES[g]])
+def test_every_file(group, file, omniglot_folder, tmp_path):
+    """It lists every option of its factory, and some problem takes it."""
+    if group in NODES:
+        assert_lists_every_option(group, file)
+    if group in ("method", "problem"):
+        return  # built above
     needed, refusals = [], []
     if group == "data" or file in DATA_OF:
         needed = files_of_data(DATA_OF.get(file, file), tmp_path / "data")
@@ -109,72 +211,20 @@ def test_every_file_builds_and_runs(group, file, omniglot_folder, tmp_path):
         except UserError as error:
             refusals.append(str(error))
             continue
-        result = run(config, tmp_path / "run")
-        assert math.isfinite(result["test/upper_loss"])
-        assert result["iterations"] == config["num_iterations"]
+        if group in RUN_HERE and (group, file) not in RUN_ABOVE:
+            assert_runs(config, tmp_path)
         return
     pytest.fail(f"no problem takes it: {refusals}")
 
 
-# Refused on purpose: f alone has a singular Hessian; the network of points has no such layers.
-REFUSED = {
-    ("hoag", "counterexample"),
-    ("neumann", "counterexample"),
-    ("mt_net", "sine"),
-    ("warp_grad", "sine"),
-}
-HAVE_A_START = {"few_shot", "sine"}
-
-
-# few_shot is the one problem with T- and warp layers: the test above ran them on it.
-PAIRED = [
-    (method, problem)
-    for method in FILES["method"]
-    for problem in FILES["problem"]
-    if (method, problem) not in {("mt_net", "few_shot"), ("warp_grad", "few_shot")}
-]
-
-
-@pytest.mark.parametrize(("method", "problem"), PAIRED)
-def test_every_method_runs_on_every_problem_or_is_refused(method, problem, omniglot_folder):
-    base = overrides_for(problem, omniglot_folder)
-    if problem == "few_shot":
-        base = linear_few_shot(omniglot_folder)
-    learns = yaml_of("method", method)["method"]["learn_start"] and problem not in HAVE_A_START
-    if learns or (method, problem) in REFUSED:
-        with pytest.raises(UserError):
-            build_for_run(config_of(*base, f"method={method}"))
+def assert_lists_every_option(group, file):
+    node = yaml_of(group, file).get(group, yaml_of(group, file))
+    if node["_target_"] is None:
         return
-    config = config_of(*base, f"method={method}")
-    experiment = build_for_run(config)
-    with jax.enable_x64(False):
-        keys = seed_keys(0, 1)
-        state = initial_state(experiment.algorithm, experiment.settings)
-        chunk = make_chunk(experiment.source, experiment.algorithm, experiment.settings)
-        before = jax.tree.map(jnp.copy, state.variables["problem"])
-        for n in range(2):
-            state, rows = chunk(state, experiment.source.data, keys, jnp.int32(n), jnp.int32(n + 1))
-            assert all(jnp.isfinite(column).all() for column in rows.values()), rows
-    leaves = zip(*map(jax.tree.leaves, (before, state.variables["problem"])), strict=True)
-    assert any(float(jnp.abs(a - b).max()) > 0 for a, b in leaves), "the upper variable never moved"
-
-
-FACTORIES = {
-    f"{group}/{file}": node
-    for group, file in PAIRS
-    if group in NODES
-    for node in [yaml_of(group, file).get(group, yaml_of(group, file))]
-    if node["_target_"] is not None
-}
-
-
-@pytest.mark.parametrize("file", FACTORIES)
-def test_a_file_lists_every_option_of_its_factory(file):
-    node = FACTORIES[file]
     module, _, name = node["_target_"].rpartition(".")
     parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
     options = {n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    labels = NODE_LABELS.get(file.partition("/")[0], set())
+    labels = NODE_LABELS.get(group, set())
     assert set(node) - {"_target_", *labels} == options
 
 
@@ -188,29 +238,6 @@ def test_top_level_keys_and_groups_are_those_that_the_code_checks():
     assert str(ROOT / "conf") == CONF
 
 
-@pytest.mark.parametrize("problem", FILES["problem"])
-def test_describe_says_what_a_run_would_do_and_leaves_nothing(
-    problem, omniglot_folder, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    overrides = overrides_for(problem, omniglot_folder)
-    monkeypatch.setattr("sys.argv", ["describe", *overrides])
-    describe.main()
-    lines = capsys.readouterr().out.splitlines()
-    config = config_of(*overrides)
-    experiment = build_for_run(config)
-    for name, formula in experiment.problem.formulas.items():
-        assert f"  {name}   {formula}" in lines
-    text = "\n".join(lines)
-    with jax.enable_x64(False):
-        x = jax.eval_shape(experiment.problem.init_upper, jax.random.key(0))
-    for leaf in jax.tree.leaves(x):
-        assert f"float32  {leaf.shape}" in text
-    assert f"k = 1..{config['num_lower_steps']}:" in text
-    assert "runs/" in lines[-1]
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_describe_as_a_program(tmp_path):
     done = python("-m", "src.describe", "problem=counterexample", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -218,11 +245,19 @@ def test_describe_as_a_program(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("program", ["src.train", "src.describe"])
+PROGRAMS = ["train", "evaluate", "describe", "methods", "certify", "boml"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_help_does_not_wait_for_jax(program, tmp_path):
-    done = python("-X", "importtime", "-m", program, "--help", cwd=tmp_path)
+    done = python("-X", "importtime", "-m", f"src.{program}", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "problem=few_shot" in done.stdout or "overrides" in done.stdout
+    if program == "train":  # Hydra's own help
+        assert "problem=few_shot" in done.stdout
+    else:
+        assert f"usage: python -m src.{program} " in done.stdout
+    if program == "describe":
+        assert "overrides" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "argparse" in imported or "src.settings.cli" in imported
     assert not imported & {"jax", "jaxlib", "wandb", "matplotlib", "orbax.checkpoint"}
