@@ -24,18 +24,35 @@ from bilevel.lower_optimizers import sgd
 from bilevel.masked_sgd import masked_sgd
 from bilevel.proximal import proximal
 from src.certification.cases import CASES, Where, lower_dynamics, place_of, where
-from src.certification.certify import default_node, error_against_target, estimate, flat, sgd_of
+from src.certification.certify import (
+    default_node,
+    error_against_target,
+    estimate,
+    flat,
+    sgd_of,
+    unchecked,
+)
 from src.problems.adapting_network import merge, split
 from src.running.run import run
 from src.settings.build import build
 from src.settings.errors import UserError
+from src.settings.groups import names_of
 from tests.conftest import QUIET, config_of, linear_few_shot, small_few_shot
 
 K = 3
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("name", ["unrolled", "warp_grad", "first_order", "finite_difference"])
+# Those that give a gradient of the start and of the layers that stay above it.
+RECORDS = {name: unchecked(default_node(name)) for name in names_of("hypergradient")}
+OF_START_AND_LAYERS = [
+    name
+    for name, record in RECORDS.items()
+    if "start" in record.differentiates and record.differentiates & {"context", "direct"}
+]
+
+
+@pytest.mark.parametrize("name", OF_START_AND_LAYERS)
 @pytest.mark.parametrize("case_name", ["t_layers", "warp_layers"])
 def test_layers_of_the_upper_level_have_right_gradients(case_name, name):
     case = CASES[case_name]()
