@@ -8,10 +8,18 @@
     method           one of your own
 
 and the pieces that methods are made of: `descent` and `lower_only` (aggregations),
-`lower_optimizers`, `hypergradients`, `linear_solvers`. Pure functions on pytrees; no configuration.
+`lower_optimizers` and `lower_solvers`, `hypergradients`, `linear_solvers`. Pure functions on
+pytrees; no configuration.
 """
 
-from bilevel import hypergradients, linear_solvers, lower_optimizers, methods, upper_optimizers
+from bilevel import (
+    hypergradients,
+    linear_solvers,
+    lower_optimizers,
+    lower_solvers,
+    methods,
+    upper_optimizers,
+)
 from bilevel.aggregation import descent, lower_only
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from bilevel.dynamics import compose
@@ -43,6 +51,7 @@ __all__ = [
     "linear_solvers",
     "lower_only",
     "lower_optimizers",
+    "lower_solvers",
     "method",
     "methods",
     "minimize",

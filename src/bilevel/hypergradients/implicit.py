@@ -76,12 +76,14 @@ def implicit(
 
     def lower_solution(lower: LowerProblem, point: Point, shrink: Array) -> tuple[Tree, Metrics]:
         """y, and what there is to report."""
-        tolerance = lower.dynamics.tolerance if lower_tolerance is None else lower_tolerance
-        steps: Metrics = {}
+        own, steps = lower.dynamics.tolerance, {}
+        tolerance = own if lower_tolerance is None else lower_tolerance
         if tolerance is None:
             y = lower.solve(point)
         else:
-            y, done = lower.solve_until(point, tolerance * shrink)
+            # A solver stays where its own tolerance is reached: to wait for less would be in vain.
+            wanted = tolerance * shrink if own is None else jnp.maximum(tolerance * shrink, own)
+            y, done = lower.solve_until(point, wanted)
             steps = {"lower_steps": done.astype(shrink.dtype)}
         direction = lower.on_all_rows().at(point).direction(y, 1)
         return y, {**steps, "lower_residual": optax.tree.norm(lower.residual(direction, y))}
