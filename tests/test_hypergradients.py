@@ -33,6 +33,7 @@ from src.certification.certify import (
     exact_node,
     flat,
     make,
+    ridge_case,
     sgd_of,
     unchecked,
     variants,
@@ -99,6 +100,16 @@ def test_at_a_lower_solution_the_closed_form_is_reached(name, case_name):
     )
     solution = exact.lower_solution(x, task)
     np.testing.assert_allclose(flat(output.y), flat(solution), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "context" in RECORDS[n].differentiates])
+def test_the_estimate_points_where_the_true_hypergradient_does(name):
+    """A target of one's own does not show a wrong sign: it may have the same mistake."""
+    at = where(ridge_case(), sgd_of(0.3), 100)
+    found = flat(estimate(RECORDS[name], at, KEY).gradient.context)
+    true = flat(at.lower.problem.exact.hypergradient(at.point.context, at.lower.task))
+    cosine = found @ true / (jnp.linalg.norm(found) * jnp.linalg.norm(true))
+    assert cosine > 0.1, name
 
 
 @pytest.mark.parametrize("name", ["sgd, learned", "bda, harmonic", "momentum, learned", "adam"])

@@ -254,6 +254,11 @@ WRONG = {
         {"train": {**ROWS, "inputs": np.ones((5, 2))}, "batch_size": 2},
         r"train\['inputs'\] has 5 rows and train\['targets'\] has 6",
     ),
+    "an empty part": ({"test": {**ROWS, "inputs": np.ones((0, 2))}}, r"test\['inputs'\] has shape"),
+    "a metric named like F": (
+        {"upper": lambda x, y, rows: (F(x, y, rows), {"upper_loss": 1.0 * x})},
+        "F's metric 'upper_loss' has the name of F",
+    ),
     "no rows": ({"batch_size": 0}, "batch_size=0 must be at least 1"),
     "integers above": ({"upper_start": 1}, "x holds int.*make it floats"),
     "integers below": ({"lower_start": np.zeros(2, int)}, "y holds int.*make it floats"),
@@ -274,6 +279,40 @@ def test_what_is_wrong_is_said_in_one_line(name):
     changed, message = WRONG[name]
     with pytest.raises((TypeError, ValueError), match=message) as refused:
         problem(**changed)
+    assert "\n" not in str(refused.value)
+
+
+RHG_OF = bilevel.methods.rhg
+MISTAKES = {
+    "a name": (lambda: bilevel.hypergradient(problem(), "rhg", 0.5), "method is 'rhg', but must"),
+    "not called": (lambda: bilevel.hypergradient(problem(), RHG_OF, 0.5), "method is a function"),
+    "swapped": (lambda: bilevel.hypergradient(RHG, problem(), 0.5), "method is a Problem"),
+    "two functions": (lambda: bilevel.hypergradient((f, F), RHG, 0.5), "problem is a tuple"),
+    "optimizer": (
+        lambda: bilevel.minimize(problem(), RHG, optimizer=optax.adam, num_iterations=1),
+        "optimizer is a function that was not called.*optax.adam",
+    ),
+    "optax below": (lambda: RHG_OF(lower_optimizer=optax.adam(0.1)), "lower_optimizer is a Grad"),
+    "estimator": (lambda: bilevel.method("m", "unrolled"), "hypergradient is 'unrolled'"),
+    "two step sizes": (
+        lambda: RHG_OF(step_size=0.3, lower_optimizer=bilevel.lower_optimizers.sgd(step_size=1.0)),
+        "step_size=0.3 is given beside lower_optimizer",
+    ),
+    "start": (lambda: RHG_OF(lower_start="cold"), "lower_start='cold' is none of fixed"),
+    "half a step": (lambda: RHG_OF(num_lower_steps=2.5), "num_lower_steps=2.5 must be a whole"),
+    "no step": (lambda: RHG_OF(num_lower_steps=0), "num_lower_steps=0 must be at least 1"),
+    "half a kept step": (lambda: bilevel.methods.trhg(keep_last=1.5), "keep_last=1.5 must be"),
+    "checkpoints": (lambda: RHG_OF(checkpoints=True), "checkpoints=True is neither"),
+    "learn": (lambda: bilevel.methods.bda(learn="alpha"), "learn='alpha' must list"),
+    "law": (lambda: bilevel.methods.bda(law="harmonik"), "did you mean harmonic"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_wrong_choice_is_said_in_one_line(name):
+    call, message = MISTAKES[name]
+    with pytest.raises((TypeError, ValueError), match=message) as refused:
+        call()
     assert "\n" not in str(refused.value)
 
 

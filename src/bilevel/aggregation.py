@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,11 @@ def descent(
     not have, or weights that leave nothing to descend.
     """
     law_function = laws_by_name()[_known(law)]
+    unknown = set(learn) - set(get_args(Learnable))
+    if isinstance(learn, str) or unknown:
+        raise ValueError(
+            f'learn={learn!r} must list some of alpha, s and t; choose for example learn=("alpha",)'
+        )
     if not 0 <= alpha <= 1:
         raise ValueError(
             f"alpha={alpha} is outside [0, 1]: it is the share of the upper objective in a convex "
@@ -117,6 +122,8 @@ def laws_by_name() -> dict[str, Callable[..., tuple[Array, Array]]]:
 
 def _known(name: str) -> str:
     known = laws_by_name()
+    if not isinstance(name, str):
+        raise ValueError(f"law={name!r} must be a name; choose one of {', '.join(known)}")
     if name not in known:
         near = get_close_matches(name, known, n=1)
         raise ValueError(

@@ -107,6 +107,8 @@ def value_function(
 
 def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
     """The lower level by this method. Raises ValueError where the two do not suit each other."""
+    check.kind("method", method, Method, "bilevel.methods.rhg()")
+    check.kind("problem", problem, Problem, "bilevel.problem(f, F, ...)")
     bilevel_problem, source = problem.problem, problem.source
     if method.proximal_weight:
         bilevel_problem = proximal(bilevel_problem, method.proximal_weight)

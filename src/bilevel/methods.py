@@ -9,9 +9,10 @@ Each function below is one published method with its choices open. Where the sta
 level is learned (MAML) is not a method's choice but the problem's: `lower_start(key, x)`.
 """
 
-from typing import Literal, NamedTuple, TypedDict, Unpack
+from typing import Literal, NamedTuple, TypedDict, Unpack, get_args
 
 from bilevel import hypergradients, linear_solvers, lower_optimizers
+from bilevel import problem_checks as check
 from bilevel.aggregation import Learnable, descent, lower_only
 from bilevel.dynamics import compose
 from bilevel.estimator import Hypergradient
@@ -64,18 +65,34 @@ def method(
     aggregation: Aggregation | None = None,
     *,
     num_lower_steps: int = 100,
-    step_size: float = 0.1,
+    step_size: float | None = None,
     lower_optimizer: LowerOptimizer | None = None,
     lower_start: LowerStart = "fixed",
     proximal_weight: float = 0.0,
 ) -> Method:
     """A method of one's own. aggregation: None descends f alone.
 
-    Raises ValueError where num_lower_steps < 1, or on a step size beside a lower optimizer.
+    Raises TypeError or ValueError where a choice is not of its kind, where num_lower_steps < 1, and
+    on a step size beside a lower optimizer.
     """
-    if num_lower_steps < 1:
-        raise ValueError(f"num_lower_steps={num_lower_steps} must be at least 1")
-    optimizer = lower_optimizer or lower_optimizers.sgd(step_size=step_size)
+    check.kind("hypergradient", hypergradient, Hypergradient, "bilevel.hypergradients.unrolled()")
+    check.whole_number("num_lower_steps", num_lower_steps)
+    if lower_optimizer is not None:
+        example = "bilevel.lower_optimizers.adam(step_size=0.1)"
+        check.kind("lower_optimizer", lower_optimizer, LowerOptimizer, example)
+        if step_size is not None:
+            raise ValueError(
+                f"step_size={step_size} is given beside lower_optimizer, which has a step size of "
+                "its own; leave one of the two out"
+            )
+    if lower_start not in get_args(LowerStart):
+        raise ValueError(
+            f"lower_start={lower_start!r} is none of {', '.join(get_args(LowerStart))}; the first "
+            "y0 itself belongs to bilevel.problem(lower_start=...)"
+        )
+    optimizer = lower_optimizer or lower_optimizers.sgd(
+        step_size=0.1 if step_size is None else step_size
+    )
     return Method(
         name,
         aggregation or lower_only(),
@@ -129,8 +146,8 @@ def hoag(
 ) -> Method:
     """Implicit differentiation by conjugate gradients. Pedregosa, ICML 2016.
 
-    In iteration n the linear system is solved to tolerance tolerance_decay^n. The other options
-    are those of `bilevel.hypergradients.implicit`.
+    In iteration n the linear system is solved to the relative residual tolerance *
+    tolerance_decay^n. The other options are those of `bilevel.hypergradients.implicit`.
     """
     estimator = hypergradients.implicit(
         solver=linear_solvers.cg(tolerance=tolerance, max_steps=max_steps),

@@ -59,6 +59,9 @@ def minimizer(
 
     Raises ValueError where the method does not suit the problem.
     """
+    check.kind("optimizer", optimizer, optax.GradientTransformation, "optax.adam(0.01)")
+    check.whole_number("meta_batch_size", meta_batch_size)
+    check.whole_number("num_scored_tasks", num_scored_tasks)
     lower, source = suited_lower_problem(problem, method), problem.source
     data = source.seeded(source.data, jax.random.key(seed))
     unseen = compose(for_testing(method.aggregation), method.lower_optimizer)
@@ -152,8 +155,7 @@ def minimize(
     leaves the finite or a limit of the estimator is passed, with the iteration and a remedy, and
     ValueError where the method does not suit the problem.
     """
-    if num_iterations < 1:
-        raise ValueError(f"num_iterations={num_iterations} must be at least 1")
+    check.whole_number("num_iterations", num_iterations)
     solver = minimizer(
         problem,
         method,

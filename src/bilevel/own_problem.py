@@ -67,6 +67,7 @@ def problem(
     source = _source(task, train, validation, test, batch_size)
     mini_batch = None
     if batch_size is not None:
+        check.whole_number("batch_size", batch_size)
         lower_rows, upper_rows = (
             check.num_rows(part, source.data[part]) for part in ("train", "validation")
         )
@@ -94,11 +95,7 @@ def problem(
 
     def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
         value, metrics = upper(x, task, y, "held_out")
-        return {
-            **metrics,
-            "upper_loss": value,
-            "lower_loss": lower_objective(context, task, y),
-        }
+        return {**metrics, "upper_loss": value, "lower_loss": lower_objective(context, task, y)}
 
     return Problem(
         BilevelProblem(

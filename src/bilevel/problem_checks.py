@@ -12,6 +12,25 @@ from jax import lax
 from bilevel.types import Array, InitLower, Tree
 
 
+def kind(name: str, value: Any, wanted: type, example: str) -> None:
+    """Raises TypeError where the value is not of this type."""
+    if not isinstance(value, wanted):
+        what = f"a {type(value).__name__}"
+        if value is None or isinstance(value, str | int | float):
+            what = repr(value)
+        elif callable(value):
+            what = "a function that was not called"
+        raise TypeError(f"{name} is {what}, but must be a {wanted.__name__}, such as {example}")
+
+
+def whole_number(name: str, value: Any) -> None:
+    """Raises TypeError or ValueError where the value is not an integer of 1 or more."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be a whole number, such as {name}=10")
+    if value < 1:
+        raise ValueError(f"{name}={value} must be at least 1")
+
+
 def arrays(name: str, data: Any) -> Tree:
     """The data on the device. Raises TypeError for text, objects, or nothing at all."""
     leaves = jax.tree_util.tree_leaves_with_path(data)
@@ -19,15 +38,17 @@ def arrays(name: str, data: Any) -> Tree:
         raise TypeError(f"{name} holds no array; give a pytree of arrays, or leave {name} out")
     for path, leaf in leaves:
         where = f"{name}{jax.tree_util.keystr(path)}"
-        if isinstance(leaf, jax.Array):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             continue
-        kind = np.asarray(leaf).dtype.kind
-        if kind not in "biufc":
-            what = "text" if kind in "US" else f"a {type(leaf).__name__}"
+        letter = np.asarray(leaf).dtype.kind
+        if letter not in "biufc":
+            what = "text" if letter in "US" else f"a {type(leaf).__name__}"
             raise TypeError(
                 f"{where} holds {what}, but data must be numbers; encode it as integers, or leave "
                 "it out"
             )
+        if not np.size(leaf):
+            raise ValueError(f"{where} has shape {np.shape(leaf)}: there are no numbers in it")
     return jax.tree.map(jnp.asarray, data)
 
 
@@ -159,6 +180,8 @@ def _metrics(metrics: Any) -> None:
             "{name: scalar}"
         )
     for name, value in metrics.items():
+        if name in ("upper_loss", "lower_loss"):
+            raise ValueError(f"F's metric {name!r} has the name of F or f itself; rename it")
         if not isinstance(value, jax.ShapeDtypeStruct) or value.shape:
             shape = getattr(value, "shape", type(value).__name__)
             raise ValueError(

@@ -25,8 +25,11 @@ from bilevel.types import Array, Tree
 def truncated(*, keep_last: int) -> Hypergradient:
     """The derivative through the last `keep_last` = n steps, 0 <= n <= K.
 
-    Raises ValueError where n < 0; `check`, and so any estimate, does where n > K.
+    Raises ValueError where n is no whole number or negative; `check`, and so any estimate, does
+    where n > K.
     """
+    if not isinstance(keep_last, int):
+        raise ValueError(f"keep_last={keep_last} must be a whole number; choose keep_last=1")
     if keep_last < 0:
         raise ValueError(f"keep_last={keep_last} must not be negative; choose keep_last=0 or more")
 

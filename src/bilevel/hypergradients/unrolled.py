@@ -30,13 +30,16 @@ def solve_and_score(lower: LowerProblem, point: Point) -> tuple[Array, tuple[Tre
 def unrolled(*, checkpoints: Literal["none", "sqrt"] = "none") -> Hypergradient:
     """d phi_K / d (context, dynamics_params, y0) by reverse mode through the K steps.
 
-    checkpoints: none keeps all K iterates, sqrt about 2 sqrt(K) of them (the same numbers).
+    checkpoints: none keeps all K iterates, sqrt about 2 sqrt(K) of them (the same numbers). Raises
+    ValueError for anything else.
     """
 
     def in_segments(lower: LowerProblem, point: Point) -> tuple[Array, tuple[Tree, Metrics]]:
         level = lower.at(point)
         return level.score(run_in_segments(level, level.init(point.y0), lower.num_steps).y)
 
+    if checkpoints not in ("none", "sqrt"):
+        raise ValueError(f"checkpoints={checkpoints!r} is neither none nor sqrt; choose none")
     score = {"none": solve_and_score, "sqrt": in_segments}[checkpoints]
 
     def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
