@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,51 @@ def _compiled_once(tmp_path_factory):
     """Each pytest worker compiles a program once: most of a small run is compilation."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+# Arrays of different ranks must be brought together by hand in what these files run.
+RANKS_RAISE = {
+    f"tests.test_{name}"
+    for name in (
+        "hyper_cleaning",
+        "linear_solve",
+        "lower_optimizers",
+        "lower_solutions",
+        "lower_solve",
+        "models",
+        "networks",
+        "proximal",
+        "quadratic",
+        "regularisation",
+        "toys",
+    )
+}
+
+
+@pytest.fixture(autouse=True)
+def _rank_promotion_raises(request):
+    chosen = "raise" if request.module.__name__ in RANKS_RAISE else "allow"
+    with jax.numpy_rank_promotion(chosen):
+        yield
+
+
+# What takes more than about ten seconds of two cores, and has a quicker neighbour in `make test`.
+SLOW = (
+    r"test_gradient_is_that_of_the_target\[\w+-(few_shot|cleaning|maml|learned_start)\]",
+    r"test_methods_and_problems\[\w+-(few_shot|sine|hyper_cleaning)\]",
+    r"test_boml.py::test_bomls_own_network_runs",
+    r"test_boml.py::test_each_file_runs\[(maml_simple_version|meta_feat_small|trhg_simple_version)\]",
+    r"test_evaluate.py::test_(steps_learned_one_by_one|a_learned_alpha_is_not_used|a_curve_is_the)",
+    r"test_estimator_contract.py::test_whether_it_differentiates_through_steps\[implicit",
+    r"test_tasks_together_are_the_tasks_one_by_one\[(implicit_|warp|forward|truncated)",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what `make test` leaves out, by name: the marks of the files stay theirs."""
+    for item in items:
+        if any(re.search(pattern, item.nodeid) for pattern in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 def config_of(*overrides: str) -> dict:
