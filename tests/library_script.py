@@ -94,9 +94,11 @@ results["difference"] = [float((phi(x + 1e-2) - phi(x - 1e-2)) / 2e-2) for x in 
 
 # Everything may be made inside jit.
 by_bda = jax.jit(
-    lambda x: bilevel.hypergradient(
-        problem, bilevel.methods.bda(law="constant", num_lower_steps=40, step_size=0.5), x
-    ).gradient
+    lambda x: (
+        bilevel.hypergradient(
+            problem, bilevel.methods.bda(law="constant", num_lower_steps=40, step_size=0.5), x
+        ).gradient
+    )
 )
 results["bda at the solution"] = float(by_bda(1.0))
 
