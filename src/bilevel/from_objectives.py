@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.mini_batches import with_keys
+from bilevel.problem_checks import summary
 from bilevel.types import Array, BilevelProblem, Exact, Metrics, TaskSource, Tree
 
 TwoArguments = Callable[[Tree, Tree, Tree], Array]
@@ -47,7 +48,7 @@ def problem_from_objectives(
         lower_objective=lower_objective,
         upper_objective=upper_objective,
         evaluate=report,
-        formulas=formulas or {"f": _summary(lower), "F": _summary(upper)},
+        formulas=formulas or {"f": summary(lower), "F": summary(upper)},
         exact=exact or Exact(),
     )
 
@@ -68,8 +69,3 @@ def persistent_source(
 
     data = jax.tree.map(jnp.asarray, (task, held_out))
     return TaskSource(data=data, sample=sample, persistent=True)
-
-
-def _summary(function: Callable) -> str:
-    """The first line of a function's docstring, or its name."""
-    return (function.__doc__ or function.__name__).strip().splitlines()[0]

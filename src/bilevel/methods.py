@@ -14,12 +14,11 @@ from typing import Literal, NamedTuple, TypedDict, Unpack, get_args
 from bilevel import hypergradients, linear_solvers, lower_optimizers
 from bilevel import problem_checks as check
 from bilevel.aggregation import Learnable, descent, lower_only
+from bilevel.algorithms.hypergradient_descent import LowerStart
 from bilevel.dynamics import compose
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics
 from bilevel.types import Aggregation, LowerOptimizer
-
-LowerStart = Literal["fixed", "redrawn", "warm"]
 
 
 class Method(NamedTuple):
