@@ -19,10 +19,9 @@ from bilevel.estimate import suited_lower_problem
 from bilevel.estimator import Limit
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
+from bilevel.score_keys import score_keys
 from bilevel.shapes import one_task
 from bilevel.types import Array, DynamicsParams, Metrics, Tree
-
-_SPLITS = {"validation": 1, "test": 2}  # the numbers that tell their random keys apart
 
 
 class Minimizer(NamedTuple):
@@ -93,11 +92,8 @@ def minimizer(
         return task, algorithm.adapt(state, adapt_key, task, lower.num_steps)
 
     def keys_of(key: Array, split: str) -> Array:
-        # Of one fixed task all splits score one y_K: the same mini-batches, the same start.
-        number = _SPLITS["validation" if source.persistent else split]
-        base = jax.random.fold_in(key, 2**31 - number)
-        tasks = jnp.arange(1 if source.persistent else num_scored_tasks)
-        return jax.vmap(jax.random.fold_in, (None, 0))(base, tasks)
+        number = 1 if source.persistent else num_scored_tasks
+        return score_keys(key, split, number, source.persistent)
 
     def score(state: AlgorithmState, key: Array, split: str) -> Metrics:
         def of_task(key: Array) -> Metrics:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bilevel.algorithm import AlgorithmState
 from bilevel.batching import batched
+from bilevel.score_keys import score_keys
 from bilevel.shapes import one_task
 from bilevel.types import Array, Tree
 from src.running.intervals import mean_and_half_width
@@ -18,7 +18,6 @@ from src.settings.build import Experiment
 Curve = dict[str, list[float]]
 
 ACCELERATOR_TASKS = 64  # tasks scored together on an accelerator
-_SPLITS = {"validation": 1, "test": 2}
 
 
 class Scores(NamedTuple):
@@ -120,13 +119,9 @@ def _compiled_scores(experiment: Experiment, num_lower_steps: int, every_step: b
     ) -> dict[str, Array]:
         def score_seed(state: AlgorithmState, data: Tree, key: Array) -> dict[str, Array]:
             seeded = source.seeded(data, key)
-            # Of a persistent task both splits score one y_K: the same mini-batches, the same start.
-            number = _SPLITS["validation" if source.persistent else split]
-            base = jax.random.fold_in(key, 2**31 - number)
-            task_keys = jax.vmap(jax.random.fold_in, (None, 0))(base, jnp.arange(num_tasks))
             return jax.lax.map(
                 lambda key: score_task(state, seeded, key, split),
-                task_keys,
+                score_keys(key, split, num_tasks, source.persistent),
                 batch_size=min(tasks_at_once, num_tasks),
             )
 
