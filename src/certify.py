@@ -1,4 +1,4 @@
-"""Certify: `python -m src.certify` prints what each hypergradient estimator is worth.
+"""Certify: `python -m src.certify` prints how exact and how expensive each estimator is.
 
 error: against finite differences of the function whose derivative it claims to be, the worst of
 all small problems, lower dynamics and options (float64). bias: against the true hypergradient of

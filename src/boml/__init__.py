@@ -1,1 +1,1 @@
-"""BOML: its names, the keys of its files, and what becomes of them here."""
+"""BOML: its names, and the keys of its files with the options that correspond to them here."""

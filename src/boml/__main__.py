@@ -1,6 +1,6 @@
 """BOML: `python -m src.boml FILE.json [key=value ...] [--dry] [--parity]` runs a BOML file.
 
-Prints what becomes of each key of the file, and the `python -m src.train` line that does the same;
+Prints how each key of the file is translated, and the `python -m src.train` line that does it;
 then runs that. Overrides on the command line win over the file. --parity keeps defects of BOML
 too: support and query overlap, which inflates scores.
 """

@@ -58,7 +58,7 @@ def overrides_of_rows(rows: Sequence[Row]) -> list[str]:
 
 
 def table(rows: Sequence[Row], by: Mapping[str, str]) -> list[str]:
-    """A line per key: the key, its value, what becomes of it; `by` as `replaced` gives it."""
+    """A line per key: the key, its value, how it is translated; `by` as `replaced` gives it."""
     return aligned([[row.key, row.value, _told(row, by)] for row in rows])
 
 
@@ -69,7 +69,7 @@ def _told(row: Row, by: Mapping[str, str]) -> str:
     if lost and not kept:
         return f"replaced: {' '.join(lost)} on the command line"
     if any(key in by for key in until or overrides):
-        # What the note is about is gone, and with it why the rest was called anything but used.
+        # The note explains a choice that the command line has replaced: what is left is plain use.
         kind, note = "used", ""
     instead = f"{' '.join(lost)} on the command line" if lost else ""
     return f"{kind}: {'; '.join(filter(None, [' '.join(kept), note, instead]))}"

@@ -1,4 +1,4 @@
-"""BOML's JSON files: read, checked, and told key by key what becomes of them here."""
+"""BOML's JSON files: read, checked, and translated key by key into options of ours."""
 
 import json
 import math

@@ -90,5 +90,5 @@ def dead(note: str) -> Outcome:
 
 
 def without_effect(note: str) -> Outcome:
-    """The other keys leave this one nothing to say, there and here."""
+    """With these other keys, the key changes nothing, neither in BOML nor here."""
     return Outcome("no effect", (), note)

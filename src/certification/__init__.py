@@ -1,1 +1,1 @@
-"""Certification: every hypergradient estimator against what it claims to be, in float64."""
+"""Certification: every estimate against finite differences of its target, in float64."""

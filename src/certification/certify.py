@@ -1,7 +1,6 @@
-"""Each estimator against its own target, against the truth, and against the price of a lower solve.
+"""What `python -m src.certify` measures of each estimator: error, bias, time and memory.
 
-Estimators are found under conf/hypergradient: a new one is certified by existing, with the options
-that it declares.
+Every file of conf/hypergradient is measured, with the option values that its estimator declares.
 """
 
 import itertools

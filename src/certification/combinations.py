@@ -48,7 +48,7 @@ class Setting(NamedTuple):
 
 
 def hypergradient_node(name: str) -> Node:
-    """An estimator with damping where it has that option: singular Hessians are another matter."""
+    """An estimator, with damping where it has that option: no singular Hessian then refuses it."""
     node = node_of("hypergradient", f"hypergradient={name}")
     damping = {"damping": 0.1} if "damping" in node.options else {}
     return node._replace(options={**node.options, **damping})

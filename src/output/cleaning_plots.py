@@ -1,4 +1,4 @@
-"""Pictures of learned sample weights: their histogram, and whom the run trusts most and least."""
+"""Pictures of learned weights: a histogram, and the samples with the largest and smallest."""
 
 from pathlib import Path
 from typing import Any

@@ -17,9 +17,9 @@ F* = 0.33833.
 What a gradient method reaches depends on its start: y settles at the u whose basin (u - pi, u + pi)
 holds x + y0 - c, and `rhg` takes x to the formula above with that u, or into another basin on its
 way there. From x = y0 = 0, the start of the authors' code, u is -pi/2: x = -1.71386, F = 20.69.
-From y0 = 4 it ends at the solution. A lower step along alpha grad F + (1 - alpha) grad f forgets
-its start where alpha > 1/3, for that mix is convex in y; it ends off the lower solution by as much
-as F weighs in it (alpha = 0.4, n = 2: x = 2.186, and F = 0.135 < F*).
+From y0 = 4 it ends at the solution. A lower step along alpha grad F + (1 - alpha) grad f does
+not depend on the start where alpha > 1/3, for that mix is convex in y. Its limit is no lower
+solution: the larger alpha, the further away (alpha = 0.4, n = 2: x = 2.186, and F = 0.135 < F*).
 """
 
 import math

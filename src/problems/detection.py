@@ -54,7 +54,7 @@ def detection(weights: Array, threshold: Array | float, polluted: Array) -> Metr
 
 
 def ceiling(drawn: Array, wrong: Array) -> Metrics:
-    """What pollution allows: the share of wrong labels, and the F1 of who knows them all.
+    """The share of wrong labels, and the F1 of a detector that knows which samples were drawn.
 
     Some drawn samples may have kept their label; nobody can tell these from clean ones.
     """

@@ -1,4 +1,4 @@
-"""Data hyper-cleaning: one weight per training sample, learned so that polluted ones lose theirs.
+"""Data hyper-cleaning: one learned weight per training sample, small for wrong labels.
 
     f(x, y) = mean over training samples of w_i(x) CE(y; image_i, label_i) + lower_l2/2 |y|^2
     F(x, y) = mean over clean validation samples of CE(y; image, label)

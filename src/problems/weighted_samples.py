@@ -1,4 +1,4 @@
-"""Training samples whose weights are learned: what hyper-cleaning shows of itself."""
+"""Training samples with learned weights: what tables and pictures of hyper-cleaning are made of."""
 
 from typing import NamedTuple
 

@@ -51,7 +51,7 @@ def no_progress(num_seeds: int) -> Progress:
 
 
 class Snapshot(NamedTuple):
-    """All that a run is, between two chunks: its state, the best state, what the host remembers.
+    """All that a run needs to go on after a chunk: its state, the best state, the progress.
 
     The states have a leading axis of seeds.
     """

@@ -9,7 +9,8 @@ from src.data.array_cache import default_folder
 def use_compilation_cache(wanted: bool) -> None:
     """Keep compiled programs in the user's cache folder, or stop doing so.
 
-    Set per run, since the jobs of a sweep share a process; a cache set by others is left be.
+    Set per run, since the jobs of a sweep share a process. A cache that somebody else has set is
+    not touched.
     """
     folder = default_folder("jax")
     current = jax.config.values["jax_compilation_cache_dir"]

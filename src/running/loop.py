@@ -4,7 +4,7 @@ Iteration n draws its tasks and its randomness from fold_in(seed, n), so a run i
 its seed, and where it was cut does not matter. A chunk runs iterations first..stop with both
 bounds as data: any length is the same compiled program, hence the same numbers.
 
-Several seeds run in one program. A seed whose numbers leave the finite, or that a limit stops, is
+Several seeds run in one program. A seed whose numbers are not finite, or that a limit stops, is
 left out of every mean from then on; the run ends with an error when no seed is left.
 """
 

@@ -30,7 +30,7 @@ from src.settings.errors import UserError
 
 
 class Experiment(NamedTuple):
-    """All that a run is made of."""
+    """Everything that a configuration is built into."""
 
     problem_name: str
     method: Method
@@ -69,8 +69,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     _check_start_and_tasks(name, settings, problem, source)
     lower = LowerProblem(problem, dynamics, settings.num_lower_steps, source.persistent)
     hypergradient = make_hypergradient(checked.node("hypergradient"), lower, shapes)
-    # A stream of tasks is scored as at deployment, without the query labels; a persistent task
-    # as it was trained.
+    # A new task has no query labels when it is adapted to, so the steps that are scored do not
+    # use them; a persistent task is scored as it was trained.
     test_dynamics = dynamics
     if not source.persistent:
         test_optimizer = optimizer
