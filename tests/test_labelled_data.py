@@ -268,7 +268,7 @@ def test_sizes_of_files_of_their_own():
         (10, (0, 5, None), r"split_sizes=\[0,5,null\]: every size must be at least 1, or null"),
         (10, (-1, 5, None), "every size must be at least 1"),
         (10, (None, 5, None), r"split_sizes=\[null,5,null\]: .* only one may be null"),
-        (2, None, "split_sizes=null asks for at least 3 rows .* there are 2; get more rows"),
+        (2, None, "split_sizes=null asks for at least 3 rows .* there are 2; get more of them"),
     ],
 )
 def test_sizes_that_cannot_be_had(num_rows, sizes, message):

@@ -20,7 +20,8 @@ def episodes(
     labels: ints in 0..ways - 1, in the order in which the classes were drawn. Classes are drawn
     without replacement from a split, and so are the images of a class, over support and query
     together: the two never share an image. With `overlap` (BOML's choice) each is drawn without
-    replacement on its own, so an image may be in both.
+    replacement on its own, so an image may be in both. Classes may have different numbers of
+    images. Rows of floats in place of images, (..., p), stay as they are.
 
     Where the data set is streamed, `data` holds indices of classes, and the chosen images come from
     the host by one callback for all tasks; the tasks are the same bit by bit.
@@ -38,33 +39,39 @@ def episodes(
             f"ways={ways} exceeds the {smallest} classes of the smallest split; choose "
             f"ways={smallest} or fewer, or give that split more classes"
         )
+    _refuse_too_few(classes, shots, queries, overlap)
     of_each = classes.images.shape[1]
-    _refuse_too_few(of_each, shots, queries, overlap)
-    if classes.streamed:
-        data = {split: jnp.asarray(indices) for split, indices in classes.splits.items()}
-        take = _from_host(classes.images)
-    else:
+    data: Tree = {split: jnp.asarray(indices) for split, indices in classes.splits.items()}
+    take = _from_host(classes.images)
+    if not classes.streamed:
         data = {split: jnp.asarray(classes.images[i]) for split, i in classes.splits.items()}
         take = _from_device
+    counts = None
+    if classes.counts is not None:
+        counts = {split: jnp.asarray(classes.counts[i]) for split, i in classes.splits.items()}
 
-    def draw_images(key: Array) -> Array:
-        """(shots + queries,) indices of images of one class."""
+    def draw_images(key: Array, count: Array | None) -> Array:
+        """(shots + queries,) indices of images of one class, of which there are `count`."""
         if not overlap:
-            return jax.random.choice(key, of_each, (shots + queries,), replace=False)
+            return _without_replacement(key, of_each, count, shots + queries)
         keys = jax.random.split(key)
         parts = zip(keys, (shots, queries), strict=True)
         return jnp.concatenate(
-            [jax.random.choice(k, of_each, (number,), replace=False) for k, number in parts]
+            [_without_replacement(k, of_each, count, number) for k, number in parts]
         )
 
-    def draw(number: int, key: Array) -> tuple[Array, Array]:
+    def draw(number: int, counts: Array | None, key: Array) -> tuple[Array, Array]:
         """(ways,) of `number` classes, and (ways, shots + queries) images of them."""
         class_key, image_key = jax.random.split(key)
         chosen = jax.random.choice(class_key, number, (ways,), replace=False)
-        return chosen, jax.vmap(draw_images)(jax.random.split(image_key, ways))
+        keys = jax.random.split(image_key, ways)
+        if counts is None:
+            return chosen, jax.vmap(partial(draw_images, count=None))(keys)
+        return chosen, jax.vmap(draw_images)(keys, counts[chosen])
 
     def sample(data: Tree, key: Array, split: str, n: int) -> Tree:
-        draw_one = partial(draw, data[split].shape[0])
+        of_split = None if counts is None else counts[split]
+        draw_one = partial(draw, data[split].shape[0], of_split)
         chosen, columns = jax.vmap(draw_one)(jax.random.split(key, n))
         taken = take(data[split], chosen[..., None], columns)
 
@@ -72,7 +79,7 @@ def episodes(
             number = images.shape[2]
             labels = jnp.repeat(jnp.arange(ways), number)
             return {
-                "images": images.reshape(n, ways * number, *images.shape[3:]).astype(float) / 255,
+                "images": network_inputs(images).reshape(n, ways * number, *images.shape[3:]),
                 "labels": jnp.broadcast_to(labels, (n, *labels.shape)),
             }
 
@@ -81,17 +88,44 @@ def episodes(
     return TaskSource(data=data, sample=sample, persistent=False)
 
 
-def _refuse_too_few(of_each: int, shots: int, queries: int, overlap: bool) -> None:
-    if overlap and max(shots, queries) > of_each:
-        raise ValueError(
-            f"shots={shots} and queries={queries} need {max(shots, queries)} different images of a "
-            f"class, which has {of_each}; choose {of_each} or fewer of each"
-        )
-    if not overlap and shots + queries > of_each:
-        raise ValueError(
-            f"shots={shots} and queries={queries} need {shots + queries} different images of a "
-            f"class, which has {of_each}; choose queries={max(of_each - shots, 1)} or fewer"
-        )
+def network_inputs(values: Array | np.ndarray) -> Array:
+    """What a network sees of images, value / 255, and of rows of floats, which stay as they are."""
+    floats = jnp.asarray(values, dtype=float)
+    return floats / 255 if values.dtype == np.uint8 else floats
+
+
+def _without_replacement(key: Array, most: int, count: Array | None, number: int) -> Array:
+    """(number,) different indices below `count`, which is at most `most`; None: equal to it."""
+    if count is None:
+        return jax.random.choice(key, most, (number,), replace=False)
+    # Those that are not there come last in the order of random numbers.
+    values = jax.random.uniform(key, (most,))
+    return jnp.argsort(jnp.where(jnp.arange(most) < count, values, 2.0))[:number]
+
+
+def _refuse_too_few(classes: ImageClasses, shots: int, queries: int, overlap: bool) -> None:
+    """Every class takes part, so every class must have what a task takes of it."""
+    counts = classes.counts
+    of_each = classes.images.shape[1] if counts is None else int(counts.min())
+    needed = max(shots, queries) if overlap else shots + queries
+    if needed <= of_each:
+        return
+    asked = f"shots={shots} and queries={queries} need {needed} different images of a class"
+    if counts is None:
+        found = f"{asked}, which has {of_each}"
+    else:
+        name, fewer = classes.names[int(counts.argmin())], int((counts < needed).sum())
+        others = f" ({fewer} of {len(counts)} classes have too few)" if fewer > 1 else ""
+        found = f"{asked}, but the class {name} has {of_each}{others}"
+    if overlap:
+        raise ValueError(f"{found}; choose {of_each} or fewer of each")
+    if of_each < 2:
+        raise ValueError(f"{found}; a class needs at least 2: add images to it, or leave it out")
+    fitting = f"queries={of_each - shots} or fewer"
+    if shots >= of_each:
+        fitting = f"shots=1 and queries={of_each - 1} or fewer"
+    leave = "" if counts is None else "; or leave out the classes that have too few"
+    raise ValueError(f"{found}; choose {fitting}{leave}")
 
 
 def _from_device(images: Array, rows: Array, columns: Array) -> Array:
@@ -102,11 +136,13 @@ def _from_device(images: Array, rows: Array, columns: Array) -> Array:
 def _from_host(images: np.ndarray) -> Callable[[Array, Array, Array], Array]:
     """The same for the indices of a split's classes: bytes are sent, as few as there can be."""
 
-    def chosen(classes: Array, columns: Array) -> np.ndarray:
-        return images[np.asarray(classes), np.asarray(columns)]
-
     def take(indices: Array, rows: Array, columns: Array) -> Array:
-        shape = jax.ShapeDtypeStruct((*columns.shape, *images.shape[2:]), images.dtype)
+        kind = jax.dtypes.canonicalize_dtype(images.dtype)
+        shape = jax.ShapeDtypeStruct((*columns.shape, *images.shape[2:]), kind)
+
+        def chosen(classes: Array, columns: Array) -> np.ndarray:
+            return images[np.asarray(classes), np.asarray(columns)].astype(kind, copy=False)
+
         # broadcast_all: under vmap all batched arguments have the new axis in front.
         return jax.pure_callback(chosen, shape, indices[rows], columns, vmap_method="broadcast_all")
 

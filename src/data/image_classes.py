@@ -1,6 +1,7 @@
 """Classes of images, and the split of the classes into training, validation and test."""
 
 from collections.abc import Sequence
+from statistics import median_high
 from typing import NamedTuple
 
 import numpy as np
@@ -9,16 +10,18 @@ SPLITS = ("train", "validation", "test")
 
 
 class ImageClasses(NamedTuple):
-    """Classes with equally many images: uint8, of which a network sees value / 255.
+    """Classes of images: uint8, of which a network sees value / 255; or of float64 rows.
 
     Drawings (glyphs, Omniglot) have 255 for ink and 0 for paper, so files with dark ink are
     inverted when they are read; the pixels of photographs (miniImageNet) are those of the files.
     """
 
-    images: np.ndarray  # (classes, images of each, height, width, channels)
-    names: tuple[str, ...]  # "script/character" or "split/class", sorted
+    images: np.ndarray  # (classes, images of each, height, width, channels); rows: (..., p)
+    names: tuple[str, ...]  # "script/character", "split/class" or "class", sorted
     splits: dict[str, np.ndarray]  # "train", "validation", "test": indices of classes
     streamed: bool = False  # whether images go to the device with each task, not all at the start
+    # (classes,): how many of a class's images there are, the first ones; None: all of `images`.
+    counts: np.ndarray | None = None
 
 
 def split_classes(
@@ -70,7 +73,40 @@ def add_rotations(classes: ImageClasses) -> ImageClasses:
         split: (4 * chosen[:, None] + np.arange(4)).ravel()
         for split, chosen in classes.splits.items()
     }
-    return classes._replace(images=images, names=names, splits=splits)
+    counts = None if classes.counts is None else np.repeat(classes.counts, 4)
+    return classes._replace(images=images, names=names, splits=splits, counts=counts)
+
+
+def usual_count(counts: Sequence[int]) -> int:
+    """How many images are kept of a class at most: what at least half of the classes have.
+
+    So one class of thousands among small ones does not fill the memory of all.
+    """
+    return median_high(counts)
+
+
+def stack_classes(classes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """(images, counts) of ImageClasses: at most `usual_count` images of each, zeros after the last.
+
+    counts is None where all classes have as many.
+    """
+    most = usual_count([len(of_class) for of_class in classes])
+    counts = np.array([min(len(of_class), most) for of_class in classes])
+    images = np.zeros((len(classes), most, *classes[0].shape[1:]), classes[0].dtype)
+    for target, of_class, number in zip(images, classes, counts, strict=True):
+        target[:number] = of_class[:number]
+    return images, None if (counts == most).all() else counts
+
+
+def overfills(size: int) -> bool:
+    """Whether `size` bytes are over half of the accelerator's memory; False where it is unknown."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return False
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return limit is not None and 2 * size > limit
 
 
 def _assign(

@@ -13,15 +13,20 @@ SHARES: dict[str, int] = dict(zip(SPLITS, (4, 3, 3), strict=True))  # where no s
 
 
 class LabelledImages(NamedTuple):
-    """Labelled images in the splits train, validation and test.
+    """Labelled images, or rows of numbers, in the splits train, validation and test.
 
-    images: {split: uint8 (n, height, width, channels)}, 0 for background
+    images: {split: uint8 (n, height, width, channels), of which a network sees value / 255, or
+        float64 rows (n, p), which it sees as they are}
     labels: {split: int32 (n,)}, in 0..num_classes - 1
+    names: of the classes; () where the labels are names enough
+    origins: {split: of each image its file or its row, for people}; {} where there is none
     """
 
     images: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
     num_classes: int
+    names: tuple[str, ...] = ()
+    origins: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 (a default that is never changed)
 
 
 class Table(NamedTuple):
@@ -30,11 +35,15 @@ class Table(NamedTuple):
     inputs: {split: float64 (n, p)}
     targets: {split: float64 (n,)}, or int32 (n,) in 0..num_classes - 1
     num_classes: 0 where the targets are real numbers
+    standardised: whether the inputs were brought to mean 0 and deviation 1 in the training rows
+    names: of the classes; () where the labels are names enough
     """
 
     inputs: dict[str, np.ndarray]
     targets: dict[str, np.ndarray]
     num_classes: int
+    standardised: bool = False
+    names: tuple[str, ...] = ()
 
 
 def split_rows(num_rows: int, sizes: Sizes | None, seed: int | None) -> dict[str, np.ndarray]:
@@ -43,14 +52,18 @@ def split_rows(num_rows: int, sizes: Sizes | None, seed: int | None) -> dict[str
 
 
 def split_parts(
-    parts: Sequence[tuple[int, Sequence[str]]], sizes: Sizes | None, seed: int | None
+    parts: Sequence[tuple[int, Sequence[str]]],
+    sizes: Sizes | None,
+    seed: int | None,
+    what: str = "rows",
 ) -> dict[str, np.ndarray]:
     """{split: indices into its part}: parts are files, each (number of rows, splits it serves).
 
     The rows of a part in an order drawn from `seed` (None: as they are), cut to the sizes of its
     splits, one after the other. A size of None, at most one of a part, takes all that is left;
-    sizes=None shares each part out 40 : 30 : 30. Raises ValueError on a negative seed, on sizes
-    below 1, on two of a part that are None, and on more rows than a part has.
+    sizes=None shares each part out 40 : 30 : 30. `what` the rows are, for messages. Raises
+    ValueError on a negative seed, on sizes below 1, on two of a part that are None, and on more
+    rows than a part has.
     """
     if seed is not None and seed < 0:
         raise ValueError(
@@ -59,7 +72,7 @@ def split_parts(
         )
     chosen = {}
     for num_rows, splits in parts:
-        counts = _counts(num_rows, splits, sizes)
+        counts = _counts(num_rows, splits, sizes, what)
         order = np.arange(num_rows)
         if seed is not None:
             order = np.random.default_rng(seed).permutation(num_rows)
@@ -74,6 +87,7 @@ def make_table(
     targets: dict[str, np.ndarray],
     num_classes: int,
     standardise: bool,
+    names: tuple[str, ...] = (),
 ) -> Table:
     """A Table of what it holds; standardise: by the mean and standard deviation of training rows.
 
@@ -81,13 +95,15 @@ def make_table(
     where a mean or a standard deviation is beyond float64.
     """
     if standardise:
-        inputs = _standardised(inputs)
-        targets = targets if num_classes else _standardised(targets)
+        inputs = standardised(inputs)
+        targets = targets if num_classes else standardised(targets)
     kind = np.int32 if num_classes else np.float64
-    return Table(inputs, {split: of.astype(kind) for split, of in targets.items()}, num_classes)
+    typed = {split: of.astype(kind) for split, of in targets.items()}
+    return Table(inputs, typed, num_classes, standardise, names)
 
 
-def _standardised(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def standardised(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By the mean and standard deviation of the training rows, which are `make_table`'s."""
     train = arrays["train"]
     # Rounding gives the deviation of a constant column some value near 0, but not 0.
     constant = train.max(axis=0) == train.min(axis=0)
@@ -106,7 +122,7 @@ def _standardised(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return scaled
 
 
-def _counts(num_rows: int, splits: Sequence[str], sizes: Sizes | None) -> list[int]:
+def _counts(num_rows: int, splits: Sequence[str], sizes: Sizes | None, what: str) -> list[int]:
     """How many rows each of `splits` gets of the `num_rows` that they share."""
     shown = f"split_sizes={_typed(sizes)}"
     total = sum(SHARES[split] for split in splits)
@@ -119,19 +135,19 @@ def _counts(num_rows: int, splits: Sequence[str], sizes: Sizes | None) -> list[i
         raise ValueError(f"{shown}: every size must be at least 1, or null for all that is left")
     if len(given) < len(asked) - 1:
         raise ValueError(
-            f"{shown}: of {listed}, which share {num_rows} rows, only one may be null (all that is "
-            "left); write a number for the others"
+            f"{shown}: of {listed}, which share {num_rows} {what}, only one may be null (all that "
+            "is left); write a number for the others"
         )
     rest = num_rows - sum(given)
     if rest < len(asked) - len(given):
-        advice = "get more rows"
+        advice = "get more of them"
         if num_rows >= len(splits):
             fitting = by_split | dict(zip(splits, [*shares, None], strict=True))
             typed = _typed([fitting.get(split) for split in SPLITS])
             advice = f"choose for example split_sizes={typed}"
         raise ValueError(
-            f"{shown} asks for at least {sum(size or 1 for size in asked)} rows ({listed}), but "
-            f"there are {num_rows}; {advice}"
+            f"{shown} asks for at least {sum(size or 1 for size in asked)} {what} ({listed}), "
+            f"but there are {num_rows}; {advice}"
         )
     return [rest if size is None else size for size in asked]
 

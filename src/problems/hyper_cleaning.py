@@ -26,6 +26,7 @@ from bilevel.types import (
     TaskSource,
     Tree,
 )
+from src.data.episodes import network_inputs
 from src.data.image_classes import SPLITS
 from src.data.labelled import LabelledImages
 from src.data.pollution import Pollution, number_polluted, pollute
@@ -195,7 +196,7 @@ def _source(
 
     on_device = {
         split: {
-            "images": jnp.asarray(labelled.images[split], dtype=float) / 255,
+            "images": network_inputs(labelled.images[split]),
             "labels": jnp.asarray(labelled.labels[split]),
         }
         for split in SPLITS

@@ -1,7 +1,7 @@
 """Building: from a checked configuration to a task source and an algorithm."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from bilevel.proximal import proximal
 from bilevel.refusals import refuse
 from bilevel.shapes import Shapes, shapes_of
 from bilevel.types import BilevelProblem, LowerOptimizer, TaskSource, Tree
+from src.data.forms import convert, is_form
 from src.problems.adapting_network import Roles
 from src.settings.checked import (
     Checked,
@@ -230,4 +231,8 @@ def _data_and_model(problem: Node, nodes: Mapping[str, Node | None]) -> dict[str
         if reason is not None:
             raise UserError(reason)
         pieces[name] = call(chosen)
+        needed = get_type_hints(problem.factory)[name]
+        if is_form(needed):
+            with about(chosen):
+                pieces[name] = convert(pieces[name], needed)
     return pieces

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -184,20 +185,29 @@ def about(node: Node) -> Iterator[None]:
 
 def misfit(node: Node, name: str, supplier: Node) -> str | None:
     """Why the supplier's factory cannot make the node's argument `name`, by their annotations."""
-    needed = _class_of(get_type_hints(node.factory)[name])
-    supplied = _class_of(get_type_hints(supplier.factory)["return"])
-    if issubclass(supplied, needed):
+    # Imported here: numpy takes a tenth of a second, and --help comes this way.
+    from src.data.forms import is_form
+
+    annotations = get_type_hints(node.factory)[name], get_type_hints(supplier.factory)["return"]
+    needed, supplied = map(_class_of, annotations)
+    if issubclass(supplied, needed) or all(map(is_form, annotations)):
         return None
     return (
-        f"{name}={supplier.factory.__name__} gives {supplied.__name__}, but "
-        f"{node.path}={node.factory.__name__} needs {needed.__name__}; choose another {name}, or "
-        f"leave {name} out and the problem chooses"
+        f"{name}={supplier.factory.__name__} gives {_shown(annotations[1])}, but "
+        f"{node.path}={node.factory.__name__} needs {_shown(annotations[0])}; choose another "
+        f"{name}, or leave {name} out and the problem chooses"
     )
 
 
 def _class_of(annotation: Any) -> type:
     """Mapping of Mapping[str, Any]."""
     return get_origin(annotation) or annotation
+
+
+def _shown(annotation: Any) -> str:
+    """A type by name; of several, as in A | B, each."""
+    kinds = get_args(annotation) if get_origin(annotation) is UnionType else (annotation,)
+    return " or ".join(_class_of(kind).__name__ for kind in kinds)
 
 
 def takes(node: Node, name: str) -> bool:

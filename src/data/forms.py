@@ -1,0 +1,82 @@
+"""The forms of data, and how one becomes another: what a problem needs, of what a loader gives."""
+
+from typing import Any, get_args
+
+import numpy as np
+
+from src.data.checked_files import LARGEST, shown_size
+from src.data.image_classes import SPLITS, ImageClasses
+from src.data.labelled import LabelledImages, Table
+from src.data.pool import Pool, by_classes, within_classes
+
+Form = ImageClasses | LabelledImages | Table | Pool
+
+
+def is_form(kind: Any) -> bool:
+    """Whether `convert` knows this annotation: a form, or several of them."""
+    return set(get_args(kind) or (kind,)) <= set(get_args(Form))
+
+
+def convert(data: Form, needed: type) -> Any:
+    """The data in the form that is needed, `data` itself where it has it.
+
+    ImageClasses: of labelled data all samples together, the classes shared out 40 : 30 : 30.
+    LabelledImages: of classes, the samples of each shared out 40 : 30 : 30; of a table its rows,
+    which a network sees as they are. Table: of images their pixels, value / 255.
+
+    Raises ValueError where the data has no classes, or too little of something to be shared out.
+    """
+    if isinstance(data, needed):
+        return data
+    if needed is ImageClasses:
+        return by_classes(_pooled(data))
+    if isinstance(data, Table):
+        return _rows_with_labels(data)
+    if not isinstance(data, LabelledImages):
+        data = within_classes(_pooled(data))
+    return data if needed is LabelledImages else _table_of_pixels(data)
+
+
+def _pooled(data: Form) -> Pool:
+    """All samples of the data, whatever split they were in."""
+    if isinstance(data, Pool):
+        return data
+    if isinstance(data, ImageClasses):
+        number, most = data.images.shape[:2]
+        counts = np.full(number, most) if data.counts is None else data.counts
+        there = np.arange(most) < counts[:, None]
+        labels = np.repeat(np.arange(number, dtype=np.int32), counts)
+        return Pool(data.images[there], labels, data.names, streamed=data.streamed)
+    if isinstance(data, Table):
+        standardise, data = data.standardised, _rows_with_labels(data)
+    else:
+        standardise = False
+    inputs = np.concatenate([data.images[split] for split in SPLITS])
+    labels = np.concatenate([data.labels[split] for split in SPLITS])
+    names = data.names or tuple(str(label) for label in range(data.num_classes))
+    origins = tuple(origin for split in SPLITS for origin in data.origins.get(split, ()))
+    return Pool(inputs, labels, names, origins=origins, standardise=standardise)
+
+
+def _rows_with_labels(table: Table) -> LabelledImages:
+    if not table.num_classes:
+        raise ValueError(
+            "its targets are numbers, but classes are needed: choose data with classes (for your "
+            "own table data.targets=classes where they are whole), or problem=regularisation"
+        )
+    return LabelledImages(table.inputs, table.targets, table.num_classes, table.names)
+
+
+def _table_of_pixels(data: LabelledImages) -> Table:
+    size = sum(images.size for images in data.images.values()) * 8
+    if size > LARGEST:
+        raise ValueError(
+            f"its images would fill {shown_size(size)} as a table of pixels, over the limit of "
+            f"{shown_size(LARGEST)}; take fewer or smaller images (data.split_sizes, data.size)"
+        )
+    scale = {split: 255 if of.dtype == np.uint8 else 1 for split, of in data.images.items()}
+    inputs = {
+        split: of.reshape(len(of), -1).astype(np.float64) / scale[split]
+        for split, of in data.images.items()
+    }
+    return Table(inputs, data.labels, data.num_classes, names=data.names)

@@ -1,0 +1,142 @@
+"""Labelled samples that are not split yet: by their classes, or each class by its samples.
+
+Which of the two is meant, the problem says: few-shot tasks are tested on classes never seen in
+training; all others on samples never seen, of the same classes.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from src.data.image_classes import SPLITS, ImageClasses, overfills, stack_classes
+from src.data.labelled import LabelledImages, Sizes, split_parts, standardised
+
+
+class Pool(NamedTuple):
+    """Labelled samples, with what is known of how to split them.
+
+    inputs: uint8 images (n, height, width, channels), or float64 rows (n, p)
+    labels: int32 (n,), in 0..len(names) - 1
+    names: of the classes
+    serves: of each part of the files, the splits that are cut from it
+    parts: int (n,): the part that a sample is in
+    origins: of each sample its file or its row, for people
+    split_sizes, split_seed: of classes, or of the samples of each class, as in `split_parts`
+    standardise: rows by those of training
+    streamed: as of ImageClasses; auto: where they fill over half of the accelerator's memory
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+    serves: tuple[tuple[str, ...], ...] = (SPLITS,)
+    parts: np.ndarray | None = None  # None: all in the one part
+    origins: tuple[str, ...] = ()
+    split_sizes: Sizes | None = None
+    split_seed: int | None = 0
+    standardise: bool = False
+    streamed: Literal["auto", True, False] = "auto"
+
+
+def by_classes(pool: Pool) -> ImageClasses:
+    """Each class in one split. Raises ValueError where a class is in two parts of the files, and
+    on split_sizes that cannot be had.
+    """
+    parts = _parts(pool)
+    part_of = _part_of_each(pool, parts)
+    inside = [np.flatnonzero(part_of == part) for part in range(len(pool.serves))]
+    served = [(len(of), splits) for of, splits in zip(inside, pool.serves, strict=True)]
+    chosen = split_parts(served, pool.split_sizes, pool.split_seed, "classes")
+    source = {split: part for part, splits in enumerate(pool.serves) for split in splits}
+    by_split = {split: inside[source[split]][chosen[split]] for split in SPLITS}
+    kept = np.sort(np.concatenate(list(by_split.values())))
+    splits = {split: np.searchsorted(kept, np.sort(of)) for split, of in by_split.items()}
+    inputs = pool.inputs
+    if pool.standardise:
+        trained = np.isin(pool.labels, by_split["train"])
+        inputs = standardised({"train": inputs[trained], "all": inputs})["all"]
+    images, counts = stack_classes([inputs[pool.labels == label] for label in kept])
+    streamed = pool.streamed
+    if streamed == "auto":
+        streamed = overfills(images.nbytes)
+    names = tuple(pool.names[label] for label in kept)
+    return ImageClasses(images, names, splits, streamed, counts)
+
+
+def within_classes(pool: Pool) -> LabelledImages:
+    """The samples of each class in all splits. Raises ValueError on split_sizes that cannot be had
+    of a class, and where the parts of the files have other classes.
+    """
+    parts = _parts(pool)
+    order = np.arange(len(pool.labels))
+    if pool.split_seed is not None:
+        order = np.random.default_rng(_checked_seed(pool.split_seed)).permutation(order)
+    _refuse_disjoint(pool, parts)
+    rows: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    for label, name in enumerate(pool.names):
+        of_class = order[pool.labels[order] == label]
+        inside = [of_class[parts[of_class] == part] for part in range(len(pool.serves))]
+        served = [(len(of), splits) for of, splits in zip(inside, pool.serves, strict=True)]
+        what = f"samples of the class {name}"
+        chosen = split_parts(served, pool.split_sizes, None, what)
+        for of, splits in zip(inside, pool.serves, strict=True):
+            for split in splits:
+                rows[split].append(of[chosen[split]])
+    found = {split: np.sort(np.concatenate(of)) for split, of in rows.items()}
+    inputs = {split: pool.inputs[of] for split, of in found.items()}
+    origins = {}
+    if pool.origins:
+        origins = {split: tuple(pool.origins[i] for i in of) for split, of in found.items()}
+    return LabelledImages(
+        standardised(inputs) if pool.standardise else inputs,
+        {split: pool.labels[of].astype(np.int32) for split, of in found.items()},
+        len(pool.names),
+        pool.names,
+        origins,
+    )
+
+
+def _parts(pool: Pool) -> np.ndarray:
+    return np.zeros(len(pool.labels), int) if pool.parts is None else pool.parts
+
+
+def _checked_seed(seed: int) -> int:
+    if seed < 0:
+        raise ValueError(
+            f"split_seed={seed} must not be negative; choose split_seed=0, or null for the order "
+            "in which they are stored"
+        )
+    return seed
+
+
+def _part_of_each(pool: Pool, parts: np.ndarray) -> np.ndarray:
+    """(classes,): the part in which a class is; -1 for one without samples."""
+    part_of = np.full(len(pool.names), -1)
+    for part in range(len(pool.serves)):
+        for label in np.unique(pool.labels[parts == part]):
+            if part_of[label] >= 0:
+                one, other = (_named(pool.serves[of]) for of in (part_of[label], part))
+                raise ValueError(
+                    f"the class {pool.names[label]} is among the samples for {one} and among those "
+                    f"for {other}, but few-shot tasks are tested on classes never seen in "
+                    "training: give each class to one split, or give all samples without a split "
+                    "and let split_sizes share the classes out"
+                )
+            part_of[label] = part
+    return part_of
+
+
+def _refuse_disjoint(pool: Pool, parts: np.ndarray) -> None:
+    """Files that are split by classes, where each class is to be split."""
+    present = [set(pool.labels[parts == part].tolist()) for part in range(len(pool.serves))]
+    if len(present) > 1 and not set.intersection(*present):
+        raise ValueError(
+            f"no class is in all of {', '.join(map(_named, pool.serves))}: these files are split "
+            "by classes, as problem=few_shot needs it, but here every class is needed in every "
+            "split; give all samples without a split and let split_sizes share them out"
+        )
+
+
+def _named(splits: Sequence[str]) -> str:
+    return " and ".join(splits)
