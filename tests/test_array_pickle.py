@@ -134,6 +134,7 @@ def test_a_pickle_that_names_a_program_is_refused_and_not_run(tmp_path, protocol
         (pickle.dumps(np.zeros(2, "i4,f4")), "the dtype 'V8'"),
         (pickle.dumps(np.datetime64("2020")), "the dtype 'M8'"),
         (pickle.dumps(3j), "builtins.complex"),
+        (b"cbuiltins\nbytes\n(I999999999999\ntR.", "bytes of something else than bytes"),
     ],
 )
 def test_what_is_named_is_said(tmp_path, content, named):

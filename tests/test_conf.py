@@ -8,6 +8,7 @@ import inspect
 import math
 
 import jax
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -19,6 +20,7 @@ from src.settings.cli import CONF
 from src.settings.config import NODE_LABELS, NODES
 from src.settings.errors import UserError
 from tests.conftest import QUIET, ROOT, config_of, linear_few_shot, python, small_few_shot
+from tests.own_files import write_images
 from tests.photographs import PARTS, cached, photographs, write_pickles
 from tests.test_idx import small_arrays, write_idx_files
 
@@ -98,6 +100,16 @@ def files_of_data(file, folder):
         rows = [f"{i % 2} 1:{i % 5} 2:{i % 3}" for i in range(20)]
         (folder / "rows").write_text("\n".join(rows), encoding="utf-8")
         return [f"data.path={folder / 'rows'}"]
+    if file == "table":
+        rows = ["a,b,y", *(f"{i % 5},{i % 3},{i % 2}" for i in range(20))]
+        (folder / "rows").write_text("\n".join(rows), encoding="utf-8")
+        return [f"data.path={folder / 'rows'}", "data.target=y"]
+    if file == "arrays":
+        np.savez(folder / "a.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20) % 2)
+        return [f"data.path={folder / 'a.npz'}"]
+    if file == "image_folder":
+        write_images(folder, "ab", each=10, shape=(8, 8, 1))
+        return [f"data.root={folder}"]
     return []
 
 

@@ -258,7 +258,7 @@ def test_labels_outside_the_classes_are_refused():
 @pytest.mark.parametrize(
     ("overrides", "fragment"),
     [
-        (["data=glyphs"], "gives ImageClasses"),
+        (["data=synthetic_regression"], "gives dict, but problem=hyper_cleaning needs"),
         (["method=maml"], "learns the start"),
         (["method=fomaml"], "learns the start"),
         (["hypergradient=first_order"], "never be learned"),

@@ -1,5 +1,9 @@
 """Tables: scikit-learn's own, and LIBSVM's text format."""
 
+import bz2
+import gzip
+import lzma
+import os
 import re
 
 import numpy as np
@@ -18,6 +22,7 @@ OPTIONS = {
     "split_sizes": None,
     "split_seed": None,
     "num_features": None,
+    "max_features": None,
     "targets": "auto",
     "standardise": False,
 }
@@ -89,7 +94,13 @@ ROWS = [
     "-1\t",
     "1.0 1:+3",
 ]
+# As ROWS, the pairs of a row in any order.
+UNSORTED = ["+1 3:-2e-1 1:0.5", "-1 4:1. 2:.25", "-1", "1.0 1:+3"]
 DENSE = [[0.5, 0, -0.2, 0], [0, 0.25, 0, 1], [0, 0, 0, 0], [3, 0, 0, 0]]
+
+
+def dense(found, width):
+    return to_dense(found, np.arange(len(found.labels)), np.arange(width))
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
@@ -97,8 +108,8 @@ DENSE = [[0.5, 0, -0.2, 0], [0, 0.25, 0, 1], [0, 0, 0, 0], [3, 0, 0, 0]]
 def test_rows_of_the_format(tmp_path, ending, mark):
     path = tmp_path / "a.txt"
     path.write_bytes(mark + ending.join(ROWS).encode())
-    found = read_libsvm(str(path))
-    np.testing.assert_array_equal(to_dense(found, 4), DENSE)
+    found = read_libsvm(path)
+    np.testing.assert_array_equal(dense(found, 4), DENSE)
     assert found.labels.tolist() == [1, -1, -1, 1]
     assert found.lines.tolist() == [2, 4, 6, 7]
 
@@ -111,9 +122,19 @@ def test_the_reader_agrees_with_scikit_learn(tmp_path):
     path = str(tmp_path / "a")
     dump_svmlight_file(inputs, generator.standard_normal(40), path, zero_based=False)
     expected, labels = load_svmlight_file(path, zero_based=False)
-    found = read_libsvm(path)
-    np.testing.assert_array_equal(to_dense(found, 7), expected.toarray())
+    found = read_libsvm(tmp_path / "a")
+    np.testing.assert_array_equal(dense(found, 7), expected.toarray())
     np.testing.assert_array_equal(found.labels, labels)
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress])
+def test_packed_files_and_unsorted_indices(tmp_path, packed):
+    path = tmp_path / "whatever its name"
+    path.write_bytes(packed("\n".join(UNSORTED).encode()))
+    np.testing.assert_array_equal(dense(read_libsvm(path), 4), DENSE)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"is damaged .*get the file again"):
+        read_libsvm(path)
 
 
 def test_one_file_is_cut(tmp_path):
@@ -192,9 +213,10 @@ def test_classes_or_numbers(tmp_path, labels, targets, num_classes):
         ("1 1:1e999", "has '1:1e999', but index:value is needed, with a finite number"),
         ("1 -1:2", "has '-1:2', but index:value is needed"),
         ("1 1.0:2", "has '1.0:2', but index:value is needed"),
-        ("1 0:2 1:3", "has '0:2', but indices start at 1; add 1 to every index"),
-        ("1 2:3 2:4", "has '2:4' after the index 2; indices must ascend"),
-        ("1 3:3 2:4", "has '2:4' after the index 3; indices must ascend"),
+        ("1 0:2 1:3", "has '0:2', but indices start at 1; write the file anew by scikit-learn"),
+        ("1 1:3 0:2", "has '0:2', but indices start at 1"),
+        ("1 2:3 2:4", "has '2:4', the index 2 a second time; remove one of the two"),
+        ("1 3:3 2:4 3:1", "has '3:1', the index 3 a second time"),
         ("1 1:2\u00a02:3", "has '1:2\\xa02:3', but index:value is needed"),
         ("1 \u0661:2", "has '\u0661:2', but index:value is needed"),
         ("1 " + "9" * 500 + ":1", "has '" + "9" * 40 + "', but index:value is needed"),
@@ -207,16 +229,33 @@ def test_an_unreadable_line_is_named(tmp_path, line, message):
     assert str(refused.value).startswith("path=")
 
 
-def test_a_file_that_is_no_text(tmp_path):
-    (tmp_path / "a").write_bytes(b"\x1f\x8b\xff\xfe\0")
-    with pytest.raises(ValueError, match=r"^path=.*: line 1 starts with '"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x1f\x8b\xff\xfe\0", "PATH is damaged .*; get the file again"),
+        (b"1 1:2\n1 \xe9:2\n", "line 2 of PATH is not UTF-8 .byte 0xe9 at 3.; save the file"),
+        (b"\x89PNG\r\n", "line 1 of PATH is not UTF-8 .* at 1.: it is a PNG image; save"),
+        (b"<!doctype html>\n<p>", ".*line 1 starts with '<!doctype'.*: the file is a web page"),
+    ],
+)
+def test_a_file_that_is_something_else(tmp_path, content, message):
+    (tmp_path / "a").write_bytes(content)
+    message = message.replace("PATH", re.escape(str(tmp_path / "a")))
+    with pytest.raises(ValueError, match=rf"^path[:=].*{message}"):
         load(tmp_path / "a")
+
+
+def test_what_might_never_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a named pipe"), ("/dev/zero", "a device")):
+        with pytest.raises(ValueError, match=f"^path: {path} is {kind}, but a file is needed$"):
+            load(path)
 
 
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
-        ({"path": None}, {}, "path=PATH: the file cannot be read: No such file"),
+        ({"path": None}, {}, "path: PATH cannot be read: No such file"),
         ({"path": "# nothing"}, {}, "path=PATH: the file holds no row; a row is for example"),
         ({"path": "1\n2\n3"}, {}, "path=PATH: no row has a feature"),
         ({"path": "1 1:1\n1 1:2\n1 1:3"}, {}, "path=PATH: every label is 1, but at least two"),
@@ -234,15 +273,17 @@ def test_a_file_that_is_no_text(tmp_path):
         ),
         ({"path": "1 1:1\n2 1:1"}, {"num_features": 0}, "num_features=0 must be at least 1"),
         (
-            {"path": "1 1:1\n2 999999999:2"},
+            {"path": "1 1:1\n2 999999999:2\n1 1:2"},
             {},
-            "path=PATH: 2 rows of 999999999 features would fill 14.9 GiB as a dense table, over "
-            "the limit of 4 GiB",
+            "path=PATH: 3 rows of 999999999 features would fill 22.4 GiB as a dense table, over "
+            "the limit of 4 GiB; keep the most common features alone, "
+            "data.max_features=178956970",
         ),
         (
             {"path": "1 1:1\n2 1:2\n1 1:3", "test_path": "1 1:1\n3 1:2"},
             {},
-            "test_path=TEST_PATH has the labels 1, 3, but path=PATH has 1, 2: classes must be the",
+            "test_path=TEST_PATH has the class 3 in line 2, but path=PATH, from which is learned, "
+            "has only 1, 2: move some of its rows there",
         ),
         (
             {"path": "1 1:1\n2 1:2", "validation_path": "1 1:1\n2 x"},
@@ -277,11 +318,34 @@ def test_no_path_and_a_file_for_two_splits(tmp_path):
         load(path, test_path=path)
 
 
-def test_the_limit_is_of_all_files(tmp_path, monkeypatch):
-    paths = [write(tmp_path / name, "1 1:1", "2 2:1") for name in "abc"]
+def test_a_file_without_rows_of_a_class_is_read_with_a_warning(tmp_path):
+    path = write(tmp_path / "a", "1 1:1", "2 1:2", "3 1:3", "1 1:1")
+    other = write(tmp_path / "b", "1 1:1", "3 1:2")
+    with pytest.warns(UserWarning, match=f"^data.test_path={other} has no row of the class 2, so"):
+        table = load(path, test_path=other)
+    assert table.targets["test"].tolist() == [0, 2]
+    assert table.num_classes == 3
+
+
+def test_the_limit_is_of_the_rows_and_features_that_are_kept(tmp_path, monkeypatch):
+    paths = [write(tmp_path / name, "1 1:1 3:4", "2 2:1 3:5") for name in "abc"]
     own = {"validation_path": paths[1], "test_path": paths[2]}
-    monkeypatch.setattr(module, "LIMIT", 6 * 2 * 8)
+    monkeypatch.setattr(module, "LIMIT", 6 * 3 * 8)
     load(paths[0], **own)
-    monkeypatch.setattr(module, "LIMIT", 6 * 2 * 8 - 1)
-    with pytest.raises(ValueError, match="6 rows of 2 features would fill"):
+    monkeypatch.setattr(module, "LIMIT", 6 * 3 * 8 - 1)
+    with pytest.raises(ValueError, match=r"6 rows of 3 features .* data\.max_features=2$"):
         load(paths[0], **own)
+    few = load(paths[0], **own, max_features=2)
+    # The third, which two rows have, and the first of those that one has.
+    np.testing.assert_array_equal(few.inputs["train"], [[1, 4], [0, 5]])
+    assert load(paths[0], **own, split_sizes=(1, 1, 1)).inputs["test"].shape == (1, 3)
+    with pytest.raises(ValueError, match=r"^max_features=0 must be at least 1, or null"):
+        load(paths[0], **own, max_features=0)
+
+
+def test_fewer_rows_are_a_remedy_too(tmp_path, monkeypatch):
+    path = write(tmp_path / "a", *(f"{i % 2} 1:1 2:{i}" for i in range(40)))
+    monkeypatch.setattr(module, "LIMIT", 20 * 2 * 8)
+    with pytest.raises(ValueError, match=r"max_features=1, or fewer rows, .*\[8,6,6\]$"):
+        load(path)
+    assert load(path, split_sizes=(8, 6, 6)).inputs["test"].shape == (6, 2)

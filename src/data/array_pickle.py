@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from src.data.checked_files import kind_of, open_file, remedy_of
+
 NUMBERS_AND_TEXTS = re.compile(r"[|<>=]?[biufSU]\d{1,5}")
 MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
@@ -69,9 +71,9 @@ def read_pickle(path: Path) -> Any:
     unfinished dtype, the text "ndarray"). No data set has these, so the caller refuses them.
 
     Raises ValueError where it names anything else, none of which is imported or called, or where it
-    is damaged; OSError where it cannot be opened.
+    is damaged, is no regular file or cannot be opened.
     """
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         try:
             return _Reader(file, encoding="latin1").load()
         except _Foreign as error:
@@ -82,6 +84,10 @@ def read_pickle(path: Path) -> Any:
             ) from error
         # Damaged bytes can look like any program, hence fail in any way.
         except Exception as error:
+            file.seek(0)
+            start = file.read(64)
+            if kind_of(start):
+                raise ValueError(f"{path.name} is no pickle; {remedy_of(start)}") from error
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(
                 f"{path.name} is damaged or not a pickle ({reason}); copy or download it again"
@@ -116,9 +122,17 @@ def _admitted() -> dict[tuple[str, str], Any]:
         del encoding  # latin1: how Python 3 writes bytes for Python 2
         return text.encode("latin1")
 
+    def as_bytes(*content: bytes) -> bytes:
+        # bytes(n) would be n zeros, however large n is.
+        if not all(isinstance(of, bytes) for of in content):
+            raise _Foreign("bytes of something else than bytes")
+        return b"".join(content)
+
     plain = {(place, k.__name__): k for place in ("builtins", "__builtin__") for k in PLAIN}
     return {
         **plain,
+        ("builtins", "bytes"): as_bytes,
+        ("__builtin__", "bytes"): as_bytes,
         ("collections", "OrderedDict"): OrderedDict,
         ("collections", "defaultdict"): defaultdict,
         ("_codecs", "encode"): encode,

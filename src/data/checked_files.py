@@ -5,7 +5,7 @@ import gzip
 import lzma
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -54,6 +54,21 @@ def user_path(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{path}: the home folder is not known; write the whole path") from error
+
+
+def refuse_shared(options: Mapping[str, str]) -> None:
+    """Raises ValueError where two of {option: file} are one file.
+
+    Rows of training that are tested on make every score too good.
+    """
+    first: dict[Path, str] = {}
+    for option, file in options.items():
+        other = first.setdefault(user_path(file).resolve(), option)
+        if other != option:
+            raise ValueError(
+                f"{option}={file} is the file of {other} too, so scores would mean nothing; leave "
+                f"{option} out (null), and the split is cut from path"
+            )
 
 
 def refuse_special(path: Path) -> None:

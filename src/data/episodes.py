@@ -48,7 +48,9 @@ def episodes(
         take = _from_device
     counts = None
     if classes.counts is not None:
-        counts = {split: jnp.asarray(classes.counts[i]) for split, i in classes.splits.items()}
+        counts = {
+            split: jnp.asarray(classes.counts[i], jnp.int32) for split, i in classes.splits.items()
+        }
 
     def draw_images(key: Array, count: Array | None) -> Array:
         """(shots + queries,) indices of images of one class, of which there are `count`."""

@@ -7,15 +7,10 @@ from typing import NamedTuple
 
 from src.data.csv_text import read_csv
 from src.data.decoded_once import gone
-from src.data.image_classes import SPLITS
+from src.data.image_classes import SPLIT_NAMES, SPLITS
 from src.data.image_files import SUFFIXES, image_names, is_shown, shown_below, shown_in
+from src.data.labelled import serves_of
 
-# What people call the three splits, in folder names and in tables.
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 DEEPEST = 4  # folders between a split and an image, so that a loop of links ends
 LAYOUT = "put the images of each class into a folder of its own, as in root/cat/1.jpg"
 
@@ -46,10 +41,8 @@ def list_images(root: Path) -> tuple[Path, ClassFiles]:
         found = _classes(base, base, 0)
         return base, _joined([found], (SPLITS,))
     served = [split for split in SPLITS if split in folders]
-    cut = tuple(split for split in SPLITS if split == "train" or split not in folders)
-    serves = tuple(cut if split == "train" else (split,) for split in served)
     found = [_classes(folders[split], folders[split], 0) for split in served]
-    return base, _joined(found, serves)
+    return base, _joined(found, serves_of(folders))
 
 
 def split_by_file(files: ClassFiles, root: Path, table: Path) -> ClassFiles:
@@ -95,10 +88,8 @@ def split_by_file(files: ClassFiles, root: Path, table: Path) -> ClassFiles:
     served = [split for split in SPLITS if split in split_of.values()]
     if "train" not in served:
         raise ValueError("it has no line with the split train; add some")
-    cut = tuple(split for split in SPLITS if split == "train" or split not in served)
-    serves = tuple(cut if split == "train" else (split,) for split in served)
     parts = [served.index(split_of[name]) for name in keys]
-    return files._replace(parts=parts, serves=serves)
+    return files._replace(parts=parts, serves=serves_of(served))
 
 
 def _unwrapped(root: Path) -> Path:

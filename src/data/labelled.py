@@ -1,6 +1,6 @@
 """What loaders of labelled data return, and how rows are split."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +80,48 @@ def split_parts(
         for split, count, end in zip(splits, counts, ends, strict=True):
             chosen[split] = order[end - count : end]
     return chosen
+
+
+def split_table(
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    names: tuple[str, ...],
+    parts: np.ndarray,
+    serves: Sequence[Sequence[str]],
+    sizes: Sizes | None,
+    seed: int | None,
+    standardise: bool,
+) -> Table:
+    """`make_table` of rows in parts, each of which serves some splits, as in `split_parts`.
+
+    names: of the classes; () where targets are numbers. parts: (n,), the part of each row. Raises
+    ValueError as these two.
+    """
+    inside = [np.flatnonzero(parts == part) for part in range(len(serves))]
+    chosen = split_parts(
+        [(len(of), splits) for of, splits in zip(inside, serves, strict=True)], sizes, seed
+    )
+    rows = {
+        split: of[chosen[split]]
+        for of, splits in zip(inside, serves, strict=True)
+        for split in splits
+    }
+    return make_table(
+        {split: inputs[rows[split]] for split in SPLITS},
+        {split: targets[rows[split]] for split in SPLITS},
+        len(names),
+        standardise,
+        names,
+    )
+
+
+def serves_of(given: Collection[str]) -> tuple[tuple[str, ...], ...]:
+    """What each part serves, where these splits have one of their own, "train" among them.
+
+    In the order of SPLITS; a split without one is cut from train's.
+    """
+    cut = tuple(split for split in SPLITS if split == "train" or split not in given)
+    return tuple(cut if split == "train" else (split,) for split in SPLITS if split in given)
 
 
 def make_table(

@@ -1,16 +1,16 @@
 """Any table in LIBSVM's text format, from one file or from one for each split."""
 
-from pathlib import Path
-from typing import Literal
+import warnings
 
 import numpy as np
 
+from src.data.checked_files import LARGEST, about, refuse_shared, shown_size, user_path
 from src.data.image_classes import SPLITS
 from src.data.labelled import Sizes, Table, make_table, split_parts
 from src.data.libsvm_text import LibsvmRows, read_libsvm, to_dense
+from src.data.targets import MOST_CLASSES, Targets
 
-LIMIT = 4 * 2**30  # bytes of the dense array
-MOST_CLASSES = 100  # that targets=auto takes for classes
+LIMIT = LARGEST  # bytes of the dense array
 
 
 def libsvm(
@@ -21,28 +21,33 @@ def libsvm(
     split_sizes: Sizes | None,
     split_seed: int | None,
     num_features: int | None,
-    targets: Literal["auto", "classes", "numbers"],
+    max_features: int | None,
+    targets: Targets,
     standardise: bool,
 ) -> Table:
     """A dense table, (n, p) with 0 where a row has no entry; labels in sorted order are 0, 1, ...
 
     validation_path, test_path: files of these splits; a split without one is cut from `path`.
     split_sizes=null: 40, 30, 30 percent of `path` for the splits that it serves (all of a file that
-    serves one). num_features: p; null: the highest index of all files. targets=auto: classes where
+    serves one). num_features: p; null: the highest index of all files. max_features: of these only
+    so many are kept, those that most training rows have an entry of. targets=auto: classes where
     all labels are whole numbers, at most 100 different. standardise: by the mean and standard
     deviation of the training rows (targets too, where they are numbers); constants become 0.
 
     Raises ValueError where a line cannot be read (with its number), where two splits are one file,
-    where files have different classes, where the table would fill more than 4 GiB, and on sizes
-    that cannot be had. Chang, Lin: LIBSVM, ACM TIST 2011.
+    where validation or test has a class that `path` has not, where the table would fill more than
+    4 GiB, and on sizes that cannot be had. Chang, Lin: LIBSVM, ACM TIST 2011.
     """
     if path is None:
         raise ValueError("path=null: name a file in LIBSVM's text format with data.path=FILE")
     own = {"validation": validation_path, "test": test_path}
     own = {f"{split}_path": file for split, file in own.items() if file is not None}
     options = {"path": path, **own}
-    _refuse_shared(options)
-    tables = {option: _read(option, file) for option, file in options.items()}
+    refuse_shared(options)
+    tables = {}
+    for option, file in options.items():
+        with about(option, file):
+            tables[option] = read_libsvm(user_path(file))
     width = _width(options, tables, num_features)
     num_classes, labels = _targets(options, tables, targets)
 
@@ -52,36 +57,20 @@ def libsvm(
         for option in options
     ]
     rows = split_parts(parts, split_sizes, split_seed)
-    inputs = {option: to_dense(table, width) for option, table in tables.items()}
+    columns = np.arange(width)
+    if max_features is not None:
+        columns = _most_common(tables["path"], rows["train"], width, max_features)
+    _refuse_too_large(path, {split: len(of) for split, of in rows.items()}, len(columns))
     return make_table(
-        {split: inputs[source[split]][rows[split]] for split in SPLITS},
+        {split: to_dense(tables[source[split]], rows[split], columns) for split in SPLITS},
         {split: labels[source[split]][rows[split]] for split in SPLITS},
         num_classes,
         standardise,
     )
 
 
-def _read(option: str, file: str) -> LibsvmRows:
-    try:
-        return read_libsvm(file)
-    except ValueError as error:
-        raise ValueError(f"{option}={file}: {error}") from error
-
-
-def _refuse_shared(options: dict[str, str]) -> None:
-    """Rows of training that are tested on make every score too good."""
-    first: dict[Path, str] = {}
-    for option, file in options.items():
-        other = first.setdefault(Path(file).resolve(), option)
-        if other != option:
-            raise ValueError(
-                f"{option}={file} is the file of {other} too, so scores would mean nothing; leave "
-                f"{option} out (null), and the split is cut from path"
-            )
-
-
 def _width(options: dict[str, str], tables: dict[str, LibsvmRows], num_features: int | None) -> int:
-    """The number of features of all files, so many that the dense table can be held."""
+    """The number of features of all files."""
     highest = {option: int(table.columns.max(initial=-1)) + 1 for option, table in tables.items()}
     if num_features is not None and num_features < 1:
         raise ValueError(f"num_features={num_features} must be at least 1, or null")
@@ -96,18 +85,39 @@ def _width(options: dict[str, str], tables: dict[str, LibsvmRows], num_features:
                 f"{highest[option]}, first past it in line {line}; choose "
                 f"num_features={max(highest.values())}, or null"
             )
-    num_rows = sum(len(table.labels) for table in tables.values())
-    if num_rows * width * 8 > LIMIT:
-        raise ValueError(
-            f"path={options['path']}: {num_rows} rows of {width} features would fill "
-            f"{num_rows * width * 8 / 2**30:.1f} GiB as a dense table, over the limit of "
-            f"{LIMIT / 2**30:.0f} GiB; take fewer rows, or a file with fewer features"
-        )
     return width
 
 
+def _most_common(table: LibsvmRows, rows: np.ndarray, width: int, number: int) -> np.ndarray:
+    """The `number` columns, ascending, in which most of the rows have an entry."""
+    if not number >= 1:
+        raise ValueError(f"max_features={number} must be at least 1, or null for all")
+    entries = table.columns[np.isin(table.rows, rows)]
+    kinds, counts = np.unique(entries, return_counts=True)
+    # Of columns with as many entries, the first ones.
+    chosen = kinds[np.argsort(-counts, kind="stable")][:number]
+    return np.sort(chosen) if width > number else np.arange(width)
+
+
+def _refuse_too_large(path: str, num_rows: dict[str, int], width: int) -> None:
+    total = sum(num_rows.values())
+    if total * width * 8 <= LIMIT:
+        return
+    fewer = max(LIMIT // (8 * width), 0)
+    advice = (
+        f"keep the most common features alone, data.max_features={max(LIMIT // (8 * total), 1)}"
+    )
+    if fewer >= 10:
+        sizes = [max(fewer * count // total, 1) for count in num_rows.values()]
+        advice += f", or fewer rows, data.split_sizes=[{','.join(map(str, sizes))}]"
+    raise ValueError(
+        f"path={path}: {total} rows of {width} features would fill {shown_size(total * width * 8)} "
+        f"as a dense table, over the limit of {shown_size(LIMIT)}; {advice}"
+    )
+
+
 def _targets(
-    options: dict[str, str], tables: dict[str, LibsvmRows], targets: str
+    options: dict[str, str], tables: dict[str, LibsvmRows], targets: Targets
 ) -> tuple[int, dict[str, np.ndarray]]:
     """(number of classes, {option: 0-based classes}), or (0, {option: numbers})."""
     labels = {option: table.labels for option, table in tables.items()}
@@ -125,11 +135,21 @@ def _targets(
                 f"targets=classes: {where} has the label {table.labels[row]:g} in line "
                 f"{table.lines[row]}, but classes are whole numbers; choose targets=numbers"
             )
-        if not np.array_equal(np.unique(table.labels), first):
+        unknown = ~np.isin(table.labels, first)
+        if unknown.any():
+            row = int(np.argmax(unknown))
             raise ValueError(
-                f"{where} has the labels {_listed(np.unique(table.labels))}, but "
-                f"path={options['path']} has {_listed(first)}: classes must be the same in all "
-                "files; if they are numbers, choose targets=numbers"
+                f"{where} has the class {table.labels[row]:g} in line {table.lines[row]}, but "
+                f"path={options['path']}, from which is learned, has only {_listed(first)}: move "
+                "some of its rows there, or leave them out; if labels are numbers, choose "
+                "targets=numbers"
+            )
+        absent = np.setdiff1d(first, table.labels)
+        if len(absent):
+            warnings.warn(
+                f"data.{where} has no row of the class {_listed(absent)}, so its scores say "
+                "nothing about it",
+                stacklevel=2,
             )
     if len(names) < 2:
         raise ValueError(

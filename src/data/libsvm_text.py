@@ -8,9 +8,12 @@ import math
 import operator
 import re
 from array import array
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from src.data.checked_files import LARGEST, kind_of, read_lines, shown_size
 
 NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 PAIR = rf"(\d{{1,15}}):({NUMBER})"
@@ -27,32 +30,36 @@ class LibsvmRows(NamedTuple):
     values: np.ndarray  # float64 (entries,)
 
 
-def read_libsvm(path: str) -> LibsvmRows:
+def read_libsvm(path: Path) -> LibsvmRows:
     """The rows of a file; what follows a # and empty lines are skipped.
 
-    Raises ValueError, with the number of the line and what is there, where a line is not a finite
-    number and pairs with ascending indices from 1 and finite values, where no line holds a row,
-    and where the file cannot be opened. https://www.csie.ntu.edu.tw/~cjlin/libsvm (README).
+    The file may be packed by gzip, bzip2 or xz; indices of a row may come in any order. Raises
+    ValueError, with the number of the line and what is there, where a line is not UTF-8, or not a
+    finite number and pairs with different indices from 1 and finite values; where no line holds a
+    row, where the entries fill more than LARGEST bytes, and where the file cannot be read.
+    https://www.csie.ntu.edu.tw/~cjlin/libsvm (README).
     """
     labels, indices, values = array("d"), array("d"), array("d")
     lines, lengths = array("q"), array("q")
-    try:
-        # A byte that is no text becomes a character that no number has.
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            for number, line in enumerate(file, start=1):
-                text = line.partition("#")[0].strip()
-                if not text:
-                    continue
-                numbers = _parse(text)
-                if numbers is None:
-                    raise ValueError(f"line {number} {_what_is_wrong(text)}")
-                labels.append(numbers[0])
-                indices.extend(numbers[1::2])
-                values.extend(numbers[2::2])
-                lines.append(number)
-                lengths.append(len(numbers) // 2)
-    except OSError as error:
-        raise ValueError(f"the file cannot be read: {error.strerror}") from error
+    for number, line in read_lines(path):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        numbers = _parse(text)
+        if numbers is None:
+            kind = kind_of(line.encode()) if number == 1 else ""
+            known = f": the file is {kind}" if kind not in ("", "a text") else ""
+            raise ValueError(f"line {number} {_what_is_wrong(text)}{known}")
+        labels.append(numbers[0])
+        indices.extend(numbers[1::2])
+        values.extend(numbers[2::2])
+        lines.append(number)
+        lengths.append(len(numbers) // 2)
+        if 16 * len(values) > LARGEST:
+            raise ValueError(
+                f"the file has entries for more than {shown_size(LARGEST)} by line {number}; take "
+                "a part of it, as in `head -n 100000 FILE`"
+            )
     if not labels:
         raise ValueError("the file holds no row; a row is for example `+1 1:0.5 3:2`")
     return LibsvmRows(
@@ -64,10 +71,14 @@ def read_libsvm(path: str) -> LibsvmRows:
     )
 
 
-def to_dense(table: LibsvmRows, num_features: int) -> np.ndarray:
-    """float64 (n, num_features), 0 where a row has no entry."""
-    dense = np.zeros((len(table.labels), num_features))
-    dense[table.rows, table.columns] = table.values
+def to_dense(table: LibsvmRows, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """float64 (rows, columns) of these rows and (ascending) columns, 0 where there is no entry."""
+    place = np.full(len(table.labels), -1)
+    place[rows] = np.arange(len(rows))
+    found = np.minimum(np.searchsorted(columns, table.columns), len(columns) - 1)
+    kept = (place[table.rows] >= 0) & (columns[found] == table.columns)
+    dense = np.zeros((len(rows), len(columns)))
+    dense[place[table.rows[kept]], found[kept]] = table.values[kept]
     return dense
 
 
@@ -77,8 +88,10 @@ def _parse(text: str) -> list[float] | None:
         return None
     numbers = list(map(float, text.replace(":", " ").split()))
     indices = numbers[1::2]
-    ascending = all(map(operator.lt, [0, *indices], indices))
-    return numbers if ascending and all(map(math.isfinite, numbers)) else None
+    different = all(map(operator.lt, [0, *indices], indices)) or (
+        min(indices) > 0 and len(set(indices)) == len(indices)
+    )
+    return numbers if different and all(map(math.isfinite, numbers)) else None
 
 
 def _what_is_wrong(text: str) -> str:
@@ -86,7 +99,7 @@ def _what_is_wrong(text: str) -> str:
     label, *pairs = re.split(r"\s+", text, flags=re.ASCII)
     if not re.fullmatch(NUMBER, label, re.ASCII) or not math.isfinite(float(label)):
         return f"starts with {label[:40]!r}, but a row starts with its label, a finite number"
-    last = 0
+    seen: set[int] = set()
     for pair in pairs:
         if pair.startswith("qid:"):
             return f"has {pair[:40]!r}: groups of a ranking are not read; remove them"
@@ -94,8 +107,12 @@ def _what_is_wrong(text: str) -> str:
         if match is None or not math.isfinite(float(match[2])):
             return f"has {pair[:40]!r}, but index:value is needed, with a finite number: 3:0.5"
         if int(match[1]) == 0:
-            return f"has {pair[:40]!r}, but indices start at 1; add 1 to every index of the file"
-        if int(match[1]) <= last:
-            return f"has {pair[:40]!r} after the index {last}; indices must ascend"
-        last = int(match[1])
+            return (
+                f"has {pair[:40]!r}, but indices start at 1; write the file anew by scikit-learn's "
+                "dump_svmlight_file(*load_svmlight_file(FILE, zero_based=True), NEW, "
+                "zero_based=False)"
+            )
+        if int(match[1]) in seen:
+            return f"has {pair[:40]!r}, the index {match[1]} a second time; remove one of the two"
+        seen.add(int(match[1]))
     raise AssertionError(f"nothing is wrong with {text!r}")
