@@ -79,6 +79,21 @@ def test_every_place_and_form_gives_the_same(tmp_path, loader, place, suffix):
     assert not any(i is not None for i in [*train["test"], *test["train"], *test["validation"]])
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("layout", ["dotted", "a folder for each", "both"])
+def test_other_names_and_a_folder_for_each_file(tmp_path, layout, suffix):
+    write_idx_files(tmp_path, small_arrays(), suffix)
+    for path in list(tmp_path.iterdir()):
+        name = path.name if layout == "a folder for each" else path.name.replace("-idx", ".idx")
+        content = path.read_bytes()
+        path.unlink()
+        folder = tmp_path if layout == "dotted" else tmp_path / path.name
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    data = load("mnist", tmp_path)
+    assert [len(data.labels[split]) for split in SPLITS] == [5, 3, 6]
+
+
 def test_rows_as_stored_and_a_part_of_the_test_file(tmp_path):
     arrays = small_arrays()
     write_idx_files(tmp_path, arrays)

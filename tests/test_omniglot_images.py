@@ -1,7 +1,10 @@
 """Omniglot from the official archives and from their folders: the same arrays, or one message."""
 
 import io
+import os
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -15,10 +18,15 @@ SIZES = (4, 2, 2)
 CLASSES = [f"Alphabet_{a}/character{c:02d}" for a in "BA" for c in (1, 2, 3, 4)]
 
 
-def png(array):
+def png(array, claimed=None):
+    """The content of a file; `claimed`: another size that its header says."""
     stream = io.BytesIO()
     Image.fromarray(array).convert("1").save(stream, format="png")
-    return stream.getvalue()
+    content = stream.getvalue()
+    if claimed is not None:
+        header = b"IHDR" + struct.pack(">II", *claimed) + content[24:29]
+        content = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    return content
 
 
 def drawings(size=105):
@@ -94,6 +102,87 @@ def test_boml_s_resized_folder_is_read_as_it_is(tmp_path):
     np.testing.assert_array_equal(data.images[data.names.index(name), 2, ..., 0], expected)
 
 
+# Layouts in which people have it.
+
+
+def inside(folder, part):
+    """A second unzip put the folder into itself."""
+    return {part: {f"{part}/{name}": content for name, content in folder.items()}}
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["clone", "clone in a folder", "torchvision", "doubled", "doubled zip", "alphabets", "both"],
+)
+def test_every_layout_gives_the_same(tmp_path, layout):
+    files = drawings()
+    (tmp_path / "plain").mkdir()
+    write_zips(tmp_path / "plain", files)
+    expected = load(tmp_path / "plain")
+    root = tmp_path / "root"
+    place = {
+        "clone": "python",
+        "clone in a folder": "omniglot/python",
+        "torchvision": "omniglot-py",
+    }
+    (root / place.get(layout, "")).mkdir(parents=True)
+    if layout in ("clone", "clone in a folder"):
+        base = root / place[layout]
+        write_zips(base, files)
+        for other in ("strokes_background.zip", "images_background_small1.zip"):
+            (base / other).write_bytes(b"of the repository")
+    if layout == "torchvision":
+        write_zips(root / "omniglot-py", files)
+        write_folders(root / "omniglot-py", files)
+    if layout in ("doubled", "both"):
+        for part, contents in files.items():
+            write_folders(root, inside(contents, part))
+    if layout == "both":
+        write_folders(root, files)
+    if layout == "doubled zip":
+        for part, contents in files.items():
+            write_zips(root, inside(contents, part))
+    if layout == "alphabets":
+        for contents in files.values():
+            write_folders(root, {".": contents})
+    for folder in [path for path in root.rglob("*") if path.is_dir()]:
+        (folder / "@eaDir").mkdir()
+        (folder / ".DS_Store").write_bytes(b"")
+        (folder / "Thumbs.db").write_bytes(b"")
+    found = load(root)
+    assert found.names == expected.names
+    np.testing.assert_array_equal(found.images, expected.images)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((2, 3, 28, 28), np.uint8)}, "has no member characters"),
+        (
+            {"images": np.zeros((2, 3, 28, 28)), "characters": ["a", "b"]},
+            "is float64 .2, 3, 28, 28",
+        ),
+        (
+            {"images": np.zeros((2, 3, 28, 28), np.uint8), "characters": [1, 2]},
+            "is int64 .2,., but",
+        ),
+        ({"images": np.zeros((2, 3, 28, 28), np.uint8), "characters": ["a", "a"]}, "a class twice"),
+        ({"images": np.zeros(2, object), "characters": ["a", "b"]}, "holds Python objects, which"),
+    ],
+)
+def test_a_file_of_arrays_of_another_form(tmp_path, arrays, message):
+    np.savez(tmp_path / "omniglot28.npz", **arrays)
+    with pytest.raises(ValueError, match=f"^root.*{message}"):
+        load(tmp_path)
+
+
+def test_members_that_are_no_arrays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "omniglot28.npz", "w") as archive:
+        archive.writestr("images.npy", b"no array")
+    with pytest.raises(ValueError, match=r"^root.*the member images.npy of .* is no array"):
+        load(tmp_path)
+
+
 def damaged(kind, folder):
     files = drawings()
     first = next(iter(files[OFFICIAL[0]]))
@@ -105,6 +194,10 @@ def damaged(kind, folder):
         files[OFFICIAL[0]][first] = files[OFFICIAL[0]][first][:60]
     if kind == "wrong size":
         files[OFFICIAL[0]][first] = png(np.zeros((64, 64), np.uint8))
+    if kind == "a bomb of pixels":
+        files[OFFICIAL[0]][first] = png(np.zeros((1, 1), np.uint8), (30_000, 30_000))
+    if kind == "a bomb of bytes":
+        files[OFFICIAL[0]][first] = bytes(2**21)
     if kind == "a drawing is missing":
         del files[OFFICIAL[0]][first]
     if kind == "no classes":
@@ -115,6 +208,19 @@ def damaged(kind, folder):
         write_zips(folder, files)
     if kind == "empty class folder":
         (folder / OFFICIAL[0] / "Alphabet_B" / "character09").mkdir()
+    if kind == "a web page":
+        (folder / f"{OFFICIAL[0]}.zip").write_bytes(b"<!DOCTYPE html>")
+    if kind == "encrypted":
+        path = folder / f"{OFFICIAL[0]}.zip"
+        content = path.read_bytes()
+        name = f"{OFFICIAL[0]}/{first}".encode()
+        # The flags of the file's own header, and of its entry in the directory.
+        for place in (content.index(name) - 24, content.rindex(name) - 38):
+            content = content[:place] + b"\1" + content[place + 1 :]
+        path.write_bytes(content)
+    if kind == "a pipe":
+        (folder / f"{OFFICIAL[0]}.zip").unlink()
+        os.mkfifo(folder / f"{OFFICIAL[0]}.zip")
     if kind == "truncated zip":
         path = folder / f"{OFFICIAL[0]}.zip"
         path.write_bytes(path.read_bytes()[:-200])
@@ -128,8 +234,16 @@ def damaged(kind, folder):
     [
         ("nothing", "holds none of images_background.*download images_background.zip"),
         ("one part is missing", "holds images_background.zip but no images_evaluation"),
-        ("not an image", "character01/0000_00.png is not an image"),
-        ("truncated image", "character01/0000_00.png is not an image"),
+        ("not an image", "character01/0000_00.png is a text, not an image"),
+        ("truncated image", "character01/0000_00.png is not a whole image .*unpack it again"),
+        ("a bomb of pixels", "character01/0000_00.png has more than 64,000,000 pixels"),
+        ("a bomb of bytes", "0000_00.png in .*background.zip unpacks to 2 MiB, but a drawing has"),
+        ("encrypted", "images_background.zip is not a whole zip file .*encrypted"),
+        (
+            "a web page",
+            "not a whole zip file .*; it is a web page, saved under this name: download",
+        ),
+        ("a pipe", "images_background.zip is a named pipe, but a file is needed"),
         ("wrong size", "0000_00.png is 64x64"),
         ("a drawing is missing", "Alphabet_B/character01 has 2 drawings where others have 3"),
         ("empty class folder", "Alphabet_B/character09 has 0 drawings"),

@@ -1,13 +1,13 @@
-"""The IDX format, in which MNIST and its successors are published, plain or gzipped."""
+"""The IDX format, in which MNIST and its successors are published, plain or packed."""
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-GZIP = b"\x1f\x8b"
+from src.data.checked_files import read_bytes, remedy_of
+
+LIMIT = 2**30  # bytes that are read of a file: MNIST's largest has 47 million
 UINT8 = 0x08  # the code of the one element type that is read
 REMEDY = "get the file again"
 
@@ -23,17 +23,8 @@ def read_idx(path: Path, num_dimensions: int | None = None) -> np.ndarray:
 
 
 def read_content(path: Path) -> bytes:
-    """What the file holds, unpacked where it is gzipped, whatever its name. Raises ValueError."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    if not content.startswith(GZIP):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is a damaged gzip file ({error}); {REMEDY}") from error
+    """What the file holds, unpacked where it is packed, whatever its name. Raises ValueError."""
+    return read_bytes(path, LIMIT)
 
 
 def parse_idx(content: bytes, path: Path, num_dimensions: int | None = None) -> np.ndarray:
@@ -41,7 +32,8 @@ def parse_idx(content: bytes, path: Path, num_dimensions: int | None = None) -> 
     if len(content) < 4 or content[:2] != b"\0\0" or content[3] == 0:
         raise ValueError(
             f"{path} is not an IDX file: it starts with {content[:4]!r}, but two zero bytes, the "
-            f"element type and the number of dimensions are needed; {REMEDY}"
+            "element type and the number of dimensions are needed; "
+            f"{remedy_of(content[:64])}"
         )
     kind, dimensions = content[2], content[3]
     if kind != UINT8:

@@ -2,8 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -156,15 +157,23 @@ def _refusal(image: Image.Image) -> str:
     return ""
 
 
-def _map(function: Callable[[Any], Any], items: Iterable) -> list:
-    # Decoding leaves Python's lock, so threads are enough. Pillow warns of large images, which are
-    # refused here, and of oddities of files that it reads all the same. The filters belong to the
-    # process, so they are set once for all threads.
+@contextmanager
+def warnings_refused() -> Iterator[None]:
+    """While images are opened: Pillow warns of large ones, which `opened` refuses.
+
+    What else it warns of are oddities of files that it reads all the same. The filters belong to
+    the process, so one such block is for all threads in it.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(function, items))
+        yield
+
+
+def _map(function: Callable[[Any], Any], items: Iterable) -> list:
+    # Decoding leaves Python's lock, so threads are enough.
+    with warnings_refused(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, items))
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -183,9 +192,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 def _not_whole(source: Path | IO[bytes], where: str, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"{where} has more than {MAX_PIXELS:,} pixels; save it again with fewer"
-    if isinstance(source, Path) and source.is_file():
-        with open(source, "rb") as file:
-            kind = kind_of(file.read(64))
+    with nullcontext(source) if not isinstance(source, Path) else open(source, "rb") as file:
+        file.seek(0)
+        kind = kind_of(file.read(64))
         if kind and not kind.endswith("image"):
             return f"{where} is {kind}, not an image; copy it again, or remove it"
     return f"{where} is not a whole image ({error}); copy it again, or remove it"

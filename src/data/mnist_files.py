@@ -30,24 +30,31 @@ class MnistFiles(NamedTuple):
 
 
 def find_files(folders: Iterable[Path]) -> list[Path] | None:
-    """The files of the first folder with all four, each plain or .gz; None where there are none.
+    """The files of the first folder with all four; None where there are none.
 
-    Raises ValueError where a folder holds some of them and no folder all.
+    Each plain or .gz, with "-idx3" or ".idx3" in its name, in a folder of its own or not. Raises
+    ValueError where a folder holds some of them and no folder all.
     """
     incomplete = ""
     for folder in folders:
-        candidates = [(folder / stem, folder / f"{stem}.gz") for stem in STEMS]
-        found = [p for pair in candidates if (p := next(filter(Path.is_file, pair), None))]
+        found = {stem: path for stem in STEMS if (path := _find(folder, stem))}
         if len(found) == len(STEMS):
-            return found
+            return list(found.values())
         if found and not incomplete:
-            there = {path.name.removesuffix(".gz") for path in found}
-            absent = ", ".join(f"{stem}(.gz)" for stem in STEMS if stem not in there)
-            names = ", ".join(path.name for path in found)
+            absent = ", ".join(f"{stem}(.gz)" for stem in STEMS if stem not in found)
+            names = ", ".join(path.name for path in found.values())
             incomplete = f"{folder} holds {names} but not {absent}; put it beside the rest"
     if incomplete:
         raise ValueError(incomplete)
     return None
+
+
+def _find(folder: Path, stem: str) -> Path | None:
+    dotted = stem.replace("-idx", ".idx")
+    names = [f"{form}{suffix}" for form in (stem, dotted) for suffix in ("", ".gz")]
+    places = [folder / name for name in names]
+    places += [folder / outer / name for outer in names for name in names]
+    return next((path for path in places if path.exists() and not path.is_dir()), None)
 
 
 def read_files(paths: list[Path]) -> MnistFiles:

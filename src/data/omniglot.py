@@ -1,7 +1,5 @@
 """Omniglot at 28x28: from the official archives, their folders, or one npz file."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 
 from src.data.data_root import data_root
 from src.data.image_classes import ImageClasses, add_rotations, split_classes
+from src.data.npz import read_npz
 from src.data.omniglot_images import OFFICIAL, RESIZED, find_sources, read_images
 
 FILE = "omniglot28.npz"
@@ -29,8 +28,10 @@ def omniglot(
     """1,623 characters of 50 alphabets, 20 drawings each, from what `root` holds.
 
     Either images_background and images_evaluation, each as the official zip file or unpacked
-    (105x105, averaged down), or omniglot_resized/ (BOML's folder), or omniglot28.npz: `images`,
-    uint8 (classes, drawings, 28, 28) with 0 for ink, and `characters`, "alphabet/character".
+    (105x105, averaged down), in `root`, python/ (a clone of the official repository) or
+    omniglot-py/ (torchvision's); or all alphabets as folders; or omniglot_resized/ (BOML's folder);
+    or omniglot28.npz: `images`, uint8 (classes, drawings, 28, 28) with 0 for ink, and `characters`,
+    "alphabet/character".
     `rotations` adds each character turned by 90, 180 and 270 degrees as further classes, in the
     split of the character (Santoro et al., ICML 2016). Lake, Salakhutdinov, Tenenbaum: Human-level
     concept learning through probabilistic program induction, Science 2015.
@@ -40,7 +41,7 @@ def omniglot(
     folder = data_root(root, ADVICE)
     try:
         found = _read(folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"root={root}: {error}") from error
     if found is None:
         looked_for = ", ".join((*OFFICIAL, RESIZED, FILE))
@@ -63,14 +64,11 @@ def _read(folder: Path) -> tuple[np.ndarray, Sequence[str] | np.ndarray] | None:
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        # Opened here, since numpy leaves a file open that turns out to be damaged.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            images, names = archive["images"], archive["characters"]
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{FILE} is damaged or not the file that is meant ({error}); copy it again"
-        ) from error
+    arrays = read_npz(path, ("images", "characters"))
+    for name in ("images", "characters"):
+        if name not in arrays:
+            raise ValueError(f"{FILE} has no member {name}: it is not the file that is meant")
+    images, names = arrays["images"], arrays["characters"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2:] != (28, 28):
         raise ValueError(
             f"`images` of {FILE} is {images.dtype} {images.shape}, "
@@ -80,5 +78,9 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"`characters` of {FILE} is {names.dtype} {names.shape}, but a text for "
             f"each of the {images.shape[0]} classes is needed"
+        )
+    if len(np.unique(names)) < len(names):
+        raise ValueError(
+            f"`characters` of {FILE} names a class twice; a class is in one split only"
         )
     return images, names
