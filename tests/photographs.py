@@ -10,7 +10,7 @@ from PIL import Image
 from src.data.mini_imagenet import mini_imagenet
 
 PARTS = ("train", "val", "test")
-COUNT = 20  # the fewest images that a class may have
+COUNT = 20  # images of a class
 
 
 def photographs(classes=3, count=COUNT, size=84):

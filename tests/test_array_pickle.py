@@ -174,7 +174,7 @@ def pickled(head, state):
 def test_damaged_pickles_are_no_data(tmp_path, content):
     parts = photographs(classes=1)
     write_pickles(tmp_path, {part: cached(parts[part]) for part in PARTS})
-    (tmp_path / PICKLES[0][2]).write_bytes(content)
+    (tmp_path / PICKLES[0][2][0]).write_bytes(content)
     assert "mini-imagenet-cache-test.pkl" in refusal(tmp_path)
 
 

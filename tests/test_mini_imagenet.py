@@ -3,13 +3,14 @@
 import os
 import pickle
 import re
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from src.data import mini_imagenet as module
+from src.data import decoded_once as module
 from src.data.mini_imagenet import mini_imagenet
 from src.data.mini_imagenet_pickles import PICKLES
 from tests.conftest import python
@@ -55,10 +56,45 @@ def test_class_folders(tmp_path, place):
     assert not data.streamed  # auto, on a CPU
 
 
-def test_csv_splits_hold_the_same(tmp_path):
+@pytest.mark.parametrize("layout", ["flat", "split/", "class folders", "class in the name", "val"])
+@pytest.mark.parametrize("around", ["", "one/"])
+def test_csv_splits_hold_the_same(tmp_path, layout, around):
     parts = photographs(classes=2)
-    write_csv(tmp_path, parts)
+    folder = tmp_path / around
+    write_csv(folder, parts)
+    images = folder / "images"
+    if layout.startswith("class"):
+        for part in PARTS:
+            for name in parts[part]:
+                (images / name).mkdir()
+                for path in images.glob(f"{name}*.png"):
+                    path.rename(images / name / path.name)
+    if layout == "class in the name":
+        for part in PARTS:
+            head, *rows = (folder / f"{part}.csv").read_text().splitlines()
+            rows = [f"{row.split(',')[1]}/{row}" for row in rows]
+            (folder / f"{part}.csv").write_text("\n".join([head, *rows]))
+    if layout == "val":
+        (folder / "val.csv").rename(folder / "validation.csv")
+    if layout == "split/":
+        (folder / "split").mkdir()
+        for part in PARTS:
+            (folder / f"{part}.csv").rename(folder / "split" / f"{part}.csv")
     assert_holds(load(tmp_path), parts)
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val"])
+def test_other_names_of_the_validation_split(tmp_path, name):
+    parts = photographs(classes=1)
+    write_folders(tmp_path / "files" / "inside", parts)
+    (tmp_path / "files" / "inside" / "val").rename(tmp_path / "files" / "inside" / name)
+    for left in ("__MACOSX", "inside/@eaDir", "inside/train/__MACOSX", "inside/train/@eaDir"):
+        (tmp_path / "files" / left).mkdir()
+    assert_holds(load(tmp_path / "files"), parts)
+    write(tmp_path / "pickles", {part: cached(parts[part]) for part in PARTS})
+    val = tmp_path / "pickles" / "mini-imagenet-cache-val.pkl"
+    val.rename(val.with_name(f"mini-imagenet-cache-{name}.pkl"))
+    assert_holds(load(tmp_path / "pickles"), parts)
 
 
 def test_other_sizes_are_resized_alike_in_files_and_pickles(tmp_path):
@@ -93,7 +129,7 @@ def test_cached_pickles(tmp_path, protocol):
 @pytest.mark.parametrize("names", ["catname2label", "texts", "numbers"])
 def test_pickles_with_labels(tmp_path, names):
     parts = photographs(classes=2)
-    for part, file in zip(PARTS, PICKLES[1], strict=True):
+    for part, (file,) in zip(PARTS, PICKLES[1], strict=True):
         content = cached(parts[part])
         labels = np.empty(2 * COUNT, int)
         for label, indices in enumerate(content["class_dict"].values()):
@@ -114,15 +150,36 @@ def test_pickles_with_labels(tmp_path, names):
     assert_holds(load(tmp_path), parts)
 
 
-def test_classes_are_cut_to_the_smallest(tmp_path):
+def test_a_class_with_fewer_images_keeps_what_it_has(tmp_path):
     parts = photographs(classes=2, count=COUNT + 2)
     name = next(iter(parts["val"]))
     parts["val"][name] = parts["val"][name][: COUNT + 1]
-    write_folders(tmp_path, parts)
-    cut = {p: {n: images[: COUNT + 1] for n, images in parts[p].items()} for p in PARTS}
-    found = rf"the class validation/{name} has {COUNT + 1} images where {COUNT + 2} are usual"
-    with pytest.warns(UserWarning, match=rf"^{found}, so every class is cut to {COUNT + 1};"):
-        assert_holds(load(tmp_path), cut)
+    write_folders(tmp_path / "files", parts)
+    write_pickle_lists(tmp_path / "pickles", parts)
+    told = rf"^the class validation/{name} has {COUNT + 1} images where {COUNT + 2} are usual; copy"
+    for folder in ("files", "pickles"):
+        with pytest.warns(UserWarning, match=told):
+            data = load(tmp_path / folder)
+        fewer = data.names.index(f"validation/{name}")
+        assert data.counts is not None
+        assert data.counts.tolist() == [COUNT + 2 - (i == fewer) for i in range(6)]
+        np.testing.assert_array_equal(data.images[fewer, :-1], parts["val"][name])
+        first = next(iter(parts["train"]))
+        at = data.names.index(f"train/{first}")
+        np.testing.assert_array_equal(data.images[at], parts["train"][first])
+
+
+def write_pickle_lists(folder, parts):
+    """Pickles of classes with different numbers of images."""
+    contents = {}
+    for part, classes in parts.items():
+        ends = np.cumsum([0, *map(len, classes.values())])
+        members = [range(a, b) for a, b in pairwise(ends)]
+        contents[part] = {
+            "image_data": np.concatenate(list(classes.values())),
+            "class_dict": dict(zip(classes, map(list, members), strict=True)),
+        }
+    write(folder, contents)
 
 
 def test_one_class_of_more_images_is_cut_without_a_word(tmp_path):
@@ -161,13 +218,13 @@ def test_describe_shows_a_task_or_says_what_is_missing(tmp_path):
 def decoded(monkeypatch):
     """How many images were decoded, one entry per time."""
     times = []
-    plain = module.decode_files
+    plain = module.decode_all
 
-    def counting(files, count):
-        times.append(len(files) * count)
-        return plain(files, count)
+    def counting(paths, *rest, **options):
+        times.append(len(paths))
+        return plain(paths, *rest, **options)
 
-    monkeypatch.setattr(module, "decode_files", counting)
+    monkeypatch.setattr(module, "decode_all", counting)
     return times
 
 
@@ -177,7 +234,7 @@ def test_files_are_decoded_once(tmp_path, decoded, capsys):
     for _ in range(2):
         assert_holds(load(tmp_path), parts)
     assert decoded == [3 * COUNT]
-    assert capsys.readouterr().err.count("decoding 60 images once") == 1
+    assert capsys.readouterr().err.count(f"decoding {3 * COUNT} images once") == 1
     # Another image under the same name is another data set.
     path = min((tmp_path / "test").glob("*/*.png"))
     status = path.stat()
@@ -227,7 +284,7 @@ def test_streamed_where_half_of_the_memory_is_too_little(tmp_path, monkeypatch):
         devices = [SimpleNamespace(platform=platform, memory_stats=lambda c=c: c) for c in cases]
         found[platform] = []
         for device in devices:
-            monkeypatch.setattr(module.jax, "devices", lambda device=device: [device])
+            monkeypatch.setattr("jax.devices", lambda device=device: [device])
             found[platform].append(load(tmp_path).streamed)
     assert found == {"gpu": [False, True, False, False], "cpu": [False, False]}
     assert load(tmp_path, streamed=True).streamed is True

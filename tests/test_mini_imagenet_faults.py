@@ -1,7 +1,9 @@
 """What is wrong with the files of a miniImageNet is named."""
 
+import os
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -103,8 +105,10 @@ def spoil_files(kind, folder):
             (folder / "images").write_text(""),
         ),
         "csv is a folder": lambda: (table.unlink(), table.mkdir()),
-        "too few": lambda: files[3].unlink(),
-        "missing split": lambda: (folder / "val").rename(folder / "valid"),
+        "none in a class": lambda: [
+            path.unlink() for path in max((folder / "test").iterdir()).iterdir()
+        ],
+        "missing split": lambda: (folder / "val").rename(folder / "held_out"),
         "empty split": lambda: [f.rename(folder / f.name) for f in (folder / "val").iterdir()],
         "in two splits": lambda: next((folder / "val").iterdir()).rename(
             folder / "val" / next((folder / "test").iterdir()).name
@@ -114,7 +118,21 @@ def spoil_files(kind, folder):
         "csv twice": lambda: table.write_text("\n".join([*rows, rows[1]])),
         "csv without columns": lambda: table.write_text("\n".join(rows[1:])),
         "csv half a row": lambda: table.write_text("\n".join([*rows, "x.png"])),
+        "csv empty cell": lambda: table.write_text("\n".join([*rows, "x.png,"])),
+        "csv no rows": lambda: table.write_text("filename,label\n"),
         "csv empty": lambda: table.write_text(""),
+        "csv is a pipe": lambda: (table.unlink(), os.mkfifo(table)),
+        "csv is a web page": lambda: table.write_text("<!DOCTYPE html>"),
+        "csv which of two": lambda: (
+            [
+                (
+                    (folder / "images" / name).mkdir(),
+                    shutil.copy(files[3], folder / "images" / name / "x.png"),
+                )
+                for name in "ab"
+            ],
+            (folder / "train.csv").write_text("filename,label\nx.png,n1\n"),
+        ),
         "csv no text": lambda: table.write_bytes(b"\xff\xfe\x00"),
         "csv missing": table.unlink if rows else None,
     }
@@ -124,27 +142,35 @@ def spoil_files(kind, folder):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("not an image", r"n\d+/n\d+\.png is not a whole image \(.*copy it again"),
-        ("truncated image", r"n\d+/n\d+\.png is not a whole image \(.*copy it again"),
-        ("16 bits", r"n\d+/n\d+\.png has pixels of more than 8 bits \(Pillow's mode I;16\)"),
-        ("floats", r"n\d+/n\d+\.png has pixels of more than 8 bits \(Pillow's mode F\)"),
-        ("dangling link", r"n\d+/n\d+\.png links to gone\.png, which is not there; copy the data"),
+        ("not an image", r"\w+/n\d+/n\d+\.png is a text, not an image; copy it again"),
+        ("truncated image", r"\w+/n\d+/n\d+\.png is not a whole image \(.*copy it again"),
+        ("16 bits", r"\w+/n\d+/n\d+\.png has pixels of more than 8 bits \(Pillow's mode I;16\)"),
+        ("floats", r"\w+/n\d+/n\d+\.png has pixels of more than 8 bits \(Pillow's mode F\)"),
+        (
+            "dangling link",
+            r"\w+/n\d+/n\d+\.png links to gone\.png, which is not there; copy the data",
+        ),
         ("dangling class", "val/n1 links to gone, which is not there; copy the data set itself"),
         ("split is a file", "val is a file, but a folder is needed; copy the data set again"),
         ("csv dangling link", r"images/n\d+\.png links to gone\.png, which is not there"),
         ("csv images is a file", "images is a file, but a folder is needed"),
-        ("csv is a folder", r"val\.csv cannot be read \(Is a directory\): a CSV file is needed"),
-        ("too few", r"the class test/n\d+ has 19 images, but at least 20 are needed"),
+        ("csv is a folder", r".*val\.csv is a folder, but a file is needed"),
+        ("csv is a pipe", r".*val\.csv is a named pipe, but a file is needed"),
+        ("csv is a web page", r".*val\.csv is no CSV file; it is a web page, saved under this"),
+        ("none in a class", r"the class test/n\d+ has no images; copy the data set again"),
         ("missing split", "it holds train, test but not val; put it beside the rest"),
         ("empty split", "val holds no class folders"),
         ("in two splits", r"the class n\d+ is in two splits, test and validation"),
+        ("csv which of two", r"line 2 of train.csv names x.png which is both a/x.png and b/x.png"),
         ("csv names no file", r"line 5 of val.csv names n\d+.png which is not an image in images/"),
         ("csv leads out", r"line 2 of val.csv names \.\./secret.png which is not an image"),
         ("csv twice", r"line 42 of val.csv names n\d+.png a second time"),
-        ("csv without columns", "val.csv needs the columns filename and label"),
-        ("csv half a row", "val.csv needs the columns filename and label"),
-        ("csv empty", "val.csv needs the columns filename and label"),
-        ("csv no text", "val.csv is not a CSV file"),
+        ("csv without columns", "val.csv has the columns .*, but filename and label are needed"),
+        ("csv half a row", "line 42 of .*val.csv has 1 cells, but the first line names 2 columns"),
+        ("csv empty cell", "line 42 of val.csv has an empty cell; copy it again"),
+        ("csv no rows", "val.csv has no rows; copy it again"),
+        ("csv empty", ".*val.csv is empty; a first line with the names of the columns"),
+        ("csv no text", "line 1 of .*val.csv is not UTF-8 .byte 0xff at 1.; save the file again"),
         ("csv missing", "it holds images, train.csv, test.csv but not val.csv"),
     ],
 )
@@ -188,7 +214,7 @@ def test_the_same_numbered_classes_in_two_splits_are_refused(tmp_path):
     parts = photographs(classes=2)
     contents = {part: cached(parts[part]) for part in PARTS}
     contents["val"]["image_data"] = contents["train"]["image_data"].copy()
-    for content, file in zip(contents.values(), PICKLES[1], strict=True):
+    for content, (file,) in zip(contents.values(), PICKLES[1], strict=True):
         older = {"data": content["image_data"], "labels": [0, 1] * COUNT}
         (tmp_path / file).write_bytes(pickle.dumps(older))
     assert re.search(

@@ -1,20 +1,17 @@
 """miniImageNet from image files: class folders, or one folder with the splits in CSV files."""
 
-import csv
-import hashlib
-import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
+from src.data.csv_text import read_csv
+from src.data.decoded_once import gone
 from src.data.image_classes import SPLITS
+from src.data.image_files import Header, image_names, shown_below, shown_in
 
-SIDE = 84
+HEADER = Header(84, 84, 3)
 SUFFIXES = (".jpg", ".jpeg", ".png")
-RECIPE = 2  # to be raised whenever other arrays come from the same files
+# Of each split, what its folder, CSV file or pickle is called.
+PARTS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 
 
 def list_folders(parts: Sequence[Path]) -> dict[str, list[Path]]:
@@ -26,124 +23,80 @@ def list_folders(parts: Sequence[Path]) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     for split, part in zip(SPLITS, parts, strict=True):
         _refuse_file(part)
-        shown = [path for path in sorted(part.iterdir()) if _shown(path.name)]
-        for path in shown:
-            # Left out in silence, a class would be missing.
-            if not path.exists():
-                raise ValueError(_dangling(path))
-        folders = [path for path in shown if path.is_dir()]
-        if not folders:
+        for folder in _class_folders(part):
+            files[f"{split}/{folder.name}"] = _images_in(folder)
+        if not any(name.startswith(f"{split}/") for name in files):
             raise ValueError(
                 f"{part.name} holds no class folders; put there one folder of images for each class"
             )
-        for folder in folders:
-            files[f"{split}/{folder.name}"] = [folder / name for name in _image_names(folder)]
     return files
 
 
 def list_csv(parts: Sequence[Path]) -> dict[str, list[Path]]:
     """The same from [images/, train.csv, val.csv, test.csv], which have columns filename, label.
 
-    The splits of Ravi and Larochelle, ICLR 2017. Raises ValueError where a CSV file has another
-    form, or names an image twice or one that is not there.
+    images/ holds the files, or a folder of them for each class. The splits of Ravi and Larochelle,
+    ICLR 2017. Raises ValueError where a CSV file has another form, or names an image twice or one
+    that is not there.
     """
     folder, *tables = parts
     _refuse_file(folder)
-    present = set(_image_names(folder))
+    paths = [*_images_in(folder), *(p for f in _class_folders(folder) for p in _images_in(f))]
+    # By its name, or with the folder of its class before it.
+    path_of = {shown_below(path, folder): path for path in paths}
+    by_name: dict[str, list[Path]] = {}
+    for path in paths:
+        by_name.setdefault(path.name, []).append(path)
     files: dict[str, list[Path]] = {}
+    taken: set[Path] = set()
     for split, table in zip(SPLITS, tables, strict=True):
-        rows = _rows(table)
-        for line, name, label in rows:
-            where = f"line {line} of {table.name}"
-            if name not in present:
-                again = any(folder / name in of_class for of_class in files.values())
-                problem = "a second time" if again else f"which is not an image in {folder.name}/"
-                raise ValueError(
-                    f"{where} names {name} {problem}; copy {folder.name}/ and the CSV files again"
-                )
-            present.remove(name)
-            files.setdefault(f"{split}/{label}", []).append(folder / name)
+        for line, name, label in _rows(table):
+            where = f"line {line} of {table.name} names {name}"
+            again = f"copy {folder.name}/ and the CSV files again"
+            path = path_of.get(name) or path_of.get(f"{label}/{name}")
+            if path is None:
+                found = by_name.get(name, [])
+                if len(found) != 1:
+                    places = " and ".join(shown_below(path, folder) for path in found[:2])
+                    trouble = f"which is both {places}" if found else "which is not an image"
+                    raise ValueError(f"{where} {trouble} in {folder.name}/; {again}")
+                path = found[0]
+            if path in taken:
+                raise ValueError(f"{where} a second time; {again}")
+            taken.add(path)
+            files.setdefault(f"{split}/{label}", []).append(path)
     return {name: sorted(files[name]) for name in sorted(files)}
 
 
-def fingerprint(files: Mapping[str, Sequence[Path]], count: int) -> str:
-    """Changes with the classes, and with names, sizes or times of the files that are read.
-
-    Raises ValueError where one of them is a link to a file that is not there.
-    """
-    total = hashlib.sha256(repr((RECIPE, SIDE)).encode())
-    for name, paths in files.items():
-        for path in paths[:count]:
-            try:
-                status = path.stat()
-            except FileNotFoundError as error:
-                raise ValueError(_dangling(path)) from error
-            total.update(repr((name, path.name, status.st_size, status.st_mtime_ns)).encode())
-    return total.hexdigest()[:16]
+def _class_folders(folder: Path) -> list[Path]:
+    shown = shown_in(folder)
+    for path in shown:
+        # Left out in silence, a class would be missing.
+        if not path.exists() and not path.name.lower().endswith(SUFFIXES):
+            raise ValueError(gone(path, f"{folder.name}/{path.name}"))
+    return [path for path in shown if path.is_dir()]
 
 
-def decode_files(files: Mapping[str, Sequence[Path]], count: int) -> np.ndarray:
-    """uint8 (classes, count, SIDE, SIDE, 3): the first `count` images of each class.
-
-    Raises ValueError on a file that is no whole image, or whose pixels have more than 8 bits.
-    """
-    images = np.empty((len(files), count, SIDE, SIDE, 3), np.uint8)
-    # Decoding leaves Python's lock, so threads are enough.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for target, paths in zip(images, files.values(), strict=True):
-            for i, image in enumerate(pool.map(_decode, paths[:count])):
-                target[i] = image
-    return images
-
-
-def resized(image: Image.Image) -> np.ndarray:
-    """uint8 (SIDE, SIDE, 3); Lanczos without regard to the proportions, as the literature does."""
-    if image.size != (SIDE, SIDE):
-        image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return np.asarray(image)
-
-
-def _decode(path: Path) -> np.ndarray:
-    where = f"{path.parent.name}/{path.name}"
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            # Of grey pixels of 16 or 32 bits, or floats, convert makes white all beyond 255.
-            pixels = None if mode.startswith(("I", "F")) else resized(image.convert("RGB"))
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise ValueError(f"{where} is not a whole image ({error}); copy it again") from error
-    if pixels is None:
-        raise ValueError(
-            f"{where} has pixels of more than 8 bits (Pillow's mode {mode}), and which value is "
-            "white is not known; save it again with 8 bits per channel"
-        )
-    return pixels
+def _images_in(folder: Path) -> list[Path]:
+    return [folder / name for name in image_names(folder, SUFFIXES)]
 
 
 def _rows(table: Path) -> list[tuple[int, str, str]]:
     """(line, filename, label) of each row."""
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [(reader.line_num, row) for row in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{table.name} is not a CSV file ({error}); copy it again") from error
-    except OSError as error:
+    names, lines = read_csv(table)
+    if not {"filename", "label"} <= set(names):
         raise ValueError(
-            f"{table.name} cannot be read ({error.strerror}): a CSV file is needed; copy it again"
-        ) from error
-    if not rows or any(not row.get(key) for _, row in rows for key in ("filename", "label")):
-        raise ValueError(
-            f"{table.name} needs the columns filename and label, both filled in every row; copy it "
-            "again"
+            f"{table.name} has the columns {', '.join(names)}, but filename and label are needed; "
+            "copy it again"
         )
-    return [(line, row["filename"], row["label"]) for line, row in rows]
+    places = names.index("filename"), names.index("label")
+    rows = [(line, cells[places[0]], cells[places[1]]) for line, cells in lines]
+    for line, name, label in rows:
+        if not name or not label:
+            raise ValueError(f"line {line} of {table.name} has an empty cell; copy it again")
+    if not rows:
+        raise ValueError(f"{table.name} has no rows; copy it again")
+    return rows
 
 
 def _refuse_file(folder: Path) -> None:
@@ -151,20 +104,3 @@ def _refuse_file(folder: Path) -> None:
         raise ValueError(
             f"{folder.name} is a file, but a folder is needed; copy the data set again"
         )
-
-
-def _dangling(path: Path) -> str:
-    where = f"{path.parent.name}/{path.name}"
-    if not path.is_symlink():
-        return f"{where} has gone; run the same command again"
-    return f"{where} links to {path.readlink()}, which is not there; copy the data set itself"
-
-
-def _image_names(folder: Path) -> list[str]:
-    names = os.listdir(folder)
-    return sorted(name for name in names if name.lower().endswith(SUFFIXES) and _shown(name))
-
-
-def _shown(name: str) -> bool:
-    """Archivers and systems leave hidden files beside the images."""
-    return not name.startswith(".")

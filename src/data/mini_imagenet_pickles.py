@@ -9,13 +9,15 @@ from PIL import Image
 
 from src.data.array_pickle import read_pickle
 from src.data.image_classes import SPLITS
-from src.data.mini_imagenet_files import SIDE, resized
+from src.data.image_files import pixels_of
+from src.data.mini_imagenet_files import HEADER, PARTS
 
-# (training, validation, test): of Ren et al., ICLR 2018, and of Gidaris and Komodakis, CVPR 2018.
+# (training, validation, test), each by all its names: of Ren et al., ICLR 2018, and of Gidaris and
+# Komodakis, CVPR 2018.
 PICKLES = (
-    tuple(f"mini-imagenet-cache-{part}.pkl" for part in ("train", "val", "test")),
+    tuple(tuple(f"mini-imagenet-cache-{name}.pkl" for name in names) for names in PARTS.values()),
     tuple(
-        f"miniImageNet_category_split_{part}.pickle"
+        (f"miniImageNet_category_split_{part}.pickle",)
         for part in ("train_phase_train", "val", "test")
     ),
 )
@@ -43,15 +45,14 @@ def read_pickles(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     return classes
 
 
-def stack(classes: Mapping[str, np.ndarray], count: int) -> np.ndarray:
-    """uint8 (classes, count, SIDE, SIDE, 3): the first `count` images of each class."""
-    images = np.empty((len(classes), count, SIDE, SIDE, 3), np.uint8)
-    for target, of_class in zip(images, classes.values(), strict=True):
-        if of_class.shape[1:] == target.shape[1:]:
-            target[:] = of_class[:count]
-        else:
-            target[:] = [resized(Image.fromarray(image)) for image in of_class[:count]]
-    return images
+def resized_classes(classes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """uint8 (images, 84, 84, 3) of each class."""
+    return [
+        images
+        if images.shape[1:] == HEADER
+        else np.stack([pixels_of(Image.fromarray(image), HEADER) for image in images])
+        for images in classes
+    ]
 
 
 def _parts(content: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
