@@ -17,14 +17,15 @@ def nearest_neighbour_accuracy(
     Tasks of `ways` classes, `shots` support drawings and all other drawings of each class as
     queries. Raises ValueError where the split or the drawings are too few.
     """
-    indices, (drawings, *shape) = classes.splits[split], classes.images.shape[1:]
+    indices, (_, *shape) = classes.splits[split], classes.images.shape[1:]
+    drawings = _fewest(classes, indices)
     if not 1 <= ways <= len(indices) or not 1 <= shots < drawings or num_tasks < 2:
         raise ValueError(
             f"ways={ways}, shots={shots}, num_tasks={num_tasks}: the {split} split has "
             f"{len(indices)} classes of {drawings} drawings, and two tasks are the fewest"
         )
     generator = np.random.default_rng(seed)
-    pixels = classes.images[indices].reshape(len(indices), drawings, int(np.prod(shape)))
+    pixels = classes.images[indices, :drawings].reshape(len(indices), drawings, int(np.prod(shape)))
     owner = np.repeat(np.arange(ways), shots)
     truth = np.repeat(np.arange(ways), drawings - shots)
     accuracies = np.empty(num_tasks)
@@ -55,13 +56,13 @@ def contact_sheet(
     indices = classes.splits[split]
     generator = np.random.default_rng(seed)
     rows = np.sort(generator.permutation(indices)[:num_classes])
-    columns = min(num_drawings, classes.images.shape[1])
+    columns = min(num_drawings, _fewest(classes, rows))
     figure = Figure(figsize=(3 + 0.6 * columns, 0.6 * len(rows)))
     left = 3 / (3 + 0.6 * columns)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     figure.subplots_adjust(left=left, right=0.995, bottom=0.01, top=0.99, wspace=0.08, hspace=0.08)
     for row, index in enumerate(rows):
-        shown = generator.permutation(classes.images.shape[1])[:columns]
+        shown = generator.permutation(_fewest(classes, np.array([index])))[:columns]
         for cell, image in zip(axes[row], classes.images[index, shown], strict=True):
             # Drawings hold ink, photographs light.
             light = 255 - image.squeeze(-1) if image.shape[-1] == 1 else image
@@ -71,3 +72,10 @@ def contact_sheet(
         name = classes.names[index].replace("/", "\n", 1)
         axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7, wrap=True)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def _fewest(classes: ImageClasses, indices: np.ndarray) -> int:
+    """How many images the smallest of these classes has."""
+    if classes.counts is None:
+        return classes.images.shape[1]
+    return int(classes.counts[indices].min())

@@ -38,14 +38,15 @@ def weight_histogram(samples: WeightedSamples, path: Path, title: str) -> bool:
 def trust_sheet(samples: WeightedSamples, path: Path, rows: int = 3, columns: int = 12) -> bool:
     """Draw the training images of the largest and of the smallest weights, with their labels.
 
-    A label that is wrong is red; the weight stands below the label. False (no file) for one sample.
+    A label that is wrong is red; the weight stands below the label. False (no file) for one sample,
+    and for rows of a table, which are no images.
     """
     from matplotlib.figure import Figure
 
     weights = np.asarray(samples.weights)
     order = np.argsort(-weights, kind="stable")
     count = min(rows * columns, len(order) // 2)
-    if not count:
+    if not count or np.ndim(samples.images) != 4:
         return False
     rows = -(-count // columns)
     figure = Figure(figsize=(0.72 * columns, 2 * (0.98 * rows + 0.4)), layout="constrained")
