@@ -11,7 +11,9 @@ import pytest
 
 from src.data import libsvm as module
 from src.data.bundled_table import bundled_table
+from src.data.forms import convert
 from src.data.image_classes import SPLITS
+from src.data.labelled import LabelledImages
 from src.data.libsvm import libsvm
 from src.data.libsvm_text import read_libsvm, to_dense
 
@@ -100,7 +102,7 @@ DENSE = [[0.5, 0, -0.2, 0], [0, 0.25, 0, 1], [0, 0, 0, 0], [3, 0, 0, 0]]
 
 
 def dense(found, width):
-    return to_dense(found, np.arange(len(found.labels)), np.arange(width))
+    return to_dense(found, np.arange(len(found.labels)), width)
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
@@ -274,10 +276,23 @@ def test_what_might_never_end_is_not_read(tmp_path):
         ({"path": "1 1:1\n2 1:1"}, {"num_features": 0}, "num_features=0 must be at least 1"),
         (
             {"path": "1 1:1\n2 999999999:2\n1 1:2"},
-            {},
+            {"sparse": False},
             "path=PATH: 3 rows of 999999999 features would fill 22.4 GiB as a dense table, over "
-            "the limit of 4 GiB; keep the most common features alone, "
-            "data.max_features=178956970",
+            "the limit of 4 GiB; choose data.sparse=true with data.standardise=false, or keep the "
+            "most common features alone, data.max_features=178956970",
+        ),
+        (
+            {"path": "1 1:1\n2 999999999:2\n1 1:2"},
+            {"standardise": True},
+            "standardise=true: 3 rows of 999999999 features are kept sparse, and to centre them "
+            "would fill in every 0 (22.4 GiB); choose data.standardise=false, or dense rows of the "
+            "most common features, data.max_features=178956970",
+        ),
+        (
+            {"path": "1 1:1\n2 9999999999:2\n1 1:2"},
+            {},
+            "path=PATH: 3 sparse rows of 9999999999 features, each as long as the longest (of 1 "
+            "entries), would fill",
         ),
         (
             {"path": "1 1:1\n2 1:2\n1 1:3", "test_path": "1 1:1\n3 1:2"},
@@ -331,21 +346,43 @@ def test_the_limit_is_of_the_rows_and_features_that_are_kept(tmp_path, monkeypat
     paths = [write(tmp_path / name, "1 1:1 3:4", "2 2:1 3:5") for name in "abc"]
     own = {"validation_path": paths[1], "test_path": paths[2]}
     monkeypatch.setattr(module, "LIMIT", 6 * 3 * 8)
-    load(paths[0], **own)
+    load(paths[0], **own, sparse=False)
     monkeypatch.setattr(module, "LIMIT", 6 * 3 * 8 - 1)
     with pytest.raises(ValueError, match=r"6 rows of 3 features .* data\.max_features=2$"):
-        load(paths[0], **own)
-    few = load(paths[0], **own, max_features=2)
+        load(paths[0], **own, sparse=False)
+    few = load(paths[0], **own, max_features=2, sparse=False)
     # The third, which two rows have, and the first of those that one has.
     np.testing.assert_array_equal(few.inputs["train"], [[1, 4], [0, 5]])
-    assert load(paths[0], **own, split_sizes=(1, 1, 1)).inputs["test"].shape == (1, 3)
+    assert load(paths[0], **own, split_sizes=(1, 1, 1), sparse=False).inputs["test"].shape == (1, 3)
     with pytest.raises(ValueError, match=r"^max_features=0 must be at least 1, or null"):
         load(paths[0], **own, max_features=0)
 
 
-def test_fewer_rows_are_a_remedy_too(tmp_path, monkeypatch):
-    path = write(tmp_path / "a", *(f"{i % 2} 1:1 2:{i}" for i in range(40)))
-    monkeypatch.setattr(module, "LIMIT", 20 * 2 * 8)
-    with pytest.raises(ValueError, match=r"max_features=1, or fewer rows, .*\[8,6,6\]$"):
+def undone(rows):
+    dense = np.zeros(rows.shape)
+    np.add.at(dense, (np.arange(len(dense))[:, None], rows.columns), rows.values)
+    return dense
+
+
+def test_sparse_rows_are_the_dense_ones(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    dense = generator.standard_normal((20, 30)) * (generator.random((20, 30)) < 0.2)
+    lines = [
+        f"{i % 2} " + " ".join(f"{j + 1}:{value}" for j, value in enumerate(row) if value)
+        for i, row in enumerate(dense)
+    ]
+    path = write(tmp_path / "a", *lines)
+    whole, sparse = (load(path, split_seed=3, sparse=choice) for choice in (False, True))
+    monkeypatch.setattr(module, "LIMIT", 20 * 30 * 8 - 1)
+    automatic = load(path, split_seed=3)
+    for split in SPLITS:
+        assert sparse.inputs[split].shape == whole.inputs[split].shape
+        np.testing.assert_array_equal(undone(sparse.inputs[split]), whole.inputs[split])
+        np.testing.assert_array_equal(automatic.inputs[split].values, sparse.inputs[split].values)
+    monkeypatch.setattr(module, "LIMIT", 20)
+    with pytest.raises(ValueError, match=r"20 sparse rows .* would fill .* data\.max_features=1$"):
         load(path)
-    assert load(path, split_sizes=(8, 6, 6)).inputs["test"].shape == (6, 2)
+    with pytest.raises(
+        ValueError, match=r"its rows are sparse, which problem=regularisation alone"
+    ):
+        convert(sparse, LabelledImages)

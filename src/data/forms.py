@@ -64,7 +64,14 @@ def _rows_with_labels(table: Table) -> LabelledImages:
             "its targets are numbers, but classes are needed: choose data with classes (for your "
             "own table data.targets=classes where they are whole), or problem=regularisation"
         )
-    return LabelledImages(table.inputs, table.targets, table.num_classes, table.names)
+    dense = {split: rows for split, rows in table.inputs.items() if isinstance(rows, np.ndarray)}
+    if len(dense) < len(table.inputs):
+        raise ValueError(
+            "its rows are sparse, which problem=regularisation alone can read; choose "
+            "data.sparse=false, with fewer features (data.max_features=1000) or rows "
+            "(data.split_sizes) if they are too many"
+        )
+    return LabelledImages(dense, table.targets, table.num_classes, table.names)
 
 
 def _table_of_pixels(data: LabelledImages) -> Table:

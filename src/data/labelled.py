@@ -1,7 +1,7 @@
 """What loaders of labelled data return, and how rows are split."""
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,17 +29,34 @@ class LabelledImages(NamedTuple):
     origins: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 (a default that is never changed)
 
 
+class SparseRows(NamedTuple):
+    """Rows with few entries that are not 0: entry j of row i is values[i, j] in columns[i, j].
+
+    columns: int32 (n, m), values: float64 (n, m), where m is the most entries of a row; rows with
+    fewer end with the value 0 in column 0.
+    """
+
+    columns: np.ndarray
+    values: np.ndarray
+    num_features: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the dense rows, (n, p)."""
+        return self.columns.shape[0], self.num_features
+
+
 class Table(NamedTuple):
     """Rows of numbers with one target each, in the splits train, validation and test.
 
-    inputs: {split: float64 (n, p)}
+    inputs: {split: float64 (n, p)}, or {split: SparseRows}
     targets: {split: float64 (n,)}, or int32 (n,) in 0..num_classes - 1
     num_classes: 0 where the targets are real numbers
     standardised: whether the inputs were brought to mean 0 and deviation 1 in the training rows
     names: of the classes; () where the labels are names enough
     """
 
-    inputs: dict[str, np.ndarray]
+    inputs: Mapping[str, np.ndarray | SparseRows]
     targets: dict[str, np.ndarray]
     num_classes: int
     standardised: bool = False
@@ -125,7 +142,7 @@ def serves_of(given: Collection[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def make_table(
-    inputs: dict[str, np.ndarray],
+    inputs: Mapping[str, Any],
     targets: dict[str, np.ndarray],
     num_classes: int,
     standardise: bool,
@@ -144,7 +161,7 @@ def make_table(
     return Table(inputs, typed, num_classes, standardise, names)
 
 
-def standardised(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def standardised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """By the mean and standard deviation of the training rows, which are `make_table`'s."""
     train = arrays["train"]
     # Rounding gives the deviation of a constant column some value near 0, but not 0.

@@ -1,13 +1,21 @@
 """Any table in LIBSVM's text format, from one file or from one for each split."""
 
 import warnings
+from typing import Literal
 
 import numpy as np
 
 from src.data.checked_files import LARGEST, about, refuse_shared, shown_size, user_path
 from src.data.image_classes import SPLITS
 from src.data.labelled import Sizes, Table, make_table, split_parts
-from src.data.libsvm_text import LibsvmRows, read_libsvm, to_dense
+from src.data.libsvm_text import (
+    LibsvmRows,
+    keep_columns,
+    most_entries,
+    read_libsvm,
+    to_dense,
+    to_sparse,
+)
 from src.data.targets import MOST_CLASSES, Targets
 
 LIMIT = LARGEST  # bytes of the dense array
@@ -24,8 +32,9 @@ def libsvm(
     max_features: int | None,
     targets: Targets,
     standardise: bool,
+    sparse: Literal["auto", True, False] = "auto",
 ) -> Table:
-    """A dense table, (n, p) with 0 where a row has no entry; labels in sorted order are 0, 1, ...
+    """A table, (n, p) with 0 where a row has no entry; labels in sorted order are 0, 1, ...
 
     validation_path, test_path: files of these splits; a split without one is cut from `path`.
     split_sizes=null: 40, 30, 30 percent of `path` for the splits that it serves (all of a file that
@@ -33,10 +42,12 @@ def libsvm(
     so many are kept, those that most training rows have an entry of. targets=auto: classes where
     all labels are whole numbers, at most 100 different. standardise: by the mean and standard
     deviation of the training rows (targets too, where they are numbers); constants become 0.
+    sparse: rows as SparseRows, not standardised; auto: where dense ones would fill over 4 GiB.
 
     Raises ValueError where a line cannot be read (with its number), where two splits are one file,
     where validation or test has a class that `path` has not, where the table would fill more than
-    4 GiB, and on sizes that cannot be had. Chang, Lin: LIBSVM, ACM TIST 2011.
+    4 GiB, where sparse rows would be standardised, and on sizes that cannot be had. Chang, Lin:
+    LIBSVM, ACM TIST 2011.
     """
     if path is None:
         raise ValueError("path=null: name a file in LIBSVM's text format with data.path=FILE")
@@ -57,12 +68,15 @@ def libsvm(
         for option in options
     ]
     rows = split_parts(parts, split_sizes, split_seed)
-    columns = np.arange(width)
     if max_features is not None:
-        columns = _most_common(tables["path"], rows["train"], width, max_features)
-    _refuse_too_large(path, {split: len(of) for split, of in rows.items()}, len(columns))
+        columns = _most_common(tables["path"], rows["train"], max_features)
+        width = len(columns)
+        tables = {option: keep_columns(table, columns) for option, table in tables.items()}
+    chosen = {split: tables[source[split]] for split in SPLITS}
+    sparse = _checked_form(path, chosen, rows, width, standardise, sparse)
+    made = to_sparse if sparse else to_dense
     return make_table(
-        {split: to_dense(tables[source[split]], rows[split], columns) for split in SPLITS},
+        {split: made(chosen[split], rows[split], width) for split in SPLITS},
         {split: labels[source[split]][rows[split]] for split in SPLITS},
         num_classes,
         standardise,
@@ -88,32 +102,49 @@ def _width(options: dict[str, str], tables: dict[str, LibsvmRows], num_features:
     return width
 
 
-def _most_common(table: LibsvmRows, rows: np.ndarray, width: int, number: int) -> np.ndarray:
-    """The `number` columns, ascending, in which most of the rows have an entry."""
-    if not number >= 1:
+def _most_common(table: LibsvmRows, rows: np.ndarray, number: int) -> np.ndarray:
+    """The `number` columns, ascending, in which most of the rows have an entry; fewer if all."""
+    if number < 1:
         raise ValueError(f"max_features={number} must be at least 1, or null for all")
-    entries = table.columns[np.isin(table.rows, rows)]
-    kinds, counts = np.unique(entries, return_counts=True)
+    kinds, counts = np.unique(table.columns[np.isin(table.rows, rows)], return_counts=True)
     # Of columns with as many entries, the first ones.
-    chosen = kinds[np.argsort(-counts, kind="stable")][:number]
-    return np.sort(chosen) if width > number else np.arange(width)
+    return np.sort(kinds[np.argsort(-counts, kind="stable")][:number])
 
 
-def _refuse_too_large(path: str, num_rows: dict[str, int], width: int) -> None:
-    total = sum(num_rows.values())
-    if total * width * 8 <= LIMIT:
-        return
-    fewer = max(LIMIT // (8 * width), 0)
-    advice = (
-        f"keep the most common features alone, data.max_features={max(LIMIT // (8 * total), 1)}"
-    )
-    if fewer >= 10:
-        sizes = [max(fewer * count // total, 1) for count in num_rows.values()]
-        advice += f", or fewer rows, data.split_sizes=[{','.join(map(str, sizes))}]"
-    raise ValueError(
-        f"path={path}: {total} rows of {width} features would fill {shown_size(total * width * 8)} "
-        f"as a dense table, over the limit of {shown_size(LIMIT)}; {advice}"
-    )
+def _checked_form(
+    path: str,
+    tables: dict[str, LibsvmRows],
+    rows: dict[str, np.ndarray],
+    width: int,
+    standardise: bool,
+    sparse: Literal["auto", True, False],
+) -> bool:
+    """Whether rows are sparse. Raises ValueError where they are too large, or standardised."""
+    total = sum(map(len, rows.values()))
+    dense = total * width * 8
+    if sparse == "auto":
+        sparse = dense > LIMIT
+    fewer = f"data.max_features={max(LIMIT // (8 * total), 1)}"
+    if not sparse and dense > LIMIT:
+        raise ValueError(
+            f"path={path}: {total} rows of {width} features would fill {shown_size(dense)} as a "
+            f"dense table, over the limit of {shown_size(LIMIT)}; choose data.sparse=true with "
+            f"data.standardise=false, or keep the most common features alone, {fewer}"
+        )
+    if sparse and standardise:
+        raise ValueError(
+            f"standardise=true: {total} rows of {width} features are kept sparse, and to centre "
+            f"them would fill in every 0 ({shown_size(dense)}); choose data.standardise=false, or "
+            f"dense rows of the most common features, {fewer}"
+        )
+    most = max(most_entries(tables[split], rows[split]) for split in SPLITS) if sparse else 0
+    if 12 * total * most > LIMIT or width >= 2**31:
+        raise ValueError(
+            f"path={path}: {total} sparse rows of {width} features, each as long as the longest "
+            f"(of {most} entries), would fill {shown_size(12 * total * most)}, over the limit of "
+            f"{shown_size(LIMIT)}; keep the most common features alone, {fewer}"
+        )
+    return sparse
 
 
 def _targets(

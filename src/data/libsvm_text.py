@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from src.data.checked_files import LARGEST, kind_of, read_lines, shown_size
+from src.data.labelled import SparseRows
 
 NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 PAIR = rf"(\d{{1,15}}):({NUMBER})"
@@ -71,15 +72,46 @@ def read_libsvm(path: Path) -> LibsvmRows:
     )
 
 
-def to_dense(table: LibsvmRows, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """float64 (rows, columns) of these rows and (ascending) columns, 0 where there is no entry."""
+def keep_columns(table: LibsvmRows, columns: np.ndarray) -> LibsvmRows:
+    """The entries in these (ascending) columns, which become 0, 1, ..."""
+    found = np.minimum(np.searchsorted(columns, table.columns), len(columns) - 1)
+    kept = columns[found] == table.columns
+    return table._replace(rows=table.rows[kept], columns=found[kept], values=table.values[kept])
+
+
+def to_dense(table: LibsvmRows, rows: np.ndarray, num_features: int) -> np.ndarray:
+    """float64 (rows, num_features) of these rows, 0 where there is no entry."""
+    at, columns, values = _entries(table, rows)
+    dense = np.zeros((len(rows), num_features))
+    dense[at, columns] = values
+    return dense
+
+
+def to_sparse(table: LibsvmRows, rows: np.ndarray, num_features: int) -> SparseRows:
+    """The same without the zeros."""
+    at, columns, values = _entries(table, rows)
+    counts = np.bincount(at, minlength=len(rows))
+    place = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shape = len(rows), max(int(counts.max(initial=0)), 1)
+    sparse = SparseRows(np.zeros(shape, np.int32), np.zeros(shape), num_features)
+    sparse.columns[at, place] = columns
+    sparse.values[at, place] = values
+    return sparse
+
+
+def most_entries(table: LibsvmRows, rows: np.ndarray) -> int:
+    """Of one of these rows; 1 at least."""
+    return max(int(np.bincount(_entries(table, rows)[0], minlength=1).max()), 1)
+
+
+def _entries(table: LibsvmRows, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(place in `rows`, column, value) of every entry of these rows, row by row."""
     place = np.full(len(table.labels), -1)
     place[rows] = np.arange(len(rows))
-    found = np.minimum(np.searchsorted(columns, table.columns), len(columns) - 1)
-    kept = (place[table.rows] >= 0) & (columns[found] == table.columns)
-    dense = np.zeros((len(rows), len(columns)))
-    dense[place[table.rows[kept]], found[kept]] = table.values[kept]
-    return dense
+    at = place[table.rows]
+    kept = np.flatnonzero(at >= 0)
+    kept = kept[np.argsort(at[kept], kind="stable")]
+    return at[kept], table.columns[kept], table.values[kept]
 
 
 def _parse(text: str) -> list[float] | None:

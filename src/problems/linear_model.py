@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from bilevel.types import Array, Metrics, Tree
-from src.data.labelled import Table
+from src.data.labelled import SparseRows, Table
 
 Loss = Literal["squared", "logistic", "softmax"]
 
 
 class LinearModel(NamedTuple):
-    """One loss; `rows` are {"inputs": (n, p), "targets": (n,)}.
+    """One loss; `rows` are {"inputs": (n, p), "targets": (n,)}, or sparse, with "columns" and
+    "values" (n, m) in place of "inputs" (src/data/labelled.py, SparseRows).
 
     shape                        of y
     mean_loss(rows, y) -> the mean of loss(a y, b)
@@ -43,14 +44,17 @@ def linear_model(loss: Loss, num_features: int, num_classes: int) -> LinearModel
     of_row = _LOSSES[loss]
 
     def outputs(rows: Tree, y: Array) -> Array:
-        return rows["inputs"] @ y.reshape(num_features, columns)
+        weights = y.reshape(num_features, columns)
+        if "inputs" in rows:
+            return rows["inputs"] @ weights
+        return jnp.einsum("nm,nmc->nc", rows["values"], weights[rows["columns"]])
 
     def mean_loss(rows: Tree, y: Array) -> Array:
         return jax.vmap(of_row)(outputs(rows, y), rows["targets"]).mean()
 
     def hessian(rows: Tree, y: Array) -> Array:
         """mean of a a^T (x) loss''(a y), one p x p block after the other: n p numbers at a time."""
-        inputs = rows["inputs"]
+        inputs = rows["inputs"] if "inputs" in rows else _dense(rows, num_features)
         curvature = jax.vmap(jax.hessian(of_row))(outputs(rows, y), rows["targets"])
         blocks = lax.map(
             lambda weights: inputs.T @ (weights[:, None] * inputs) / inputs.shape[0],
@@ -93,10 +97,20 @@ def rows_of(data: Table, split: str, loss: Loss) -> dict[str, Array]:
     targets = data.targets[split]
     if loss == "logistic":
         targets = 2 * targets - 1
-    return {
-        "inputs": jnp.asarray(data.inputs[split], dtype=float),
-        "targets": jnp.asarray(targets, dtype=int if loss == "softmax" else float),
-    }
+    found = data.inputs[split]
+    inputs = (
+        {"columns": jnp.asarray(found.columns), "values": jnp.asarray(found.values, dtype=float)}
+        if isinstance(found, SparseRows)
+        else {"inputs": jnp.asarray(found, dtype=float)}
+    )
+    return {**inputs, "targets": jnp.asarray(targets, dtype=int if loss == "softmax" else float)}
+
+
+def _dense(rows: Tree, num_features: int) -> Array:
+    """(n, p) of sparse rows."""
+    values, columns = rows["values"], rows["columns"]
+    at = jnp.arange(len(values))[:, None]
+    return jnp.zeros((len(values), num_features), values.dtype).at[at, columns].add(values)
 
 
 def _squared(u: Array, b: Array) -> Array:

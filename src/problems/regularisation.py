@@ -69,7 +69,7 @@ def regularisation(
             f"initial_log_penalty={min(-2.0, max_log_penalty)}"
         )
     num_rows, num_features = data.inputs["train"].shape
-    num_validation_rows = len(data.inputs["validation"])
+    num_validation_rows, _ = data.inputs["validation"].shape
     model = linear_model(loss, num_features, data.num_classes)
     x_shape = {"scalar": (), "per_feature": model.shape[:1], "per_class": model.shape[1:]}[penalty]
 
