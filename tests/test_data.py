@@ -9,7 +9,7 @@ import pytest
 
 from src.certification.cases import tiny_images
 from src.data.episodes import episodes
-from src.data.image_classes import ImageClasses
+from src.data.image_classes import SPLITS, ImageClasses
 from src.data.omniglot import FILE, omniglot
 from src.data.synthetic_regression import synthetic_regression
 from tests.conftest import ROOT
@@ -138,14 +138,15 @@ def test_every_drawing_is_drawn_about_as_often():
 def test_synthetic_regression_is_its_recipe():
     options = {"num_rows": (400, 30, 20), "num_features": 6, "num_relevant": 2}
     quiet = synthetic_regression(**options, noise=0.0, data_seed=1)
-    assert [len(quiet[s]["targets"]) for s in ("train", "validation", "test")] == [400, 30, 20]
+    assert [len(quiet.targets[split]) for split in SPLITS] == [400, 30, 20]
     solved = [
-        np.linalg.lstsq(part["inputs"], part["targets"], rcond=None)[0] for part in quiet.values()
+        np.linalg.lstsq(quiet.inputs[split], quiet.targets[split], rcond=None)[0]
+        for split in SPLITS
     ]
     np.testing.assert_allclose(solved[0], solved[1], atol=1e-10)  # one truth for all splits
     assert (abs(solved[0]) > 1e-10).sum() == 2
     noisy = synthetic_regression(**options, noise=2.0, data_seed=1)
-    residual = noisy["train"]["targets"] - noisy["train"]["inputs"] @ solved[0]
+    residual = noisy.targets["train"] - noisy.inputs["train"] @ solved[0]
     assert 1.7 < residual.std() < 2.3
     other = synthetic_regression(**options, noise=0.0, data_seed=2)
-    assert (other["train"]["inputs"] != quiet["train"]["inputs"]).any()
+    assert (other.inputs["train"] != quiet.inputs["train"]).any()

@@ -62,7 +62,7 @@ def test_digits_as_classes_and_as_a_table():
 def test_rows_of_a_table_as_images_and_as_classes():
     table = bundled_table(**WINE)
     labelled = convert(table, LabelledImages)
-    assert labelled.images is table.inputs
+    assert labelled.images["train"] is table.inputs["train"]
     assert labelled.num_classes == 3
     classes = convert(table, ImageClasses)
     # Standardised anew, by the rows of training classes alone: those of test classes are unseen.

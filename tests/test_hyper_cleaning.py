@@ -212,8 +212,8 @@ def test_variants_run_and_leave_their_pictures(overrides, tmp_path):
 @pytest.mark.parametrize("overrides", [["problem.batch_size=8"], ["lower_start=redrawn"]], ids=str)
 def test_both_splits_score_one_and_the_same_lower_variable(overrides, tmp_path):
     result = run(config_of(*SMALL, "problem.head_init=xavier", *overrides), tmp_path)
-    assert result["test/upper_loss"] == result["validation/upper_loss"]
-    assert result["test/mean_loss"] != result["validation/mean_loss"]
+    assert result["test/lower_loss"] == result["validation/lower_loss"]
+    assert result["test/upper_loss"] != result["validation/upper_loss"]
 
 
 def test_cleaning_beats_training_on_everything(tmp_path):
@@ -258,7 +258,7 @@ def test_labels_outside_the_classes_are_refused():
 @pytest.mark.parametrize(
     ("overrides", "fragment"),
     [
-        (["data=synthetic_regression"], "gives dict, but problem=hyper_cleaning needs"),
+        (["data=synthetic_regression"], "data: its targets are numbers, but classes are needed"),
         (["method=maml"], "learns the start"),
         (["method=fomaml"], "learns the start"),
         (["hypergradient=first_order"], "never be learned"),

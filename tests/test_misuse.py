@@ -153,8 +153,8 @@ REFUSED = [
     ),
     (COUNTEREXAMPLE, ["model=conv4"], ["model is set", "model=none"]),
     ([], ["data=none"], ["data=none", "few_shot needs one"]),
-    ([], ["data=synthetic_regression"], ["needs ImageClasses", "leave data out"]),
-    (RIDGE, ["data=omniglot"], ["data=omniglot gives ImageClasses", "problem=ridge needs"]),
+    ([], ["data=synthetic_regression"], ["data: its targets are numbers", "classes are needed"]),
+    (RIDGE, ["data=digits"], ["data: its targets are 10 classes", "data.targets=numbers"]),
     # A config may call nothing but this project's factories.
     (COUNTEREXAMPLE, ["upper_optimizer._target_=os.system"], ["does not point into src"]),
     (COUNTEREXAMPLE, ["aggregation._target_=src.nowhere.x"], ["cannot be imported"]),

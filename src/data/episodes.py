@@ -33,7 +33,14 @@ def episodes(
             raise ValueError(f"{name}={value} must be at least 1")
     if ways < 2:
         raise ValueError(f"ways={ways}: one class leaves nothing to tell apart; choose ways=5")
-    smallest = min(len(indices) for indices in classes.splits.values())
+    numbers = [len(indices) for indices in classes.splits.values()]
+    smallest = min(numbers)
+    if smallest < 2:
+        raise ValueError(
+            f"ways={ways}: the data has {sum(numbers)} classes ({', '.join(map(str, numbers))} for "
+            f"{', '.join(classes.splits)}), but a task tells classes of one split apart, so each "
+            "split needs two at least; choose data with more classes, or problem=hyper_cleaning"
+        )
     if ways > smallest:
         raise ValueError(
             f"ways={ways} exceeds the {smallest} classes of the smallest split; choose "

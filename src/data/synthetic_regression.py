@@ -3,6 +3,7 @@
 import numpy as np
 
 from src.data.image_classes import SPLITS
+from src.data.labelled import Table
 
 
 def synthetic_regression(
@@ -12,8 +13,8 @@ def synthetic_regression(
     num_relevant: int,
     noise: float = 1.0,
     data_seed: int = 0,
-) -> dict[str, dict[str, np.ndarray]]:
-    """{split: {"inputs": (rows, p), "targets": (rows,)}}: targets = inputs w + noise N(0, 1).
+) -> Table:
+    """Rows of p features, with the targets inputs w + noise N(0, 1).
 
     w is N(0, 1) in `num_relevant` entries and 0 elsewhere. Raises ValueError on sizes below 1, on
     more relevant features than features, or on negative noise or seed.
@@ -32,9 +33,8 @@ def synthetic_regression(
     weights = np.zeros(num_features)
     relevant = generator.permutation(num_features)[:num_relevant]
     weights[relevant] = generator.standard_normal(num_relevant)
-    splits = {}
+    inputs, targets = {}, {}
     for split, rows in zip(SPLITS, num_rows, strict=True):
-        inputs = generator.standard_normal((rows, num_features))
-        targets = inputs @ weights + noise * generator.standard_normal(rows)
-        splits[split] = {"inputs": inputs, "targets": targets}
-    return splits
+        inputs[split] = generator.standard_normal((rows, num_features))
+        targets[split] = inputs[split] @ weights + noise * generator.standard_normal(rows)
+    return Table(inputs, targets, 0)

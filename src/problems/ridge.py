@@ -8,36 +8,46 @@ a single one. With H = A^T A / n + diag(exp x):
     y*(x) = H^-1 A^T b / n,     dF/dx_j = -exp(x_j) y*_j q_j,    q = H^-1 grad_y F(y*)
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
 
 from bilevel.from_objectives import persistent_source, problem_from_objectives
 from bilevel.types import Array, BilevelProblem, Exact, Metrics, TaskSource, Tree
+from src.data.labelled import SparseRows, Table
+from src.problems.linear_model import rows_of
 
 
 def ridge(
-    data: Mapping[str, Mapping[str, np.ndarray]],
+    data: Table,
     *,
     penalty: Literal["scalar", "per_feature"] = "per_feature",
     initial_log_penalty: float = -2.0,
     max_log_penalty: float = 1.0,
 ) -> tuple[BilevelProblem, TaskSource]:
-    """x: log penalties, shape () or (p,); y: weights, shape (p,); data: rows of three splits.
+    """x: log penalties, shape () or (p,); y: weights, shape (p,).
 
     x is projected to at most `max_log_penalty`: an irrelevant feature wants an infinite penalty,
     and lower steps diverge where step_size (largest eigenvalue of A^T A / n + exp x) > 2.
 
-    Raises ValueError where x starts above its bound.
+    Raises ValueError where x starts above its bound, and on data that has classes or sparse rows.
     """
+    if data.num_classes:
+        raise ValueError(
+            f"data: its targets are {data.num_classes} classes, but ridge regression predicts "
+            "numbers; choose problem=regularisation, or data.targets=numbers for your own table"
+        )
+    if isinstance(data.inputs["train"], SparseRows):
+        raise ValueError(
+            "data: its rows are sparse, but problem=ridge reads dense ones; choose "
+            "data.sparse=false, or problem=regularisation"
+        )
     if initial_log_penalty > max_log_penalty:
         raise ValueError(
             f"initial_log_penalty={initial_log_penalty} is above "
             f"max_log_penalty={max_log_penalty}; choose for example initial_log_penalty=-2.0"
         )
-    num_features = data["train"]["inputs"].shape[1]
+    num_features = data.inputs["train"].shape[1]
     shape = () if penalty == "scalar" else (num_features,)
 
     def lower(x: Array, y: Array, task: Tree) -> Array:
@@ -81,10 +91,7 @@ def ridge(
         exact=Exact(lower_solution=lower_solution, hypergradient=hypergradient),
     )
     problem = problem._replace(project_upper=lambda x: jnp.minimum(x, max_log_penalty))
-    rows = {
-        split: {name: jnp.asarray(array, dtype=float) for name, array in part.items()}
-        for split, part in data.items()
-    }
+    rows = {split: rows_of(data, split, "squared") for split in data.inputs}
     task = {"train": rows["train"], "validation": rows["validation"]}
     return problem, persistent_source(task, held_out=rows)
 
