@@ -1,40 +1,75 @@
 """Train: `python -m src.train [method=bda] [problem=few_shot] [key=value ...]`.
 
 Prints the path of result.json last and returns problem.monitor's metric of the best state, for
-Hydra sweepers. Run again in the same hydra.run.dir, it continues where the run stopped.
+Hydra sweepers. Run again in the same hydra.run.dir, it continues where the run stopped. All jobs of
+a sweep (-m) run; one that gives no result returns nan, and is listed at the end.
 """
 
+import math
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from traceback import print_exc
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.output.tables import aligned, iterations, with_interval
-from src.settings.cli import CONF, refusals_as_messages, run_for_people
+from src.settings.cli import CONF, message_of, refusals_as_messages, run_for_people
 from src.settings.config import resolve
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> float:
     """One run of the composed config, in Hydra's run folder."""
-    # Imported here so that --help and refusals by Hydra do not wait for jax.
-    from src.running.run import run
-
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return _job_of_sweep(config, folder)
     # Whether errors are shown in full must be known before anything is checked.
     with refusals_as_messages(traceback=config.get("traceback") is True):
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        try:
-            result = run(resolve(config), folder)
-        except KeyboardInterrupt:
-            print(f"stopped; to continue, add hydra.run.dir={folder}", file=sys.stderr)
-            sys.exit(130)
+        return _run(config, folder, f"hydra.run.dir={folder}")
+
+
+def _run(config: DictConfig, folder: Path, where: str) -> float:
+    """One run and its printed summary; `where` is what continues it, as an override."""
+    # Imported here so that --help and refusals by Hydra do not wait for jax.
+    from src.running.run import run
+    from src.running.stopping import Stopped
+
+    try:
+        result = run(resolve(config), folder)
+    except (KeyboardInterrupt, Stopped) as stop:
+        what = str(stop) or "stopped by the keyboard"
+        print(f"{what}; to go on, run the same command with {where}", file=sys.stderr)
+        sys.exit(stop.status if isinstance(stop, Stopped) else 130)
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # Hydra makes it before anything is checked; it stays if not empty
     print(summary(result))
     print(folder / "result.json")
     return result[f"best/{result['monitor']}"]
+
+
+def _job_of_sweep(config: DictConfig, folder: Path) -> float:
+    """A run, or nan, which sweepers take for a failed trial. The jobs after it run in any case."""
+    from src.running.sweep import record_failure
+
+    hydra_config = HydraConfig.get()
+    sweep_dir = Path(hydra_config.sweep.dir).resolve()
+    try:
+        return _run(config, folder, f"hydra.sweep.dir={sweep_dir}")
+    except Exception as error:
+        reason = message_of(error)
+        if reason is None or config.get("traceback") is True:
+            print_exc()
+        reason = reason or f"a defect of the program: {type(error).__name__}: {error}"
+        record_failure(sweep_dir, folder, list(hydra_config.overrides.task), reason)
+        return math.nan
 
 
 def summary(result: Mapping[str, Any]) -> str:

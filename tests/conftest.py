@@ -32,6 +32,13 @@ def _compiled_once(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten_after_the_file():
+    """Compiled programs of a file serve no other file; kept, they fill gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 # Arrays of different ranks must be brought together by hand in what these files run.
 RANKS_RAISE = {
     f"tests.test_{name}"
@@ -60,6 +67,14 @@ def _rank_promotion_raises(request):
 
 # What takes more than about ten seconds of two cores, and has a quicker neighbour in `make test`.
 SLOW = (
+    r"test_overrides.py::test_a_wrong_value_is_refused_by_its_key",
+    r"test_sweeps.py::test_a_refusal_a_divergence_and_a_kill",
+    r"test_sweeps.py::test_a_signal_ends_the_chunk.*SIGINT",
+    r"test_documents.py::test_the_certification_table_is_up_to_date",
+    r"test_library.py::test_every_method_moves_x_or_is_refused",
+    r"test_iteration.py::test_groups_of_tasks_and_eager_execution_change_nothing\[unrolled",
+    r"test_seeds.py::test_(in_pieces|a_stored_run|each_seed.*few_shot)",
+    r"test_models.py::test_statistics_of_support_and_query_never_mix",
     r"test_gradient_is_that_of_the_target\[\w+-(few_shot|cleaning|maml|learned_start)\]",
     r"test_methods_and_problems\[\w+-(few_shot|sine|hyper_cleaning)\]",
     r"test_boml.py::test_bomls_own_network_runs",

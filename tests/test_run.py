@@ -15,9 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 
 from src import train
 from src.running import run as run_module
-from src.running.checkpoint import Progress, open_checkpoints
+from src.running.checkpoint import open_checkpoints
 from src.running.loop import fresh_snapshot
 from src.running.run import run
+from src.running.snapshot import Progress
 from src.settings.build import build
 from src.settings.cli import CONF, compose_config
 from src.settings.errors import UserError

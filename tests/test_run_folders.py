@@ -78,7 +78,7 @@ FOLDERS = {
     "damaged checkpoint": (
         damage_checkpoint,
         ["num_iterations=6"],
-        ["checkpoints/4 cannot be read", "delete that folder"],
+        ["checkpoints/4 is damaged", "delete that folder"],
     ),
 }
 
@@ -127,11 +127,12 @@ def test_two_processes_in_one_folder(folder):
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         before = content(folder)
-        message = message_of(lambda: run(config_of(*TINY_RUN), folder))
+        longer = config_of(*TINY_RUN, "num_iterations=6")
+        message = message_of(lambda: run(longer, folder))
         assert f"another process is writing {folder}" in message
         assert content(folder) == before
         holder.communicate("")
-    run(config_of(*TINY_RUN), folder)  # and free again
+    run(longer, folder)  # and free again
 
 
 # The same as a person meets it: exit status, stderr, tracebacks on request only.

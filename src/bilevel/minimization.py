@@ -17,6 +17,7 @@ from bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from bilevel.dynamics import compose, for_testing
 from bilevel.estimate import suited_lower_problem
 from bilevel.estimator import Limit
+from bilevel.finiteness import not_finite_at_start
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.score_keys import score_keys
@@ -173,7 +174,11 @@ def minimize(
     key = jax.random.key(seed)
     state, columns = run(key)
     history = {name: np.asarray(column) for name, column in columns.items()}
-    _refuse_failure(history, method.hypergradient.limits)
+    failure = _failure(history, method.hypergradient.limits)
+    if failure is not None:
+        cause = not_finite_at_start(problem.problem, problem.source, seed)
+        what, why = failure
+        raise FloatingPointError(f"{what}: {why if cause is None else cause}")
     if history["hypergradient_norm"][0] == 0:
         warnings.warn(
             f"the hypergradient by {method.name} is exactly zero in the first iteration: x may "
@@ -199,8 +204,10 @@ def minimize(
     )
 
 
-def _refuse_failure(history: Mapping[str, np.ndarray], limits: Mapping[str, Limit]) -> None:
-    """Raises FloatingPointError at the first iteration with a number that is none, or too large."""
+def _failure(
+    history: Mapping[str, np.ndarray], limits: Mapping[str, Limit]
+) -> tuple[str, str] | None:
+    """What went wrong at the first iteration with a number that is none, or too large; and why."""
     ordered = ("lower_loss", "stationarity_norm", "upper_loss", "hypergradient_norm")
     names = [*ordered, *(name for name in history if name not in ordered)]
     bad = {name: np.flatnonzero(~np.isfinite(history[name])) for name in names}
@@ -214,4 +221,5 @@ def _refuse_failure(history: Mapping[str, np.ndarray], limits: Mapping[str, Limi
             why = "smaller steps, below or above, are the usual remedy"
             if iterations is over and limit is not None:
                 why = f"{limit.meaning}. {limit.remedy}"
-            raise FloatingPointError(f"{name} became {value:.3g} at iteration {first + 1}: {why}")
+            return f"{name} became {value:.3g} at iteration {first + 1}", why
+    return None

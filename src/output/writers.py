@@ -3,10 +3,11 @@
 import json
 import os
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO, get_args, get_type_hints
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +18,8 @@ from src.settings.checked import WandbOptions, named_seeds
 from src.settings.errors import UserError
 
 Row = dict[str, Any]
+WANDB_SECONDS = 12.0  # for an answer of its server
+END_OF_RUN = "end_of_run"  # marks the scores of a last state between two validations
 
 
 class Writer(NamedTuple):
@@ -100,41 +103,119 @@ def console_writer(first: int, last: int) -> Writer:
 
 
 def jsonl_writer(path: Path, resume_step: int) -> Writer:
-    """One JSON object per line; rows after `resume_step`, or torn by a kill, are cut first."""
-    kept = [row for row in read_rows(path) if row["step"] <= resume_step]
+    """One JSON object per line; rows after `resume_step`, or torn by a kill, are cut first.
+
+    So are rows of `end_of_run`, which a longer run does not have. With a warning, a damaged file
+    is kept beside the new one, and a file that goes missing during the run is begun again.
+    """
+    _keep_damaged(path)
+    rows = [row for row in read_rows(path) if row["step"] <= resume_step]
+    kept = [row for row in rows if END_OF_RUN not in row]
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by the writer)
 
     def log(row: Row) -> None:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        nonlocal file
+        if not _is_open_file(path, file):
+            file.close()
+            file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+            print(
+                f"warning: {path} was removed or replaced during the run: it is begun again at "
+                f"iteration {row['step']}, without the earlier rows",
+                file=sys.stderr,
+            )
+        try:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     return Writer(progress=_nothing, log=log, close=lambda result, pictures: file.close())
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The complete rows of a metrics file; [] where there is none."""
-    if not path.exists():
+    """The rows of a metrics file that can be read; [] where there is none."""
+    return [row for row in map(_row, _lines(path)) if row is not None]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except FileNotFoundError:
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+
+
+def _row(line: str) -> Row | None:
+    """None for what is no row: torn, damaged, or of another kind."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    good = line.endswith("\n") and isinstance(row, dict) and isinstance(row.get("step"), int)
+    return row if good else None
+
+
+def _keep_damaged(path: Path) -> None:
+    """A copy of a file with lines that cannot be read; a torn last line is what a kill leaves."""
+    lines = _lines(path)
+    damaged = [
+        str(number)
+        for number, line in enumerate(lines, start=1)
+        if line.endswith("\n") and _row(line) is None
+    ]
+    if not damaged:
+        return
+    copy = path.with_name(f"{path.stem}-damaged-{secrets.token_hex(4)}{path.suffix}")
+    copy.write_bytes(path.read_bytes())
+    print(
+        f"warning: {path} is damaged in line {', '.join(damaged[:5])}: its other rows are kept, "
+        f"and the file as it was found is {copy.name}",
+        file=sys.stderr,
+    )
+
+
+def _is_open_file(path: Path, file: TextIO) -> bool:
+    """Whether the path still names the file that is open."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
+
+
+def wandb_mode(configured: str) -> str:
+    """The mode of the environment (WANDB_MODE), which wins, or else the configured one."""
+    mode = os.environ.get("WANDB_MODE", "").strip().lower() or configured
+    modes = get_args(get_type_hints(WandbOptions)["mode"])
+    if mode not in modes:
+        raise UserError(
+            f"the environment's WANDB_MODE={mode} must be one of {', '.join(modes)}, or unset"
+        )
+    return mode
 
 
 def _start_wandb(wandb: Any, **options: Any) -> Any:
+    """A started run: without an answer from the server, one that is kept offline."""
     try:
         return wandb.init(**options)
+    except wandb.errors.CommError as error:
+        print(
+            f"warning: wandb's server does not answer ({_first_line(error)}): this run is kept "
+            f"offline; upload it later with `wandb sync {options['dir']}/wandb/offline-run-*`",
+            file=sys.stderr,
+        )
+        wandb.teardown()  # it still holds the run's id
+        return wandb.init(**{**options, "mode": "offline"})
     except (wandb.errors.Error, OSError) as error:
         raise UserError(
-            f"logger.wandb.mode={options['mode']}: wandb does not start ({error}); run "
-            "`wandb login` for mode=online, choose logger.wandb.mode=offline, or leave it out with "
-            "logger=[console,jsonl]"
+            f"logger.wandb.mode={options['mode']}: wandb does not start ({_first_line(error)}); "
+            "run `wandb login` for mode=online, choose logger.wandb.mode=offline, or leave wandb "
+            "out with logger=[console,jsonl]"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def wandb_writer(
@@ -156,13 +237,13 @@ def wandb_writer(
         dir=folder,
         id=id_file.read_text(encoding="utf-8").strip(),
         resume="allow",
-        mode=options.mode,
+        mode=wandb_mode(options.mode),
         project=options.project,
         group=options.group,
         tags=options.tags,
         name=name,
         config=dict(config),
-        settings=wandb.Settings(silent=True),
+        settings=wandb.Settings(silent=True, init_timeout=WANDB_SECONDS),
     )
 
     def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.algorithm import AlgorithmState
-from src.running.checkpoint import Snapshot
 from src.running.seeds import chosen
+from src.running.snapshot import Snapshot
 from src.settings.checked import Monitor
 
 

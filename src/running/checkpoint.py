@@ -1,70 +1,31 @@
 """Checkpoints: whole states under orbax, with what the host must remember beside them."""
 
+import json
 import logging
+import re
+import tempfile
+from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
-from bilevel.algorithm import AlgorithmState
+from src.files import write_json
+from src.running.snapshot import Progress, Snapshot, digest_of
 from src.settings.errors import UserError
 
-
-class Progress(NamedTuple):
-    """What the host remembers: iterations done, rows not yet logged, the best states so far.
-
-    pending: one dict per iteration, {metric: one value per seed}. Of each seed: best_value and
-    best_step, None before the first validation; failed, why it is left out, "" while it is not.
-    timed_steps, timed_seconds, timed_cpu_seconds: of the chunks alone, without the first of a
-    process (it compiles); CPU seconds are those of all threads.
-    """
-
-    step: int
-    pending: tuple[dict[str, list[float]], ...]
-    best_value: tuple[float | None, ...]
-    best_step: tuple[int | None, ...]
-    failed: tuple[str, ...]
-    seconds: float = 0.0
-    timed_steps: int = 0
-    timed_seconds: float = 0.0
-    timed_cpu_seconds: float = 0.0
-
-    def alive(self) -> list[bool]:
-        """Which seeds go on."""
-        return [not reason for reason in self.failed]
-
-    def iterations_per_second(self) -> float:
-        """Of the timed chunks; where there is none yet, of everything, compilation included."""
-        if self.timed_steps:
-            return self.timed_steps / self.timed_seconds
-        return self.step / self.seconds if self.seconds else 0.0
-
-    def cpu_seconds_per_iteration(self) -> float | None:
-        """On a shared machine steadier than the clock; None where no chunk was timed."""
-        return self.timed_cpu_seconds / self.timed_steps if self.timed_steps else None
-
-
-def no_progress(num_seeds: int) -> Progress:
-    """Before the first iteration."""
-    return Progress(0, (), (None,) * num_seeds, (None,) * num_seeds, ("",) * num_seeds)
-
-
-class Snapshot(NamedTuple):
-    """All that a run needs to go on after a chunk: its state, the best state, the progress.
-
-    The states have a leading axis of seeds.
-    """
-
-    state: AlgorithmState
-    best: AlgorithmState
-    progress: Progress
+# Of these orbax and tensorstore make no pattern, address or separator.
+PLAIN_PATH = re.compile(r"[\w /.,=+@~-]*")
 
 
 class Checkpoints(NamedTuple):
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder; `alias` is a name of it that orbax can read."""
 
     manager: ocp.CheckpointManager
+    folder: Path
+    alias: tempfile.TemporaryDirectory | None
 
     def latest(self) -> int | None:
         """The iteration of the last checkpoint; None where there is none."""
@@ -72,33 +33,56 @@ class Checkpoints(NamedTuple):
 
     def close(self) -> None:
         self.manager.close()
+        if self.alias is not None:
+            self.alias.cleanup()
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write one checkpoint; it appears under its final name only when complete."""
-        self.manager.save(
-            snapshot.progress.step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave({"last": snapshot.state, "best": snapshot.best}),
-                progress=ocp.args.JsonSave(snapshot.progress._asdict()),
-            ),
-            force=True,
-        )
-        self.manager.wait_until_finished()
+        """Write one checkpoint; it appears under its final name only when complete.
+
+        Raises UserError where it cannot be written: the one before it is then still there.
+        """
+        progress = {**snapshot.progress._asdict(), "digest": digest_of(snapshot)}
+        step, before = snapshot.progress.step, self.latest()
+        try:
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave({"last": snapshot.state, "best": snapshot.best}),
+                    progress=ocp.args.JsonSave(progress),
+                ),
+                force=True,
+            )
+            self.manager.wait_until_finished()
+            self._remember_files()
+        except Exception as error:
+            kept = "no checkpoint was written yet"
+            if before is not None:
+                kept = f"the checkpoint of iteration {before} is kept"
+            raise UserError(
+                f"the checkpoint of iteration {step} cannot be written to {self.folder} "
+                f"({_reason(error)}); {kept}. Make room on the disk, or see who may write there, "
+                f"and run the same command with hydra.run.dir={self.folder.parent} to go on"
+            ) from error
 
     def restore(self, like: Snapshot, step: int | None = None) -> Snapshot | None:
         """A checkpoint (None: the latest) in the shapes of `like`; None where there is none.
 
-        Raises UserError where that step is not kept, or its files cannot be read.
+        Raises UserError where that step is not kept, where its files cannot be read, and where
+        they do not hold what was written.
         """
-        kept = self.manager.all_steps()
+        kept = sorted(self.manager.all_steps())
         if step is not None and step not in kept:
             raise UserError(
-                f"checkpoint={step} is not kept in {self.manager.directory}; choose one of "
-                f"{', '.join(map(str, sorted(kept)))}, or last, or best"
+                f"checkpoint={step} is not kept in {self.folder}; choose one of "
+                f"{', '.join(map(str, kept))}, or last, or best"
             )
         step = self.latest() if step is None else step
         if step is None:
             return None
+        # Before orbax reads anything: it prints traces of its own where files are damaged.
+        written = self._remembered().get(str(step))
+        if written is not None and written != digest_of_files(self.folder / str(step)):
+            raise self._damaged(step, kept, "is damaged: its files are not those that were written")
         shapes = jax.tree.map(
             ocp.utils.to_shape_dtype_struct, {"last": like.state, "best": like.best}
         )
@@ -109,16 +93,45 @@ class Checkpoints(NamedTuple):
                     state=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore()
                 ),
             )
-            progress = restored["progress"]
+            stored = dict(restored["progress"])
+            digest = stored.pop("digest")
             per_seed = ("pending", "best_value", "best_step", "failed")
-            progress = Progress(**{**progress, **{k: tuple(progress[k]) for k in per_seed}})
+            progress = Progress(**{**stored, **{k: tuple(stored[k]) for k in per_seed}})
+            snapshot = Snapshot(restored["state"]["last"], restored["state"]["best"], progress)
+            intact = digest_of(snapshot) == digest and progress.step == step
         except Exception as error:
-            raise UserError(
-                f"the checkpoint {Path(self.manager.directory) / str(step)} cannot be read "
-                f"({_first_line(error)}); delete that folder to go on from the one before it, or "
-                "choose another hydra.run.dir"
-            ) from error
-        return Snapshot(restored["state"]["last"], restored["state"]["best"], progress)
+            raise self._damaged(step, kept, f"cannot be read ({_reason(error)})") from error
+        if not intact:
+            raise self._damaged(step, kept, "is damaged: it does not hold what was written")
+        return snapshot
+
+    def _digests(self) -> Path:
+        return self.folder.parent / "checkpoint_digests.json"
+
+    def _remembered(self) -> dict[str, str]:
+        """{step: digest of its files}; {} where that cannot be read: a step holds one of its own."""
+        with suppress(OSError, ValueError):
+            stored = json.loads(self._digests().read_text(encoding="utf-8"))
+            return stored if isinstance(stored, dict) else {}
+        return {}
+
+    def _remember_files(self) -> None:
+        known = self._remembered()
+        steps = [str(step) for step in sorted(self.manager.all_steps())]
+        new = {s: known.get(s) or digest_of_files(self.folder / s) for s in steps[:-1]}
+        write_json(self._digests(), new | {s: digest_of_files(self.folder / s) for s in steps[-1:]})
+
+    def _damaged(self, step: int, kept: list[int], how: str) -> UserError:
+        others = [str(other) for other in kept if other != step]
+        then = "begin again"
+        if others:
+            then = (
+                f"go on from iteration {others[-1]} (to look at that one: checkpoint={others[-1]})"
+            )
+        return UserError(
+            f"the checkpoint {self.folder / str(step)} {how}; delete that folder to {then}, or "
+            "choose another hydra.run.dir"
+        )
 
 
 def open_checkpoints(run_dir: Path, read_only: bool = False) -> Checkpoints:
@@ -128,8 +141,14 @@ def open_checkpoints(run_dir: Path, read_only: bool = False) -> Checkpoints:
     """
     for name in ("absl", "orbax"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    folder = (run_dir / "checkpoints").resolve()
+    alias = None
+    if not PLAIN_PATH.fullmatch(str(folder)):
+        # Orbax reads some characters as a pattern or an address, and would lose the files.
+        alias = tempfile.TemporaryDirectory(prefix="bilevel-")
+        (Path(alias.name) / "run").symlink_to(folder.parent, target_is_directory=True)
     manager = ocp.CheckpointManager(
-        (run_dir / "checkpoints").resolve(),
+        folder if alias is None else Path(alias.name) / "run" / folder.name,
         options=ocp.CheckpointManagerOptions(
             max_to_keep=2,
             enable_async_checkpointing=False,
@@ -137,9 +156,19 @@ def open_checkpoints(run_dir: Path, read_only: bool = False) -> Checkpoints:
             read_only=read_only,
         ),
     )
-    return Checkpoints(manager)
+    return Checkpoints(manager, folder, alias)
 
 
-def _first_line(error: Exception) -> str:
+def digest_of_files(folder: Path) -> str:
+    """A digest of the names and contents of all files below a folder."""
+    digest = blake2b(digest_size=16)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode(errors="replace"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

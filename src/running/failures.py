@@ -1,17 +1,20 @@
 """What is wrong with the numbers of a run, seed by seed, in words."""
 
 import math
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from bilevel.estimator import Limit
+from bilevel.finiteness import not_finite_at_start
 from bilevel.types import Tree
-from src.running.checkpoint import Progress
 from src.running.run_folder import Run
+from src.running.snapshot import Progress
 from src.settings.errors import UserError
 
 # In the order in which an iteration computes them: the first bad one is the one to name.
@@ -95,11 +98,33 @@ def leave_out(run: Run, progress: Progress, failures: Sequence[Failure | None]) 
             print(f"warning: {left_out}. {failure.remedy}", file=sys.stderr)
     if first is not None and all(reasons):
         last = run.checkpoints.latest()
-        kept = (
-            "no checkpoint was written yet" if last is None else f"the checkpoint of {last} is kept"
-        )
-        raise UserError(f"{first.what}; {kept}. {first.remedy}")
+        kept, start = "no checkpoint was written yet", ""
+        if last is not None:
+            kept = f"the checkpoint of {last} is kept"
+            start = f". To start from there with other options: start_from={run.folder}@{last}"
+        cause = not_finite_at_start(run.experiment.problem, run.experiment.source, settings.seed)
+        if cause is not None:
+            raise UserError(f"{first.what}; {kept}. The cause: {cause}")
+        raise UserError(f"{first.what}; {kept}. {first.remedy}{start}")
     return progress._replace(failed=tuple(reasons))
+
+
+@contextmanager
+def memory_as_message() -> Iterator[None]:
+    """Raises UserError where the memory of the host or of the accelerator does not suffice."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
+            raise
+        what = re.sub(r"^RESOURCE_EXHAUSTED: *", "", (text.splitlines() or [""])[0])[:200]
+        raise UserError(
+            f"there is not enough memory ({what or 'allocation failed'}); the last checkpoint is "
+            "kept. Less memory take tasks_at_once=1, hypergradient.checkpoints=sqrt (unrolled), "
+            "another hypergradient (truncated, implicit_cg), problem.batch_size where the problem "
+            "has it, and a smaller model"
+        ) from error
 
 
 def _not_finite(name: str, value: float, step: int) -> Failure:

@@ -20,13 +20,14 @@ from bilevel.algorithm import Algorithm, AlgorithmState
 from bilevel.batching import batched
 from bilevel.types import Array, Metrics, TaskSource, Tree
 from src.running.best import evaluation_state, with_best
-from src.running.checkpoint import Progress, Snapshot, no_progress
 from src.running.evaluation import Evaluate, as_numbers, averaged
 from src.running.failures import in_rows, in_scores, in_variables, leave_out
 from src.running.provenance import peak_memory_mib
 from src.running.run_folder import Run
 from src.running.seeds import across, seed_keys, with_half_widths
+from src.running.snapshot import Progress, Snapshot, no_progress
 from src.running.standstill import warn_of_standstill
+from src.running.stopping import Stopped
 from src.settings.build import Experiment
 from src.settings.checked import Settings
 
@@ -61,11 +62,13 @@ def make_chunk(source: TaskSource, algorithm: Algorithm, settings: Settings) -> 
     return jax.jit(chunk, donate_argnums=0)
 
 
-def train(run: Run, evaluate: Evaluate, snapshot: Snapshot) -> Snapshot:
+def train(
+    run: Run, evaluate: Evaluate, snapshot: Snapshot, stop_requested: Callable[[], int | None]
+) -> Snapshot:
     """Iterate from `snapshot` to num_iterations.
 
     Raises UserError once the metrics of no seed are finite, with the iteration and the name of the
-    first; the last checkpoint stays usable.
+    first; the last checkpoint stays usable. Raises Stopped, after a checkpoint, when asked to.
     """
     experiment = run.experiment
     settings, source = experiment.settings, experiment.source
@@ -105,18 +108,22 @@ def train(run: Run, evaluate: Evaluate, snapshot: Snapshot) -> Snapshot:
         snapshot = Snapshot(state, best, progress)
         row: dict = {}
         if stop % settings.log_every == 0:
-            row = _logged(progress)
+            row = logged(progress)
             snapshot = snapshot._replace(progress=progress._replace(pending=()))
         if stop % settings.eval_every == 0:
             snapshot, scores = _validated(run, evaluate, snapshot)
             row |= scores
         if row:
-            run.writer.log(_in_full(row, settings, snapshot.progress))
-        if stop % settings.checkpoint_every == 0 or stop == settings.num_iterations:
+            run.writer.log(in_full(row, settings, snapshot.progress))
+        at_end = stop == settings.num_iterations
+        signal_number = None if at_end else stop_requested()
+        if stop % settings.checkpoint_every == 0 or at_end or signal_number:
             progress = leave_out(run, snapshot.progress, in_variables(state.variables, stop))
             progress = progress._replace(seconds=time.perf_counter() - began)
             snapshot = snapshot._replace(progress=progress)
             run.checkpoints.save(snapshot)
+        if signal_number:
+            raise Stopped(signal_number, stop)
     return snapshot
 
 
@@ -140,7 +147,7 @@ def _validated(
     return snapshot, as_numbers(averaged(scores, progress.alive()))
 
 
-def _in_full(row: dict[str, float], settings: Settings, progress: Progress) -> dict[str, float]:
+def in_full(row: dict[str, float], settings: Settings, progress: Progress) -> dict[str, float]:
     """A row of metrics.jsonl: the iteration, the metrics, the speed."""
     failed = settings.seeds - sum(progress.alive())
     return {
@@ -189,7 +196,7 @@ def fresh_snapshot(experiment: Experiment) -> Snapshot:
     return Snapshot(state, evaluation_state(state), no_progress(experiment.settings.seeds))
 
 
-def _logged(progress: Progress) -> dict[str, float]:
+def logged(progress: Progress) -> dict[str, float]:
     """The means since the last row, over the seeds that are alive."""
     pending = progress.pending
     means = {

@@ -12,8 +12,8 @@ from src.data.image_classes import SPLITS
 from src.output.cleaning_plots import trust_sheet, weight_histogram
 from src.output.plots import adaptation_curve, has_images, learning_curves, task_sheet
 from src.output.writers import read_rows
-from src.running.checkpoint import Snapshot
 from src.running.run_folder import Run
+from src.running.snapshot import Snapshot
 from src.settings.build import Experiment
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from bilevel.algorithm import AlgorithmState
 from bilevel.types import Tree
 from src.running.best import with_best
-from src.running.checkpoint import Snapshot
 from src.running.evaluation import Evaluate, Scores, as_curve, as_numbers, averaged, scored_split
 from src.running.failures import in_scores, leave_out
 from src.running.provenance import peak_memory_mib
 from src.running.run_folder import Run
+from src.running.snapshot import Snapshot
 from src.settings.checked import Settings
 
 MAX_LISTED_ENTRIES = 1000

@@ -9,56 +9,68 @@ from typing import Any
 import jax
 
 from src.files import write_json
-from src.output.writers import open_writers
-from src.running.checkpoint import Checkpoints, Snapshot, open_checkpoints
+from src.output.writers import END_OF_RUN, open_writers
+from src.running.checkpoint import Checkpoints, open_checkpoints
 from src.running.compilation import use_compilation_cache
 from src.running.evaluation import make_evaluate
-from src.running.loop import fresh_snapshot, train
+from src.running.failures import memory_as_message
+from src.running.loop import fresh_snapshot, in_full, logged, train
 from src.running.pictures import draw_pictures
 from src.running.provenance import record_provenance
 from src.running.result import result_of
-from src.running.run_folder import Run, claim, sole_writer
-from src.settings.build import Experiment, build
-from src.settings.checked import check_settings, identity_of
+from src.running.run_folder import Run, claim, finished_result, sole_writer
+from src.running.snapshot import Snapshot
+from src.running.starting import started_from
+from src.running.stopping import stop_requests
+from src.settings.build import build
+from src.settings.checked import Settings, check_settings, identity_of
 from src.settings.errors import UserError
 
 
 def run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Train, evaluate, and write result.json; the result is also returned.
 
-    Raises UserError with a message for people; nothing of another run's folder is touched then.
+    A run that is finished is left as it is. Raises UserError with a message for people; nothing of
+    another run's folder is touched then. Raises Stopped where it was asked to stop.
     """
     if folder.resolve() == Path(__file__).resolve().parents[2]:
         raise UserError("hydra.run.dir is the project's own folder: choose another, such as runs/a")
     settings = check_settings(config)
+    stored = finished_result(folder, identity_of(config), settings)
+    if stored is not None:
+        print(f"{folder} is finished: nothing is done again", file=sys.stderr)
+        return stored
     use_compilation_cache(settings.compilation_cache)
     with jax.enable_x64(settings.dtype == "float64"), ExitStack() as stack:
         experiment = build(config)
+        fresh = fresh_snapshot(experiment)
+        if settings.start_from is not None and not (folder / "checkpoints").exists():
+            fresh = started_from(settings, fresh)
         stack.enter_context(sole_writer(folder))
         claim(folder, identity_of(config), settings.resume)
         checkpoints = stack.enter_context(closing(open_checkpoints(folder)))
-        snapshot = _where_it_stands(experiment, folder, checkpoints)
+        snapshot = _where_it_stands(settings, fresh, folder, checkpoints)
         step = snapshot.progress.step
         write_json(folder / "config.json", dict(config))
         record_provenance(folder / "provenance.json", step)
-        if step < settings.num_iterations:
-            # A longer run of the same identity goes on: its old result is no longer the result.
-            (folder / "result.json").unlink(missing_ok=True)
+        # A longer run of the same identity goes on: its old result is no longer the result.
+        (folder / "result.json").unlink(missing_ok=True)
         writer = open_writers(experiment, config, folder, step)
+        stack.enter_context(memory_as_message())
         return _train_and_score(Run(experiment, config, folder, checkpoints, writer), snapshot)
 
 
-def _where_it_stands(experiment: Experiment, folder: Path, checkpoints: Checkpoints) -> Snapshot:
+def _where_it_stands(
+    settings: Settings, fresh: Snapshot, folder: Path, checkpoints: Checkpoints
+) -> Snapshot:
     """The last checkpoint, or the state before the first iteration."""
-    num_iterations = experiment.settings.num_iterations
-    fresh = fresh_snapshot(experiment)
     snapshot = checkpoints.restore(fresh)
     if snapshot is None:
         return fresh
     step = snapshot.progress.step
-    if step > num_iterations:
+    if step > settings.num_iterations:
         raise UserError(
-            f"num_iterations={num_iterations} is behind the checkpoint of {folder} "
+            f"num_iterations={settings.num_iterations} is behind the checkpoint of {folder} "
             f"(iteration {step}); choose num_iterations={step} or more, or another hydra.run.dir"
         )
     print(f"resuming {folder} from iteration {step}", file=sys.stderr)
@@ -72,11 +84,26 @@ def _train_and_score(run: Run, snapshot: Snapshot) -> dict[str, Any]:
     result: dict[str, Any] | None = None
     pictures: list[Path] = []
     try:
-        trained = train(run, evaluate, snapshot)
+        with stop_requests() as stop_requested:
+            trained = train(run, evaluate, snapshot, stop_requested)
         result = result_of(run, evaluate, curve, trained)
-        write_json(run.folder / "result.json", result)
-        pictures += draw_pictures(run, trained, result)
+        _log_the_end(run, trained, result)
+        try:
+            pictures += draw_pictures(run, trained, result)
+        finally:
+            # Last, since a folder with a result is finished; and whatever becomes of the pictures.
+            write_json(run.folder / "result.json", result)
     finally:
         run.writer.close(result, pictures)
     assert result is not None  # otherwise an exception is on its way
     return result
+
+
+def _log_the_end(run: Run, trained: Snapshot, result: Mapping[str, Any]) -> None:
+    """The last state's row, where it lies between two validations; a longer run has no such row."""
+    settings, progress = run.experiment.settings, trained.progress
+    if progress.step % settings.eval_every == 0:
+        return
+    row = logged(progress) if progress.pending else {}
+    row |= {name: score for name, score in result.items() if name.startswith("validation/")}
+    run.writer.log(in_full(row, settings, progress) | {END_OF_RUN: True})

@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.files import write_json
+from src.files import remove_temporaries, write_json
 from src.output.writers import Writer
 from src.running.checkpoint import Checkpoints
 from src.settings.build import Experiment
+from src.settings.checked import Settings
 from src.settings.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
+OURS = ("config.json", "result.json", "metrics.jsonl", "provenance.json", "checkpoints")
 
 
 class Run(NamedTuple):
@@ -53,21 +55,23 @@ def claim(folder: Path, identity: Mapping[str, Any], resume: str) -> None:
     """Make the folder this run's own, or refuse it because it is another's.
 
     Raises UserError where the folder holds a run of another configuration or of another format,
-    and with resume=never where it holds any run.
+    files that a run would overwrite and no identity.json, and with resume=never any run.
     """
+    remove_temporaries(folder)
     path = folder / "identity.json"
     mine = json.loads(json.dumps(identity))
-    if not path.exists() and any((folder / "checkpoints").glob("*")):
+    found = [name for name in OURS if (folder / name).exists()]
+    if not path.exists() and found:
         raise UserError(
-            f"{folder} holds checkpoints but no identity.json, so nobody knows whose they are: "
-            "choose another hydra.run.dir"
+            f"{folder} holds {', '.join(found)} but no identity.json, so they are not known to be "
+            "this run's, and would be overwritten: choose another hydra.run.dir"
         )
     if not path.exists():
         write_json(path, {"format": FORMAT, "config": mine})
         return
     theirs = refuse_other_format(folder)
     if theirs != mine:
-        different = "; ".join(_differences("", theirs, mine)[:4])
+        different = differences(theirs, mine)
         raise UserError(
             f"{folder} belongs to a run of another configuration ({different}): "
             "choose another hydra.run.dir, or repeat that configuration to continue it"
@@ -79,18 +83,38 @@ def claim(folder: Path, identity: Mapping[str, Any], resume: str) -> None:
         )
 
 
-def refuse_other_format(folder: Path) -> Any:
-    """The configuration that a run folder belongs to, {} where it says none.
+def finished_result(
+    folder: Path, identity: Mapping[str, Any], settings: Settings
+) -> dict[str, Any] | None:
+    """The result of this very run where it has all its iterations and may be continued.
 
-    Raises UserError where it is damaged, or of another format.
+    None where there is something left to do, or to refuse.
+    """
+    try:
+        theirs, result = (
+            json.loads((folder / name).read_text(encoding="utf-8"))
+            for name in ("identity.json", "result.json")
+        )
+        mine = {"format": FORMAT, "config": json.loads(json.dumps(identity))}
+        ended = result["iterations"] == settings.num_iterations
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    kept = (folder / "checkpoints" / str(settings.num_iterations)).is_dir()
+    return result if ended and kept and theirs == mine and settings.resume == "auto" else None
+
+
+def refuse_other_format(folder: Path) -> Any:
+    """The configuration that a run folder belongs to.
+
+    Raises UserError where there is none, where it is damaged, or of another format.
     """
     path = folder / "identity.json"
     if not path.exists():
-        return {}
+        raise UserError(f"{folder} holds no identity.json, which every run of ours has")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         stored_format, config = stored["format"], stored["config"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: choose another hydra.run.dir") from error
     if stored_format != FORMAT:
         raise UserError(
@@ -98,6 +122,11 @@ def refuse_other_format(folder: Path) -> Any:
             f"{FORMAT}: choose another hydra.run.dir, or the version of the code that wrote it"
         )
     return config
+
+
+def differences(theirs: Any, mine: Any) -> str:
+    """The first keys in which two configurations differ, for a message."""
+    return "; ".join(_differences("", theirs, mine)[:4])
 
 
 def _differences(path: str, theirs: Any, mine: Any) -> list[str]:

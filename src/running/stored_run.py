@@ -1,6 +1,7 @@
 """A finished or running run, looked at again from its folder."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,14 +14,15 @@ from bilevel.algorithm import AlgorithmState
 from bilevel.shapes import learned_per_step
 from src.output.writers import together
 from src.running.best import with_best
-from src.running.checkpoint import Snapshot, open_checkpoints
+from src.running.checkpoint import open_checkpoints
 from src.running.compilation import use_compilation_cache
 from src.running.evaluation import Curve, as_curve, averaged, make_evaluate, scored_split
 from src.running.failures import in_scores
 from src.running.loop import fresh_snapshot
-from src.running.run_folder import Run, refuse_other_format
+from src.running.run_folder import Run, differences, refuse_other_format
+from src.running.snapshot import Snapshot
 from src.settings.build import Experiment, build
-from src.settings.checked import check_settings
+from src.settings.checked import check_settings, identity_of
 from src.settings.errors import UserError
 
 
@@ -77,7 +79,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); the run cannot be read") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged: it holds no configuration")
-    refuse_other_format(folder)
+    identity = refuse_other_format(folder)
+    ours = json.loads(json.dumps(identity_of(config)))
+    if ours != identity:
+        raise UserError(
+            f"{path} was changed after the run: it differs from identity.json "
+            f"({differences(identity, ours)}); put these values back to read the run"
+        )
     return config
 
 
@@ -90,8 +98,8 @@ def evaluate_again(run: Run, checkpoint: str, num_lower_steps: int | None) -> Sc
     """
     experiment = run.experiment
     num_steps = experiment.settings.num_lower_steps if num_lower_steps is None else num_lower_steps
-    _refuse_other_steps(experiment, num_steps)
-    stored = _stored_state(run, checkpoint)
+    refuse_other_steps(experiment, num_steps)
+    stored = stored_state(run, checkpoint)
     split, num_tasks = scored_split(experiment)
     scores = make_evaluate(experiment, num_steps, every_step=True)(stored.state, split, num_tasks)
     failures = in_scores(scores.last(), max(stored.step))
@@ -104,7 +112,7 @@ def evaluate_again(run: Run, checkpoint: str, num_lower_steps: int | None) -> Sc
     return Scored(step, split, num_tasks, as_curve(averaged(scores, alive)))
 
 
-class _Stored(NamedTuple):
+class Stored(NamedTuple):
     """The states of the seeds, the iteration of each, and which of them went on to the end."""
 
     step: tuple[int, ...]
@@ -112,10 +120,10 @@ class _Stored(NamedTuple):
     alive: list[bool]
 
 
-def _stored_state(run: Run, checkpoint: str) -> _Stored:
+def stored_state(run: Run, checkpoint: str) -> Stored:
     step = None
     if checkpoint not in ("last", "best"):
-        if not checkpoint.isdigit():
+        if not re.fullmatch("[0-9]{1,18}", checkpoint):
             raise UserError(f"checkpoint={checkpoint} must be last, best or an iteration")
         step = int(checkpoint)
     snapshot = run.checkpoints.restore(fresh_snapshot(run.experiment), step)
@@ -123,7 +131,7 @@ def _stored_state(run: Run, checkpoint: str) -> _Stored:
         raise _no_checkpoint(run.folder)
     progress, alive = snapshot.progress, snapshot.progress.alive()
     if checkpoint != "best":
-        return _Stored((progress.step,) * len(alive), snapshot.state, alive)
+        return Stored((progress.step,) * len(alive), snapshot.state, alive)
     judged = _judged_at_its_end(run, snapshot)
     steps = judged.progress.best_step
     if any(step is None for step, on in zip(steps, alive, strict=True) if on):
@@ -131,7 +139,7 @@ def _stored_state(run: Run, checkpoint: str) -> _Stored:
             f"checkpoint=best: {run.folder} has not been validated before iteration "
             f"{progress.step}; choose checkpoint=last"
         )
-    return _Stored(tuple(step or 0 for step in steps), judged.best, alive)
+    return Stored(tuple(step or 0 for step in steps), judged.best, alive)
 
 
 def _judged_at_its_end(run: Run, snapshot: Snapshot) -> Snapshot:
@@ -153,7 +161,7 @@ def _no_checkpoint(folder: Path) -> UserError:
     return UserError(f"run={folder} holds no checkpoint yet: let it reach checkpoint_every")
 
 
-def _refuse_other_steps(experiment: Experiment, num_lower_steps: int) -> None:
+def refuse_other_steps(experiment: Experiment, num_lower_steps: int) -> None:
     """Parameters with one value per step exist for the steps that were trained, and no others."""
     trained = experiment.settings.num_lower_steps
     if num_lower_steps < 1:

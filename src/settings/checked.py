@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 from src.settings.config import NODES, Node, check, check_node
 from src.settings.errors import UserError
 
+LARGEST = 2**31 - 1  # of a counter on the device
+
 
 class Monitor(NamedTuple):
     """Which logged metric chooses the best state, and which way is better."""
@@ -49,6 +51,7 @@ class Settings(NamedTuple):
     num_validation_tasks: int
     num_test_tasks: int
     resume: Literal["auto", "never"]
+    start_from: str | None
     compilation_cache: bool
     traceback: bool
 
@@ -125,6 +128,8 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
     ):
         if getattr(settings, name) < 1:
             raise UserError(f"{name}={getattr(settings, name)} must be at least 1")
+        if getattr(settings, name) > LARGEST:
+            raise UserError(f"{name}={getattr(settings, name)} must be at most {LARGEST}")
     # Beyond 32 bits, jax.random.key would silently take another seed's key.
     if not 0 <= settings.seed <= 2**32 - settings.seeds:
         raise UserError(
@@ -138,6 +143,11 @@ def check_writers(logger: Mapping[str, Any]) -> Writers:
     chosen = dict(logger)
     if chosen.get("wandb") is not None:
         options = check("logger.wandb", get_type_hints(WandbOptions), chosen["wandb"])
+        for tag in options["tags"]:
+            if not 1 <= len(tag) <= 64:
+                raise UserError(
+                    f"logger.wandb.tags: {tag!r} has {len(tag)} characters; wandb takes 1 to 64"
+                )
         chosen["wandb"] = WandbOptions(**options)
     return Writers(**check("logger", get_type_hints(Writers), chosen, Writers()._asdict()))
 

@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from traceback import print_exc
 
@@ -70,13 +72,14 @@ def refusals_as_messages(traceback: bool) -> Iterator[None]:
             # Printed here, since a caller further up may turn the error into a message.
             print_exc()
             sys.exit(1)
-        message = _message(error)
+        message = message_of(error)
         if message is None:
             raise
         sys.exit(f"error: {message}")
 
 
-def _message(error: Exception) -> str | None:
+def message_of(error: Exception) -> str | None:
+    """What an error says to people; None where it is a defect of ours."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -85,12 +88,25 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition_message(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
-        return f"{error}: choose a file of conf/ for each group, such as data=none"
+        return _choice_message(str(error))
     if isinstance(error, OSError) and error.filename is not None:
         return (
             f"{error.filename} cannot be written ({error.strerror}): choose another hydra.run.dir"
         )
     return None
+
+
+def _choice_message(text: str) -> str:
+    """For null, a number or true in place of a file of a group."""
+    for argument in sys.argv[1:]:
+        key, _, value = argument.lstrip("+").partition("=")
+        if Path(CONF, key).is_dir() and re.fullmatch(r"(?i)null|true|false|[-+.\d].*", value):
+            return f"{key}={value} names no file of conf/{key}: choose {_files_of(key)}"
+    return f"{text}: choose a file of conf/ for each group, such as data=none"
+
+
+def _files_of(group: str) -> str:
+    return ", ".join(sorted(file.stem for file in Path(CONF, group).glob("*.yaml")))
 
 
 def _composition_message(error: Exception) -> str:
@@ -99,6 +115,18 @@ def _composition_message(error: Exception) -> str:
     # Where Hydra searched is of no use to anyone but Hydra's authors.
     text = text.partition("Config search path:")[0].strip().replace("\n\t", " ")
     first = text.splitlines()[0]
+    unloaded = re.search(r"Could not (?:load|find) '(\w+)/([^']*)'", text)
+    if unloaded and Path(CONF, unloaded[1]).is_dir():
+        group, name = unloaded.groups()
+        near = get_close_matches(name, _files_of(group).split(", "), n=1)
+        hint = f"did you mean {group}={near[0]}? " if near else ""
+        return f"{group}={name} names no file of conf/{group}: {hint}choose {_files_of(group)}"
+    if "LexerNoViableAltException" in first:
+        typed = first.partition(": ")[2].strip()
+        key, _, value = typed.partition("=")
+        return f"{typed} cannot be read; write such a value in both quotes: '{key}=\"{value}\"'"
+    if first.startswith("Missing mandatory value"):
+        return f"{first.rpartition(' ')[2]} is missing (???): give it a value"
     if not first.startswith("Could not override '"):
         return text
     prefix, _, name = first.split("'")[1].rpartition(".")

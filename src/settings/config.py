@@ -6,6 +6,7 @@ supplied by the builder. No option is written down twice.
 
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,16 @@ NODES = (
 )
 
 
+# The class that a factory of these groups says it returns. By name: the classes would import jax.
+MAKES = {
+    "aggregation": "Aggregation",
+    "lower_optimizer": "LowerOptimizer",
+    "hypergradient": "Hypergradient",
+    "upper_optimizer": "GradientTransformation",
+    "model": "Model",
+}
+
+
 class Node(NamedTuple):
     """A checked `_target_` node: its factory and its options, some of which may be nodes."""
 
@@ -47,6 +58,9 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        missing = re.match(r"Missing mandatory value: (\S+)", str(error))
+        if missing:
+            raise UserError(f"{missing[1]} is missing (???): give it a value") from error
         raise UserError(f"the configuration cannot be resolved: {error}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -117,6 +131,9 @@ def check(
 ) -> dict[str, Any]:
     """The values, checked against names and types. Raises UserError with the full key."""
     prefix = f"{path}." if path else ""
+    if not isinstance(values, Mapping):
+        listed = ", ".join(f"{prefix}{name}" for name in fields)
+        raise UserError(f"{path}={shown(values)} is one value, but {path} has keys: set {listed}")
     for name in values:
         if name not in fields:
             raise UserError(unknown_key(prefix, str(name), fields))
@@ -136,14 +153,25 @@ def check(
         if first["type"] == "missing":
             name = str(first["loc"][0])
             raise UserError(
-                f"{prefix}{name}={values[name]!r} has too few entries; conf/ shows how many"
+                f"{prefix}{name}={shown(values[name])} has too few entries; conf/ shows how many"
             ) from error
-        name = ".".join(str(part) for part in first["loc"])
-        hint = f"; write {prefix}{name}=[{first['input']}]" if first["type"] == "tuple_type" else ""
+        name, value = ".".join(str(part) for part in first["loc"]), shown(first["input"])
+        hint = f"; write {prefix}{name}=[{value}]" if first["type"] == "tuple_type" else ""
         raise UserError(
-            f"{prefix}{name}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{hint}"
+            f"{prefix}{name}={value}: {first['msg'][0].lower()}{first['msg'][1:]}{hint}"
         ) from error
-    return {name: getattr(checked, name) for name in fields}
+    result = {name: getattr(checked, name) for name in fields}
+    for name, value in result.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{prefix}{name}={number} must be a finite number")
+    return result
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def unknown_key(prefix: str, name: str, known: Mapping[str, Any] | list[str]) -> str:
@@ -217,10 +245,13 @@ def takes(node: Node, name: str) -> bool:
 
 
 def _import(path: str, target: str) -> Callable:
-    if not str(target).startswith(("src.", "bilevel.")):
+    group = path.partition(".")[0]
+    package = f"src.{group}s" if group in ("model", "problem") else "bilevel"
+    package = "src.data" if group == "data" else package
+    if not str(target).startswith(f"{package}."):
         raise UserError(
-            f"{path}._target_={target} does not point into src or bilevel: a config may only "
-            "call this project's own factories; write a function under src/ and name it"
+            f"{path}._target_={target} does not point into {package}: a config may only call this "
+            f"project's own factories for {group}; write a function there and name it"
         )
     module, _, name = str(target).rpartition(".")
     try:
@@ -229,4 +260,10 @@ def _import(path: str, target: str) -> Callable:
         raise UserError(f"{path}._target_={target} cannot be imported: {error}") from error
     if not inspect.isfunction(factory):
         raise UserError(f"{path}._target_={target} is not a function")
+    made = _class_of(get_type_hints(factory).get("return"))
+    if path in MAKES and getattr(made, "__name__", "") != MAKES[path]:
+        raise UserError(
+            f"{path}._target_={target} does not say that it returns {MAKES[path]}, which {path} "
+            f"needs; choose a file of conf/{path}, or annotate the function"
+        )
     return factory

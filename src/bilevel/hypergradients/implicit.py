@@ -50,7 +50,7 @@ def implicit(
     damping: float | None = None,
     lower_tolerance: float | None = None,
     tolerance_decay: float = 1.0,
-    max_residual: float = 1.0,
+    max_residual: float | None = 1.0,
 ) -> Hypergradient:
     """Run the lower level, solve the system with `solver` (None: cg()), report both residuals.
 
@@ -58,13 +58,14 @@ def implicit(
     <= lower_tolerance tolerance_decay^n, n the upper iteration; None for the lower optimizer's
     own, and all K steps where it has none. The solver's tolerance decays alike. Where the task
     persists, a solve starts from the q of the iteration before. A run stops where |A q - b| / |b|
-    exceeds max_residual.
+    exceeds max_residual; None: never.
 
     Raises ValueError on a value outside its range; `check` does where the lower steps never rest,
     and without damping on a lower Hessian that is known to be singular.
     """
     solver = cg() if solver is None else solver
-    _refuse(solver, damping, lower_tolerance, tolerance_decay, max_residual)
+    bound = math.inf if max_residual is None else max_residual
+    _refuse(solver, damping, lower_tolerance, tolerance_decay, bound)
 
     def damping_of(lower: LowerProblem) -> float:
         own = lower.problem.damping if damping is None else damping
@@ -212,9 +213,9 @@ def implicit(
         check=check,
         limits={
             "linear_residual": Limit(
-                max_residual,
+                bound,
                 f"the linear solve left |A q - b| / |b| above hypergradient.max_residual="
-                f"{max_residual:g} (1 is no better than q = 0)",
+                f"{bound:g} (1 is no better than q = 0)",
                 "The usual remedies: more damping (hypergradient.damping), more solver steps, "
                 "terms or rank, a smaller step_size of a series, more lower steps; "
                 "hypergradient=unrolled needs no linear solve",

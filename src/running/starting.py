@@ -1,0 +1,88 @@
+"""A run that starts from the x and the learned scalars of another run."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.types import Tree
+from src.running.best import evaluation_state
+from src.running.snapshot import Snapshot
+from src.running.stored_run import stored_run, stored_state
+from src.settings.checked import Settings
+from src.settings.errors import UserError
+
+CHECKPOINT = re.compile(r"(.+)@(best|last|\d+)")
+
+
+def started_from(settings: Settings, fresh: Snapshot) -> Snapshot:
+    """`fresh` with the variables that settings.start_from=DIR[@best|last|ITERATION] names.
+
+    x is taken whole; alpha, s, t and lower step sizes where both runs learn them. One seed serves
+    all seeds of this run. Everything else (optimizer states, iterations, best) begins anew. Raises
+    UserError where the other run cannot be read or its variables do not fit.
+    """
+    text = str(settings.start_from)
+    named = CHECKPOINT.fullmatch(text)
+    folder, checkpoint = (named[1], named[2]) if named else (text, "last")
+    try:
+        with stored_run(Path(folder)) as run:
+            stored = stored_state(run, checkpoint)
+    except UserError as error:
+        raise UserError(f"start_from={text}: {error}") from error
+    if not all(stored.alive):
+        raise UserError(
+            f"start_from={text}: a seed of that run had failed by then; choose an earlier "
+            "checkpoint, or a run of which no seed failed"
+        )
+    if len(stored.alive) not in (1, settings.seeds):
+        raise UserError(
+            f"start_from={text}: that run has {len(stored.alive)} seeds, this one {settings.seeds};"
+            f" choose seeds={len(stored.alive)}, or a run of one seed, which serves all"
+        )
+    variables = _taken(text, settings.seeds, fresh.state.variables, stored.state.variables)
+    state = fresh.state._replace(variables=variables)
+    return fresh._replace(state=state, best=evaluation_state(state))
+
+
+def _taken(
+    text: str, seeds: int, ours: dict[str, Tree], theirs: dict[str, Tree]
+) -> dict[str, Tree]:
+    """Our variables with the numbers of theirs, part by part ("problem" is x)."""
+    taken = {}
+    for part, tree in ours.items():
+        other = theirs.get(part, {})
+        if part != "problem":  # {alpha: ...}, {step_size: ...}
+            both = [name for name in tree if name in other]
+            new = {name: _fitted(text, name, seeds, tree[name], other[name]) for name in both}
+            taken[part] = {**tree, **new}
+        else:
+            taken[part] = _fitted(text, "x", seeds, tree, other)
+    return taken
+
+
+def _fitted(text: str, name: str, seeds: int, ours: Tree, theirs: Tree) -> Tree:
+    """Their numbers in our types. Raises UserError, with both shapes, where one does not fit."""
+    mine, other = _shapes(name, ours), _shapes(name, theirs)
+    if mine != other:
+        key = next(key for key in {**mine, **other} if mine.get(key) != other.get(key))
+        raise UserError(
+            f"start_from={text}: {key} is {other.get(key, 'not there')} in that run, but "
+            f"{mine.get(key, 'not there')} in this one; choose the same problem, data and model"
+        )
+
+    def fit(a: jax.Array, b: jax.Array) -> jax.Array:
+        # A copy: the loop donates its state.
+        return jnp.asarray(np.broadcast_to(np.asarray(b), (seeds, *b.shape[1:])), a.dtype)
+
+    return jax.device_put(jax.tree.map(fit, ours, theirs), jax.devices()[0])
+
+
+def _shapes(name: str, tree: Tree) -> dict[str, str]:
+    """{name of a leaf: its shape without the axis of seeds}"""
+    return {
+        f"{name}{jax.tree_util.keystr(path)}": f"of shape {tuple(leaf.shape[1:])}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
