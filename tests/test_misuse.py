@@ -204,7 +204,8 @@ def damaged_copy(kind, whole, folder):
         return "30 classes"
     elif kind == "pickled names":
         np.savez_compressed(target, **{**arrays, "characters": arrays["characters"].astype(object)})
-    return "damaged or not the file that is meant"
+        return "characters.npy of"
+    return "is no npz archive" if kind == "empty" else "is damaged"
 
 
 @pytest.mark.parametrize(
