@@ -9,7 +9,7 @@ from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, linear_few_shot, read_metrics
 
 COUNTEREXAMPLE = ["problem=counterexample", *QUIET, "num_iterations=200"]
-RIDGE = ["problem=ridge", *QUIET, "num_iterations=60", "dtype=float64"]
+RIDGE = ["problem=ridge", *QUIET, "num_iterations=60", "eval_every=60", "dtype=float64"]
 
 
 def test_damping_gives_a_finite_answer_and_reports_what_it_changed(tmp_path):
@@ -47,7 +47,7 @@ def test_a_constant_law_makes_the_singular_problem_regular(tmp_path):
     config = config_of(*COUNTEREXAMPLE, "method=bda", "hypergradient=implicit_cg")
     result = run(config, tmp_path)
     assert result["upper_variable"][0] == pytest.approx(1.0, abs=1e-5)
-    assert result["test/upper_loss"] < 1e-9
+    assert result["validation/upper_loss"] < 1e-9
 
 
 @pytest.mark.parametrize("lower_start", ["fixed", "warm"])

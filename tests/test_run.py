@@ -43,7 +43,7 @@ def test_the_files_and_the_result_of_a_run(tmp_path):
     result = run(config, tmp_path)
     assert result == json.loads((tmp_path / "result.json").read_text())
     metrics = ("upper_loss", "lower_loss", "upper_variable_error", "lower_variable_error")
-    scores = {f"{split}/{name}" for split in ("validation", "test") for name in metrics}
+    scores = {f"validation/{name}" for name in metrics}  # without held-out data no test
     others = {"iterations", "monitor", "upper_variable", "best/step", "adaptation"}
     timings = set(TIMINGS)
     assert set(result) == scores | {f"best/{name}" for name in scores} | others | timings
@@ -55,7 +55,9 @@ def test_the_files_and_the_result_of_a_run(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == config
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["12", "8"]
 
-    rows = read_metrics(tmp_path)
+    *rows, end = read_metrics(tmp_path)
+    assert (end["step"], end["end_of_run"]) == (12, True)
+    assert end["validation/upper_loss"] == result["validation/upper_loss"]
     assert [row["step"] for row in rows] == [3, 5, 6, 9, 10, 12]
     for row in rows:
         assert ("train/upper_loss" in row) == (row["step"] % 3 == 0)
@@ -74,7 +76,7 @@ def test_where_the_counterexample_ends(method, dimension, tmp_path):
     result = run(config_of(*COUNTEREXAMPLE, *overrides), tmp_path)
     x, loss = ENDS[method]
     np.testing.assert_allclose(result["upper_variable"], np.full(dimension, x), atol=1e-3)
-    assert result["test/upper_loss"] / dimension == pytest.approx(loss, rel=1e-3, abs=1e-6)
+    assert result["validation/upper_loss"] / dimension == pytest.approx(loss, rel=1e-3, abs=1e-6)
 
 
 # Interruptions. Everything that a state can hold is in one of these runs.
@@ -265,5 +267,5 @@ def test_main_returns_the_monitored_score_of_the_best_state(tmp_path, monkeypatc
     assert value == result["best/validation/upper_loss"] < result["validation/upper_loss"]
     assert result["best/step"] < 4
     printed = capsys.readouterr().out
-    assert "test/upper_loss" in printed
+    assert "validation/upper_loss" in printed
     assert printed.splitlines()[-1] == str(tmp_path / "result.json")

@@ -108,7 +108,7 @@ def test_wandb_offline_holds_config_history_and_summary(tmp_path):
     for record in pieces[-1]:
         if record.HasField("summary"):
             summary |= items_of(record.summary.update)
-    for name in ("test/upper_loss", "best/test/upper_loss", "iterations"):
+    for name in ("validation/upper_loss", "best/validation/upper_loss", "iterations"):
         assert summary[name] == result[name]
 
 

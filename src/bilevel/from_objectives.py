@@ -58,7 +58,8 @@ def persistent_source(
 ) -> TaskSource:
     """One fixed task; `held_out[split]` joins it under "held_out" (scored by `evaluate`).
 
-    `batches`: it also gets a key for the mini-batches of an iteration (mini_batches.py).
+    Without held_out["test"] nothing is called a test. `batches`: the task also gets a key for the
+    mini-batches of an iteration (mini_batches.py).
     """
 
     def sample(data: Tree, key: Array, split: str, n: int) -> Tree:
@@ -68,4 +69,5 @@ def persistent_source(
         return with_keys(tasks, key, n) if batches else tasks
 
     data = jax.tree.map(jnp.asarray, (task, held_out))
-    return TaskSource(data=data, sample=sample, persistent=True)
+    has_test = held_out is not None and "test" in held_out
+    return TaskSource(data=data, sample=sample, persistent=True, has_test=has_test)

@@ -121,9 +121,9 @@ def regularisation(
         mean_loss = model.mean_loss(task["held_out"], y)
         held_out = {"mean_squared_error": 2 * mean_loss}
         if loss != "squared":
-            held_out = {**model.scores(task["held_out"], y), "mean_loss": mean_loss}
+            held_out = model.scores(task["held_out"], y)
         return {
-            "upper_loss": model.mean_loss(task["validation"], y),
+            "upper_loss": mean_loss,
             "lower_loss": lower_objective(context, task, y),
             **held_out,
             **(against_exact(x, task, y) if affordable else {}),
