@@ -1,5 +1,6 @@
 """Building: from a checked configuration to a task source and an algorithm."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_type_hints
 
@@ -16,6 +17,7 @@ from bilevel.refusals import refuse
 from bilevel.shapes import Shapes, shapes_of
 from bilevel.types import BilevelProblem, LowerOptimizer, TaskSource, Tree
 from src.data.forms import convert, is_form
+from src.data.remarks import remarks
 from src.problems.adapting_network import Roles
 from src.settings.checked import (
     Checked,
@@ -192,7 +194,7 @@ def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource]:
             f"problem={node.factory.__name__} has no start to learn; choose a method with "
             "method.learn_start=false, such as method=rhg or method=bda"
         )
-    pieces = {"roles": roles, **_data_and_model(node, checked.nodes)}
+    pieces = {"roles": roles, **_data_and_model(node, checked.nodes, checked.settings.dtype)}
     extra = method.recommended.get("extra", "none")
     model = checked.nodes["model"]
     if extra != "none" and (model is None or "extra" not in model.options):
@@ -210,7 +212,7 @@ def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource]:
     return pair
 
 
-def _data_and_model(problem: Node, nodes: Mapping[str, Node | None]) -> dict[str, Any]:
+def _data_and_model(problem: Node, nodes: Mapping[str, Node | None], dtype: str) -> dict[str, Any]:
     """What the problem's factory names of the two, built. Raises UserError on a misfit."""
     pieces: dict[str, Any] = {}
     factory = problem.factory.__name__
@@ -235,4 +237,6 @@ def _data_and_model(problem: Node, nodes: Mapping[str, Node | None]) -> dict[str
         if is_form(needed):
             with about(chosen):
                 pieces[name] = convert(pieces[name], needed)
+            for remark in remarks(pieces[name], dtype):
+                print(f"warning: data: {remark}", file=sys.stderr)
     return pieces
