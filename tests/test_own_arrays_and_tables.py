@@ -198,6 +198,12 @@ def test_a_column_is_predicted_from_the_others(tmp_path):
     assert numbers.num_classes == 0
     assert numbers.inputs["train"].shape == (4, 2)
     assert numbers.inputs["train"][:, 0].std() == pytest.approx(1)
+    assert numbers.features == ("a", "y")
+    assert numbers.origins["validation"][0] == f"line 6 of {tmp_path / 'a.csv'}"
+    assert found.scaling is None
+    mean, deviation = numbers.scaling
+    raw = read(tmp_path, NUMBERS, target="b", targets="numbers").inputs["test"]
+    np.testing.assert_allclose((raw - mean) / deviation, numbers.inputs["test"])
     assert read(tmp_path, NUMBERS, target="a", drop=("b",)).inputs["test"].shape == (3, 1)
 
 

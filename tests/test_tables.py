@@ -352,6 +352,8 @@ def test_the_limit_is_of_the_rows_and_features_that_are_kept(tmp_path, monkeypat
         load(paths[0], **own, sparse=False)
     few = load(paths[0], **own, max_features=2, sparse=False)
     # The third, which two rows have, and the first of those that one has.
+    assert few.features == ("1", "3")
+    assert few.origins["test"][1] == f"line 2 of {paths[2]}"
     np.testing.assert_array_equal(few.inputs["train"], [[1, 4], [0, 5]])
     assert load(paths[0], **own, split_sizes=(1, 1, 1), sparse=False).inputs["test"].shape == (1, 3)
     with pytest.raises(ValueError, match=r"^max_features=0 must be at least 1, or null"):

@@ -82,6 +82,7 @@ def arrays(
             split_sizes,
             split_seed,
             standardise,
+            lambda row: f"row {row}",
         )
     origins = tuple(f"row {row}" for row in range(len(values)))
     return Pool(

@@ -71,7 +71,7 @@ def _rows_with_labels(table: Table) -> LabelledImages:
             "data.sparse=false, with fewer features (data.max_features=1000) or rows "
             "(data.split_sizes) if they are too many"
         )
-    return LabelledImages(dense, table.targets, table.num_classes, table.names)
+    return LabelledImages(dense, table.targets, table.num_classes, table.names, table.origins)
 
 
 def _table_of_pixels(data: LabelledImages) -> Table:
@@ -86,4 +86,4 @@ def _table_of_pixels(data: LabelledImages) -> Table:
         split: of.reshape(len(of), -1).astype(np.float64) / scale[split]
         for split, of in data.images.items()
     }
-    return Table(inputs, data.labels, data.num_classes, names=data.names)
+    return Table(inputs, data.labels, data.num_classes, names=data.names, origins=data.origins)

@@ -1,6 +1,6 @@
 """What loaders of labelled data return, and how rows are split."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,10 @@ from src.data.image_classes import SPLITS
 
 # Rows for training, validation and test; of those that share a file, one may be all that is left.
 Sizes = tuple[int | None, int | None, int | None]
+BEYOND = (
+    "standardise=true: some values are too large or too small for a mean and a standard deviation "
+    "in float64; rescale them, or choose standardise=false"
+)
 SHARES: dict[str, int] = dict(zip(SPLITS, (4, 3, 3), strict=True))  # where no sizes are given
 
 
@@ -54,6 +58,10 @@ class Table(NamedTuple):
     num_classes: 0 where the targets are real numbers
     standardised: whether the inputs were brought to mean 0 and deviation 1 in the training rows
     names: of the classes; () where the labels are names enough
+    scaling: (mean, deviation), each (p,), of what was standardised: inputs = (as in the files -
+        mean) / deviation, where a deviation of infinity makes a constant 0; None: as in the files
+    features: names of the columns; () where they have none
+    origins: {split: of each row where it is, for people}; {} where there is none
     """
 
     inputs: Mapping[str, np.ndarray | SparseRows]
@@ -61,6 +69,9 @@ class Table(NamedTuple):
     num_classes: int
     standardised: bool = False
     names: tuple[str, ...] = ()
+    scaling: tuple[np.ndarray, np.ndarray] | None = None
+    features: tuple[str, ...] = ()
+    origins: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 (a default that is never changed)
 
 
 def split_rows(num_rows: int, sizes: Sizes | None, seed: int | None) -> dict[str, np.ndarray]:
@@ -108,11 +119,12 @@ def split_table(
     sizes: Sizes | None,
     seed: int | None,
     standardise: bool,
+    origin_of: Callable[[int], str],
 ) -> Table:
     """`make_table` of rows in parts, each of which serves some splits, as in `split_parts`.
 
-    names: of the classes; () where targets are numbers. parts: (n,), the part of each row. Raises
-    ValueError as these two.
+    names: of the classes; () where targets are numbers. parts: (n,), the part of each row.
+    origin_of: where a row is, for people. Raises ValueError as these two.
     """
     inside = [np.flatnonzero(parts == part) for part in range(len(serves))]
     chosen = split_parts(
@@ -123,13 +135,15 @@ def split_table(
         for of, splits in zip(inside, serves, strict=True)
         for split in splits
     }
-    return make_table(
+    table = make_table(
         {split: inputs[rows[split]] for split in SPLITS},
         {split: targets[rows[split]] for split in SPLITS},
         len(names),
         standardise,
         names,
     )
+    origins = {split: tuple(map(origin_of, rows[split].tolist())) for split in SPLITS}
+    return table._replace(origins=origins)
 
 
 def serves_of(given: Collection[str]) -> tuple[tuple[str, ...], ...]:
@@ -153,31 +167,42 @@ def make_table(
     Targets too, where they are numbers. What is constant in training becomes 0. Raises ValueError
     where a mean or a standard deviation is beyond float64.
     """
+    scaling = None
     if standardise:
-        inputs = standardised(inputs)
-        targets = targets if num_classes else standardised(targets)
+        scaling = _scaling(inputs["train"])
+        inputs = _scaled(inputs, scaling)
+        if not num_classes:
+            targets = standardised(targets)
     kind = np.int32 if num_classes else np.float64
     typed = {split: of.astype(kind) for split, of in targets.items()}
-    return Table(inputs, typed, num_classes, standardise, names)
+    return Table(inputs, typed, num_classes, standardise, names, scaling)
 
 
 def standardised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By the mean and standard deviation of the training rows, which are `make_table`'s."""
-    train = arrays["train"]
+    """By the mean and standard deviation of the training rows, as in `make_table`."""
+    return _scaled(arrays, _scaling(arrays["train"]))
+
+
+def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, deviation), of which that of a constant column is infinity."""
     # Rounding gives the deviation of a constant column some value near 0, but not 0.
     constant = train.max(axis=0) == train.min(axis=0)
     with np.errstate(all="ignore"):
         mean, deviation = train.mean(axis=0), train.std(axis=0)
-        scaled = {
-            split: np.where(constant, 0.0, (array - mean) / np.where(constant, 1.0, deviation))
-            for split, array in arrays.items()
-        }
-    # An infinite deviation alone would turn the column into zeros.
-    if not all(np.isfinite(array).all() for array in (mean, deviation, *scaled.values())):
-        raise ValueError(
-            "standardise=true: some values are too large or too small for a mean and a standard "
-            "deviation in float64; rescale them, or choose standardise=false"
-        )
+    # An infinite deviation of another column would turn it into zeros.
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+        raise ValueError(BEYOND)
+    return mean, np.where(constant, np.inf, deviation)
+
+
+def _scaled(
+    arrays: Mapping[str, np.ndarray], scaling: tuple[np.ndarray, np.ndarray]
+) -> dict[str, np.ndarray]:
+    mean, deviation = scaling
+    with np.errstate(all="ignore"):
+        scaled = {split: (array - mean) / deviation for split, array in arrays.items()}
+    if not all(np.isfinite(array).all() for array in scaled.values()):
+        raise ValueError(BEYOND)
     return scaled
 
 

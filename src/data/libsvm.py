@@ -68,19 +68,26 @@ def libsvm(
         for option in options
     ]
     rows = split_parts(parts, split_sizes, split_seed)
+    features = ()  # where column j is the index j + 1
     if max_features is not None:
         columns = _most_common(tables["path"], rows["train"], max_features)
-        width = len(columns)
+        width, features = len(columns), tuple(str(column + 1) for column in columns)
         tables = {option: keep_columns(table, columns) for option, table in tables.items()}
     chosen = {split: tables[source[split]] for split in SPLITS}
     sparse = _checked_form(path, chosen, rows, width, standardise, sparse)
     made = to_sparse if sparse else to_dense
-    return make_table(
+    table = make_table(
         {split: made(chosen[split], rows[split], width) for split in SPLITS},
         {split: labels[source[split]][rows[split]] for split in SPLITS},
         num_classes,
         standardise,
     )
+    places = {split: chosen[split].lines[rows[split]].tolist() for split in SPLITS}
+    origins = {
+        split: tuple(f"line {line} of {options[source[split]]}" for line in places[split])
+        for split in SPLITS
+    }
+    return table._replace(origins=origins, features=features)
 
 
 def _width(options: dict[str, str], tables: dict[str, LibsvmRows], num_features: int | None) -> int:

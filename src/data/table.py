@@ -51,9 +51,18 @@ def table(
     inputs = [np.stack([of.numbers[name] for name in features], axis=1) for of in found.values()]
     values, classes = read_targets(labels, targets, _Place(files, found, str(target)))
     parts, serves = _parts(files, found, split)
-    return split_table(
-        np.concatenate(inputs), values, classes, parts, serves, split_sizes, split_seed, standardise
+    made = split_table(
+        np.concatenate(inputs),
+        values,
+        classes,
+        parts,
+        serves,
+        split_sizes,
+        split_seed,
+        standardise,
+        _Place(files, found),
     )
+    return made._replace(features=tuple(features))
 
 
 class _Place(NamedTuple):
@@ -61,12 +70,13 @@ class _Place(NamedTuple):
 
     files: Mapping[str, str]
     found: Mapping[str, Columns]
-    column: str
+    column: str | None = None
 
     def __call__(self, row: int) -> str:
         for option, of in self.found.items():
             if row < len(of.lines):
-                return f"{self.column} in {of.counted} {of.lines[row]} of {self.files[option]}"
+                place = f"{of.counted} {of.lines[row]} of {self.files[option]}"
+                return place if self.column is None else f"{self.column} in {place}"
             row -= len(of.lines)
         raise IndexError(row)
 
