@@ -89,6 +89,12 @@ class OfUpper(Protocol):
         ...
 
 
+class OfSolution(Protocol):
+    def __call__(self, x: Tree, task: Tree, y: Tree) -> Tree:
+        """A function of x and of the lower variable of one task."""
+        ...
+
+
 class OfTask(Protocol):
     def __call__(self, task: Tree) -> Tree:
         """What is the same for every x."""
@@ -125,6 +131,7 @@ class BilevelProblem(NamedTuple):
     damping             of implicit estimators, unless their option says otherwise
     mini_batch          the rows on which a lower step descends; None: always all of them
     inspect             a NamedTuple of arrays that people want to look at, or None
+    predict             what a solved lower level says of the rows of its task (arrays), or None
     """
 
     init_upper: InitUpper
@@ -141,6 +148,7 @@ class BilevelProblem(NamedTuple):
     damping: float = 0.0
     mini_batch: MiniBatch | None = None
     inspect: OfUpper | None = None
+    predict: OfSolution | None = None
 
 
 class Sample(Protocol):

@@ -2,21 +2,20 @@
 
 from typing import Literal
 
-import haiku as hk
 import jax
 from haiku.experimental import name_scope
 
 from bilevel.types import Array
+from src.models import layers
 from src.models.convolution import ConvolutionName, choose_convolution
 from src.models.layers import (
     Offset,
     WeightsInit,
-    batch_norm,
     conv3x3,
     max_pool,
     refuse_sizes_below_one,
 )
-from src.models.model import Model
+from src.models.model import BatchNorm, Model, as_model
 from src.models.upper_layers import FIXED, Extra, add_upper_layer
 
 Downsample = Literal["stride", "max_pool"]
@@ -30,6 +29,7 @@ def conv4(
     downsample: Downsample = "stride",
     offset: Offset = "learned",
     features: Features = "flatten",
+    batch_norm: BatchNorm = "batch",
     extra: Extra = "none",
     convolution: ConvolutionName = "auto",
     weights_init: WeightsInit = "xavier_uniform",
@@ -37,10 +37,10 @@ def conv4(
     """Images (n, height, width, channels) -> features (n, d).
 
     A block is a 3x3 convolution (SAME, no bias), the `extra` layer, batch norm with an offset
-    and no scale on the statistics of the batch at hand, in training and in testing alike, then
-    ReLU. The image is halved by the convolution's stride of 2 (rounded up: 28, 14, 7, 4, 2) or by
-    a 2x2 max-pool after the ReLU (rounded down: 84, 42, 21, 10, 5). `features`: all pixels of
-    the last block, or their mean.
+    and no scale (`batch_norm`: on whose statistics, in training and in testing alike), then ReLU.
+    The image is halved by the convolution's stride of 2 (rounded up: 28, 14, 7, 4, 2) or by a 2x2
+    max-pool after the ReLU (rounded down: 84, 42, 21, 10, 5). `features`: all pixels of the last
+    block, or their mean.
 
     28x28x1 images, 64 filters, stride: d = 256 (mean: 64), 111,424 weights. 84x84x3 images, 32
     filters, max-pool: d = 800, 28,640 weights. BOML's MetaInit has offset=zero and convolution
@@ -59,15 +59,9 @@ def conv4(
             with name_scope(f"block_{block}"):
                 hidden = conv3x3(hidden, filters, stride, convolve, weights_init)
                 hidden = add_upper_layer(extra, hidden, convolve, weights_init)
-                hidden = jax.nn.relu(batch_norm(hidden, offset=offset))
+                hidden = jax.nn.relu(layers.batch_norm(hidden, offset=offset))
             if downsample == "max_pool":
                 hidden = max_pool(hidden, "VALID")
         return hidden.mean((1, 2)) if features == "mean" else hidden.reshape(len(hidden), -1)
 
-    network = hk.without_apply_rng(hk.transform(forward))
-    return Model(
-        init=network.init,
-        apply=network.apply,
-        fixed=FIXED[extra],
-        transforms_head=extra == "t_layers",
-    )
+    return as_model(forward, batch_norm, FIXED[extra], transforms_head=extra == "t_layers")

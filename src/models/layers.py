@@ -80,16 +80,24 @@ def conv1x1(
 def batch_norm(
     inputs: Array, *, offset: Offset = "learned", scale: bool = False, epsilon: float = 1e-3
 ) -> Array:
-    """scale (inputs - mean) / sqrt(variance + epsilon) + offset per channel, over this batch alone.
+    """scale (inputs - mean) / sqrt(variance + epsilon) + offset per channel.
 
-    inputs: (n, ..., channels). There are no running statistics to leak or to forget. `scale`
+    inputs: (n, ..., channels). Mean and variance are haiku's state: those that are given are used,
+    and where there are none they are measured on these inputs (and given to whoever asks). `scale`
     (from 1) and the offset (from 0) are parameters; without them they stay 1 and 0.
     """
     axes = tuple(range(inputs.ndim - 1))
-    mean = inputs.mean(axes)
-    variance = jnp.square(inputs - per_channel(mean, inputs)).mean(axes)
-    factor = jax.lax.rsqrt(variance + epsilon)
     shape, dtype = inputs.shape[-1:], inputs.dtype
+
+    def measure_mean(*_: object) -> Array:
+        return inputs.mean(axes)
+
+    def measure_variance(*_: object) -> Array:
+        return jnp.square(inputs - per_channel(mean, inputs)).mean(axes)
+
+    mean = hk.get_state("batch_norm_mean", shape, dtype, measure_mean)
+    variance = hk.get_state("batch_norm_variance", shape, dtype, measure_variance)
+    factor = jax.lax.rsqrt(variance + epsilon)
     if scale:
         factor *= hk.get_parameter("batch_norm_scale", shape, dtype, jnp.ones)
     normal = (inputs - per_channel(mean, inputs)) * per_channel(factor, inputs)

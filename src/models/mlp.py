@@ -5,25 +5,33 @@ import jax
 from haiku.experimental import name_scope
 
 from bilevel.types import Array
-from src.models.layers import WeightsInit, batch_norm, initializer, refuse_sizes_below_one
-from src.models.model import Model
+from src.models import layers
+from src.models.layers import WeightsInit, initializer, refuse_sizes_below_one
+from src.models.model import BatchNorm, Model, as_model
 
 
 def mlp(
     *,
     hidden_sizes: tuple[int, ...] = (256, 128, 64, 64),
     normalise: bool = True,
+    batch_norm: BatchNorm = "batch",
     weights_init: WeightsInit = "xavier_uniform",
 ) -> Model:
     """Images (n, height, width, channels) -> features (n, hidden_sizes[-1]).
 
-    Each layer: linear, batch norm on the batch at hand (where `normalise`; then without a bias,
-    which it would cancel), ReLU. The default sizes are those of MAML's Omniglot network without
-    convolutions (Finn et al., ICML 2017).
+    Each layer: linear, batch norm (where `normalise`; then without a bias, which it would cancel;
+    `batch_norm`: on whose statistics), ReLU. The default sizes are those of MAML's Omniglot network
+    without convolutions (Finn et al., ICML 2017).
 
-    Raises ValueError where there is no layer or a size is below 1.
+    Raises ValueError where there is no layer, a size is below 1, or the statistics are chosen of a
+    batch norm that is not there.
     """
     refuse_sizes_below_one(hidden_sizes=hidden_sizes)
+    if batch_norm != "batch" and not normalise:
+        raise ValueError(
+            f"batch_norm={batch_norm} chooses the statistics of batch norm, and normalise=false "
+            "leaves none; choose normalise=true, or batch_norm=batch"
+        )
 
     def forward(images: Array) -> Array:
         hidden = images.reshape(images.shape[0], -1)
@@ -37,12 +45,11 @@ def mlp(
             hidden = linear_map(hidden)
             if normalise:
                 with name_scope(f"layer_{layer}_norm"):
-                    hidden = batch_norm(hidden)
+                    hidden = layers.batch_norm(hidden)
             hidden = jax.nn.relu(hidden)
         return hidden
 
-    network = hk.without_apply_rng(hk.transform(forward))
-    return Model(init=network.init, apply=network.apply)
+    return as_model(forward, batch_norm if normalise else None)
 
 
 def flat() -> Model:
@@ -50,10 +57,7 @@ def flat() -> Model:
 
     With a softmax head on top this is multinomial logistic regression.
     """
-    return Model(
-        init=lambda key, images: {},
-        apply=lambda weights, images: images.reshape(images.shape[0], -1),
-    )
+    return as_model(lambda images: images.reshape(images.shape[0], -1), None)
 
 
 def linear(*, num_features: int = 64, weights_init: WeightsInit = "xavier_uniform") -> Model:
@@ -68,5 +72,4 @@ def linear(*, num_features: int = 64, weights_init: WeightsInit = "xavier_unifor
         flat = images.reshape(images.shape[0], -1)
         return hk.Linear(num_features, with_bias=False, w_init=initializer(weights_init))(flat)
 
-    network = hk.without_apply_rng(hk.transform(forward))
-    return Model(init=network.init, apply=network.apply)
+    return as_model(forward, None)

@@ -2,23 +2,22 @@
 
 from typing import Literal
 
-import haiku as hk
 import jax
 from haiku.experimental import name_scope
 
 from bilevel.types import Array
+from src.models import layers
 from src.models.convolution import ConvolutionName, Convolve, choose_convolution
 from src.models.layers import (
     Offset,
     WeightsInit,
-    batch_norm,
     conv1x1,
     conv3x3,
     leaky_relu,
     max_pool,
     refuse_sizes_below_one,
 )
-from src.models.model import Model
+from src.models.model import BatchNorm, Model, as_model
 
 Activation = Literal["relu", "none"]
 
@@ -30,6 +29,7 @@ def residual(
     num_features: int = 512,
     last_activation: Activation = "relu",
     offset: Offset = "learned",
+    batch_norm: BatchNorm = "batch",
     convolution: ConvolutionName = "auto",
     weights_init: WeightsInit = "xavier_uniform",
 ) -> Model:
@@ -38,7 +38,8 @@ def residual(
     A block is max_pool(skip + main), 2x2 of stride 2, rounded up (84, 42, 21, 11, 6): skip a 1x1
     convolution, main 3 times [3x3 convolution, batch norm, leaky ReLU 0.1], all without bias. Then
     a 1x1 convolution to `pooled_filters`, the mean over pixels, and one to `num_features`, both
-    with a bias and `last_activation` (relu: BOML's MetaFeat; none: its MetaInit).
+    with a bias and `last_activation` (relu: BOML's MetaFeat; none: its MetaInit). `batch_norm`: on
+    whose statistics.
 
     BOML leaves out of x the skips and offsets (MetaFeat) or the offsets (MetaInit, `offset=zero`
     here), and its 6x6 average pool drops a row and a column of the 7x7 image of Omniglot. 28x28x1
@@ -62,8 +63,7 @@ def residual(
         pooled = project(hidden, pooled_filters, "pooled").mean((1, 2))
         return project(pooled, num_features, "features")
 
-    network = hk.without_apply_rng(hk.transform(forward))
-    return Model(init=network.init, apply=network.apply)
+    return as_model(forward, batch_norm)
 
 
 def _block(
@@ -76,5 +76,5 @@ def _block(
     for layer in range(3):
         with name_scope(f"conv_{layer}"):
             hidden = conv3x3(hidden, filters, 1, convolve, weights_init)
-            hidden = leaky_relu(batch_norm(hidden, offset=offset))
+            hidden = leaky_relu(layers.batch_norm(hidden, offset=offset))
     return max_pool(skip + hidden, "SAME")

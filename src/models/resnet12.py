@@ -1,20 +1,19 @@
 """ResNet-12, the residual feature network of the few-shot literature."""
 
-import haiku as hk
 from haiku.experimental import name_scope
 
 from bilevel.types import Array
+from src.models import layers
 from src.models.convolution import ConvolutionName, Convolve, choose_convolution
 from src.models.layers import (
     WeightsInit,
-    batch_norm,
     conv1x1,
     conv3x3,
     leaky_relu,
     max_pool,
     refuse_sizes_below_one,
 )
-from src.models.model import Model
+from src.models.model import BatchNorm, Model, as_model
 
 # That of the PyTorch code in which the published results were made.
 EPSILON = 1e-5
@@ -23,6 +22,7 @@ EPSILON = 1e-5
 def resnet12(
     *,
     block_filters: tuple[int, ...] = (64, 160, 320, 640),
+    batch_norm: BatchNorm = "batch",
     convolution: ConvolutionName = "auto",
     weights_init: WeightsInit = "he_normal",
 ) -> Model:
@@ -30,8 +30,8 @@ def resnet12(
 
     A block is max_pool(leaky(skip + main)), 2x2 of stride 2, rounded down (84, 42, 21, 10, 5): skip
     a 1x1 convolution and batch norm; main three 3x3 convolutions, each with batch norm and all but
-    the last with leaky ReLU 0.1. No convolution has a bias; batch norm has scale and offset, and as
-    everywhere here takes the batch at hand. There is no DropBlock: a network here is a function of
+    the last with leaky ReLU 0.1. No convolution has a bias; batch norm has scale and offset
+    (`batch_norm`: on whose statistics). There is no DropBlock: a network here is a function of
     weights and images. 84x84x3 images and four blocks: 12,424,320 weights.
 
     Oreshkin et al., NeurIPS 2018 (arXiv 1805.10123); in this width Lee et al., CVPR 2019 (arXiv
@@ -48,8 +48,7 @@ def resnet12(
                 hidden = _block(hidden, filters, convolve, weights_init)
         return hidden.mean((1, 2))
 
-    network = hk.without_apply_rng(hk.transform(forward))
-    return Model(init=network.init, apply=network.apply)
+    return as_model(forward, batch_norm)
 
 
 def _block(inputs: Array, filters: int, convolve: Convolve, weights_init: WeightsInit) -> Array:
@@ -66,4 +65,4 @@ def _block(inputs: Array, filters: int, convolve: Convolve, weights_init: Weight
 
 
 def _normalise(inputs: Array) -> Array:
-    return batch_norm(inputs, scale=True, epsilon=EPSILON)
+    return layers.batch_norm(inputs, scale=True, epsilon=EPSILON)

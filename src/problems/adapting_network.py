@@ -8,6 +8,16 @@ What is x and what is y (method.lower_variable, method.learn_start):
 
 What a model declares `fixed` (T-layers, warp layers) is a part of x in any case, and so is a matrix
 behind a head whose start is learned, where the model `transforms_head`.
+
+Where the network has batch norm, its statistics (means and variances in every layer) are those of
+(model.batch_norm)
+
+    batch      the part at hand, support or query: what is said of one query depends on the others
+    support    the support set, for the queries too
+    running    a fixed sample of training inputs, under the weights in x: where the network adapts,
+               its lower steps leave them as they are (what running averages are for)
+
+Statistics follow from x, y and the data, and are differentiated like all else.
 """
 
 from collections.abc import Callable
@@ -38,13 +48,14 @@ class AdaptingNetwork(NamedTuple):
     """init_upper(key) -> x, init_lower(key, x) -> y0, and the outputs in two stages.
 
     prepare(x, {part: inputs}) -> context: the features where the network does not adapt (its one
-    pass per task), else what of it never adapts. outputs(context, y, part, inputs) -> (n, outputs).
+    pass per task), else what of it never adapts. outputs(context, y, part, {part: inputs}) ->
+    (n, outputs) of one part, "support" or another.
     """
 
     init_upper: InitUpper
     init_lower: InitLower
     prepare: Callable[[Tree, dict[str, Array]], Tree]
-    outputs: Callable[[Tree, Tree, str, Array], Array]
+    outputs: Callable[[Tree, Tree, str, dict[str, Array]], Array]
     formula: str
 
 
@@ -72,17 +83,19 @@ def draw_head(
 
 
 def adapting_network(
-    model: Model, roles: Roles, example: Array, num_outputs: int, head_init: HeadInit
+    model: Model, roles: Roles, examples: Array, num_outputs: int, head_init: HeadInit
 ) -> AdaptingNetwork:
-    """Features of `model` for inputs like `example` (1, ...), then W (d, num_outputs) and b.
+    """Features of `model` for inputs like `examples` (m, ...), then W (d, num_outputs) and b.
 
-    `head_init` draws the first W: zeros, xavier (uniform +-sqrt(6 / (d + outputs))) or normal
-    (variance 1); b starts from zeros.
+    With batch_norm=running the examples are what the statistics are taken of; else they are read
+    for their shape alone. `head_init` draws the first W: zeros, xavier (uniform
+    +-sqrt(6 / (d + outputs))) or normal (variance 1); b starts from zeros.
 
     Raises ValueError where the roles leave nothing to learn, and for a model that such inputs do
     not fit.
     """
     everything = roles.lower_variable == "all"
+    example = examples[:1]
     if everything and not roles.learn_start:
         raise ValueError(
             "lower_variable=all with learn_start=false (method.*) leaves nothing to learn above: "
@@ -106,29 +119,54 @@ def adapting_network(
 
     def prepare(x: Tree, inputs: dict[str, Array]) -> Tree:
         context = {"transform": x["transform"]} if transformed else {}
-        if everything:
-            fixed = split(x["network"], model.fixed)[1]
-            return {**context, "fixed": fixed} if fixed else context
         network = x["network"] if roles.learn_start else x
-        return {**context, **{part: model.apply(network, given) for part, given in inputs.items()}}
+        statistics = model.measure(network, examples)[1] if model.batch_norm == "running" else {}
+        if not everything:
+            return {**context, **features_of(model, network, inputs, list(inputs), statistics)}
+        if statistics:
+            context["statistics"] = statistics
+        fixed = split(network, model.fixed)[1]
+        return {**context, "fixed": fixed} if fixed else context
 
     def init_lower(key: Array, x: Tree) -> Tree:
         if everything:
             return {"network": split(x["network"], model.fixed)[0], "head": x["head"]}
         return x["head"] if roles.learn_start else draw_head(key, head_init, output, num_outputs)
 
-    def outputs(context: Tree, y: Tree, part: str, inputs: Array) -> Array:
+    def outputs(context: Tree, y: Tree, part: str, inputs: dict[str, Array]) -> Array:
         if everything:
             network = merge(y["network"], context.get("fixed", {}))
-            features, head = model.apply(network, inputs), y["head"]
+            statistics = context.get("statistics", {})
+            features = features_of(model, network, inputs, [part], statistics)[part]
+            head = y["head"]
         else:
             features, head = context[part], y
         found = features @ head["weights"] + head["bias"][None]
         return found @ context["transform"] if transformed else found
 
-    features = "features(y, input)" if everything else "features(x, input)"
+    read = "y" if everything else "x"
+    given = {"support": "; statistics of the support set", "running": "; statistics of training"}
+    features = f"features({read}, input{given.get(model.batch_norm or '', '')})"
     formula = f"({features} W + b) T" if transformed else f"{features} W + b"
     return AdaptingNetwork(init_upper, init_lower, prepare, outputs, formula)
+
+
+def features_of(
+    model: Model, weights: Tree, inputs: dict[str, Array], parts: list[str], statistics: Tree
+) -> dict[str, Array]:
+    """{part: features (n, d)} of these parts of the inputs, batch norm as `model.batch_norm` says.
+
+    statistics: of training, for batch_norm=running.
+    """
+    if model.batch_norm == "running":
+        return {part: model.apply(weights, inputs[part], statistics) for part in parts}
+    if model.batch_norm != "support":
+        return {part: model.apply(weights, inputs[part]) for part in parts}
+    of_support, measured = model.measure(weights, inputs["support"])
+    return {
+        part: of_support if part == "support" else model.apply(weights, inputs[part], measured)
+        for part in parts
+    }
 
 
 def split(weights: Tree, names: frozenset[str]) -> tuple[Tree, Tree]:

@@ -7,20 +7,24 @@ What is x and what is y are the roles (src/problems/adapting_network.py).
 
 The hyper-representation of Franceschi et al., ICML 2018 (arXiv 1806.04910); Raghu et al., ICLR 2020
 (arXiv 1909.09157); Finn et al., ICML 2017 (arXiv 1703.03400). Support and query pass through the
-network as two batches, so the statistics of batch norm never mix.
+network as two batches; whose statistics batch norm takes is a choice of the model
+(src/problems/adapting_network.py).
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bilevel.types import Array, BilevelProblem, Metrics, Objectives, TaskSource, Tree
-from src.data.episodes import episodes
+from src.data.episodes import episodes, network_inputs
 from src.data.image_classes import ImageClasses
 from src.models.model import Model
 from src.problems.adapting_network import HeadInit, Roles, adapting_network
 
 # K steps of size eta from zero act about like the ridge 1 / (eta K) = 2: of that order.
 DAMPING = 1.0
+# Images whose statistics stand for all training images (batch_norm=running).
+SAMPLE_SIZE = 64
 EVERY_MIX = {Objectives.f, Objectives.F, Objectives.f | Objectives.F}
 
 
@@ -49,14 +53,19 @@ def few_shot(
     if not lower_l2 >= 0:
         raise ValueError(f"lower_l2={lower_l2} must not be negative; choose lower_l2=0 for none")
     source = episodes(data, ways=ways, shots=shots, queries=queries, overlap=overlap)
-    image = jnp.zeros((1, *data.images.shape[2:]))
-    network = adapting_network(model, roles, image, ways, head_init)
+    examples = jnp.zeros((1, *data.images.shape[2:]))
+    if model.batch_norm == "running":
+        examples = network_inputs(training_sample(data, SAMPLE_SIZE))
+    network = adapting_network(model, roles, examples, ways, head_init)
+
+    def images_of(task: Tree) -> dict[str, Array]:
+        return {part: task[part]["images"] for part in ("support", "query")}
 
     def prepare(x: Tree, task: Tree) -> Tree:
-        return network.prepare(x, {part: task[part]["images"] for part in ("support", "query")})
+        return network.prepare(x, images_of(task))
 
     def logits(context: Tree, task: Tree, y: Tree, part: str) -> Array:
-        return network.outputs(context, y, part, task[part]["images"])
+        return network.outputs(context, y, part, images_of(task))
 
     def lower_objective(context: Tree, task: Tree, y: Tree) -> Array:
         value = cross_entropy(logits(context, task, y, "support"), task["support"]["labels"])
@@ -79,6 +88,10 @@ def few_shot(
             "support_accuracy": support,
         }
 
+    def predict(x: Tree, task: Tree, y: Tree) -> dict[str, Array]:
+        context = prepare(x, task)
+        return {part: logits(context, task, y, part) for part in images_of(task)}
+
     problem = BilevelProblem(
         init_upper=network.init_upper,
         prepare=prepare,
@@ -95,8 +108,19 @@ def few_shot(
         # A constant added to all logits changes nothing, and so does any W outside the features.
         singular_hessians=frozenset({Objectives.F} if lower_l2 else EVERY_MIX),
         damping=0.0 if lower_l2 else DAMPING,
+        predict=predict,
     )
     return problem, source
+
+
+def training_sample(data: ImageClasses, size: int) -> np.ndarray:
+    """(size, height, width, channels): training images, always the same; all if too few."""
+    classes, of_each = data.splits["train"], data.images.shape[1]
+    counts = np.full(len(classes), of_each) if data.counts is None else data.counts[classes]
+    owners = np.repeat(classes, counts)
+    places = np.concatenate([np.arange(count) for count in counts])
+    chosen = np.random.default_rng(0).permutation(len(owners))[:size]
+    return data.images[owners[chosen], places[chosen]]
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:

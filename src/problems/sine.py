@@ -33,13 +33,16 @@ def sine(
     for name, value in (("shots", shots), ("queries", queries)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1; choose {name}=10")
-    network = adapting_network(model, roles, jnp.zeros((1, 1)), 1, head_init)
+    network = adapting_network(model, roles, jnp.linspace(*INPUTS, 64)[:, None], 1, head_init)
+
+    def inputs_of(task: Tree) -> dict[str, Array]:
+        return {part: task[part]["inputs"] for part in ("support", "query")}
 
     def prepare(x: Tree, task: Tree) -> Tree:
-        return network.prepare(x, {part: task[part]["inputs"] for part in ("support", "query")})
+        return network.prepare(x, inputs_of(task))
 
     def mean_square(context: Tree, task: Tree, y: Tree, part: str) -> Array:
-        found = network.outputs(context, y, part, task[part]["inputs"])
+        found = network.outputs(context, y, part, inputs_of(task))
         return jnp.mean((found - task[part]["targets"]) ** 2)
 
     def upper_objective(context: Tree, task: Tree, y: Tree) -> tuple[Array, Metrics]:
