@@ -1,0 +1,84 @@
+"""A picture of predictions: the support images of each class, and queries with what is said."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.output.plots import save
+
+MOST_CLASSES, MOST_SHOTS, MOST_QUERIES, COLUMNS = 20, 5, 48, 8
+
+
+def prediction_sheet(
+    path: Path,
+    title: str,
+    classes: Sequence[str],
+    support: tuple[np.ndarray, np.ndarray],
+    query: tuple[np.ndarray, np.ndarray | None],
+    probabilities: np.ndarray,
+) -> None:
+    """Draw support images left, a class per row, and queries right: class and probability of each.
+
+    support, query: (uint8 images, labels). A wrong class is red, where the labels of the queries
+    are known. At most 20 classes, 5 images of each, and 48 queries are shown.
+    """
+    from matplotlib.figure import Figure
+
+    shown_classes = range(min(len(classes), MOST_CLASSES))
+    images, labels = query
+    shown = range(min(len(images), MOST_QUERIES))
+    rows = max(len(shown_classes), -(-len(shown) // COLUMNS))
+    shots = min(MOST_SHOTS, max(int((support[1] == label).sum()) for label in shown_classes))
+    figure = Figure(figsize=(1.4 + 0.9 * (shots + COLUMNS), 1.15 * rows + 0.6))
+    figure.suptitle(_short(title, 100), fontsize=10, parse_math=False)
+    halves: Any = figure.subfigures(1, 2, width_ratios=[shots + 1.4, COLUMNS])
+    left, right = halves
+    grid = left.subplots(rows, shots, squeeze=False)
+    left.subplots_adjust(left=1.3 / (shots + 1.4), right=0.97, top=0.9, bottom=0.03)
+    for row, label in enumerate(shown_classes):
+        for axes, index in zip(grid[row], np.flatnonzero(support[1] == label), strict=False):
+            _show(axes, support[0][index])
+        # Axes that are off show no label.
+        grid[row, 0].text(
+            -0.15,
+            0.5,
+            _short(classes[label], 18),
+            transform=grid[row, 0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=8,
+            parse_math=False,
+        )
+    answers = right.subplots(rows, COLUMNS, squeeze=False)
+    right.subplots_adjust(left=0.04, right=0.98, top=0.88, bottom=0.03, hspace=0.45)
+    for axes in (*grid.flat, *answers.flat):
+        axes.axis("off")
+    for axes, index in zip(answers.flat, shown, strict=False):
+        _show(axes, images[index])
+        said = int(probabilities[index].argmax())
+        wrong = labels is not None and labels[index] != said
+        axes.set_title(
+            f"{_short(classes[said], 12)} {probabilities[index, said]:.2f}",
+            fontsize=7,
+            color="C3" if wrong else "black",
+            pad=2,
+            parse_math=False,
+        )
+    with warnings.catch_warnings():
+        # Names of classes may have letters that the font lacks: boxes are drawn for them.
+        warnings.filterwarnings("ignore", message="Glyph")
+        save(figure, path)
+
+
+def _show(axes: Any, image: np.ndarray) -> None:
+    # Drawings hold ink, photographs light.
+    light = 255 - image.repeat(3, axis=-1) if image.shape[-1] == 1 else image
+    axes.imshow(light, interpolation="nearest")
+
+
+def _short(text: str, length: int) -> str:
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return printable if len(printable) <= length else f"{printable[: length - 1]}…"

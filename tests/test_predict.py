@@ -1,0 +1,453 @@
+"""A stored run used: classes of one's own images, suspected labels, the fitted model."""
+
+import csv
+import json
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from src import predict
+from src.prediction.classify import classify, image_shape, num_ways, training_images
+from src.prediction.fitted import fitted_model
+from src.prediction.suspects import suspected_labels
+from src.running.run import run
+from src.running.stored_run import stored_run
+from src.settings.build import build
+from src.settings.errors import UserError
+from tests.conftest import QUIET, ROOT, config_of, linear_few_shot, small_few_shot
+
+SHORT = ["num_iterations=3", "log_every=3", "eval_every=3", "checkpoint_every=3"]
+MLP = ["model=mlp", "model.hidden_sizes=[6]"]
+CLEANING = [
+    "problem=hyper_cleaning",
+    "data.split_sizes=[40,20,20]",
+    "num_lower_steps=3",
+    *QUIET,
+    *SHORT,
+]
+
+
+def few_shot_run(omniglot_folder, folder, *options):
+    base = linear_few_shot(omniglot_folder)
+    if any(option.startswith("model=") for option in options):
+        base = [option for option in base if not option.startswith("model")]
+    run(config_of(*base, *SHORT, *options), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rhg(tmp_path_factory, omniglot_folder):
+    chosen = "method=rhg", "model.num_features=60"
+    return few_shot_run(omniglot_folder, tmp_path_factory.mktemp("rhg"), *chosen)
+
+
+@pytest.fixture(scope="module")
+def maml(tmp_path_factory, omniglot_folder):
+    chosen = "method=maml", *MLP
+    return few_shot_run(omniglot_folder, tmp_path_factory.mktemp("maml"), *chosen)
+
+
+@pytest.fixture(scope="module")
+def cleaning(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cleaning")
+    return folder, run(config_of(*CLEANING, "method=rhg"), folder)
+
+
+def some_images(classes, of_each, seed=0):
+    """uint8 images like those of the run: each class a pattern; and their labels."""
+    generator = np.random.default_rng(seed)
+    patterns = np.random.default_rng(5).random((classes, 1, 28, 28, 1)) < 0.3
+    flips = generator.random((classes, of_each, 28, 28, 1)) < 0.05
+    images = np.where(patterns ^ flips, 255, 0).astype(np.uint8)
+    return images.reshape(-1, 28, 28, 1), np.repeat(np.arange(classes), of_each)
+
+
+def put_images(root, classes, of_each, seed=0, ink=0, by_class=True):
+    """Dark ink on light paper, as people have it (ink=0), or the other way round (ink=255)."""
+    images, labels = some_images(classes, of_each, seed)
+    names = [f"class {label}, $x^" for label in range(classes)]
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = root / names[label] / f"{i:02d}.png" if by_class else root / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = image if ink == 255 else 255 - image
+        # A frame of paper, as in any drawing.
+        pixels[:1], pixels[-1:], pixels[:, :1], pixels[:, -1:] = (255 - ink,) * 4
+        Image.fromarray(pixels[..., 0]).save(path)
+    return root
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """`python -m src.predict *options`: what it prints, and the rows of the table."""
+
+    def call(*options):
+        monkeypatch.setattr("sys.argv", ["predict", *map(str, options)])
+        predict.main()
+        printed = capsys.readouterr().out.splitlines()
+        with open(printed[-1], newline="", encoding="utf-8") as file:
+            return printed, list(csv.DictReader(file))
+
+    return call
+
+
+# ---- classes of images ----
+
+
+def test_probabilities_are_those_of_a_plain_loop(rhg):
+    """Features of the stored x, then gradient descent on a softmax head, by hand."""
+    support, labels = some_images(3, 2)
+    query, _ = some_images(3, 4, seed=1)
+    with stored_run(rhg) as stored:
+        found = classify(stored, support, labels, query, num_lower_steps=4)
+        floats = classify(stored, support / 255.0, labels, query / 255.0, num_lower_steps=4)
+        assert (image_shape(stored.experiment), num_ways(stored.experiment)) == ((28, 28, 1), 3)
+        assert training_images(stored.experiment).shape == (3, 28, 28, 1)
+    np.testing.assert_allclose(found.query, floats.query, rtol=1e-5)
+    x = found.state.state.variables["problem"]
+    matrix = np.asarray(jax.tree.leaves(x)[0], dtype=float)
+    a, b = (images.reshape(len(images), -1) / 255 @ matrix for images in (support, query))
+    weights, bias = np.zeros((matrix.shape[1], 3)), np.zeros(3)
+
+    def softmax(z):
+        shares = np.exp(z - z.max(1, keepdims=True))
+        return shares / shares.sum(1, keepdims=True)
+
+    for _ in range(4):
+        residual = (softmax(a @ weights + bias) - np.eye(3)[labels]) / len(labels)
+        weights, bias = weights - 0.1 * a.T @ residual, bias - 0.1 * residual.sum(0)
+    np.testing.assert_allclose(found.query, softmax(b @ weights + bias), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.support, softmax(a @ weights + bias), rtol=1e-4, atol=1e-5)
+    assert (found.state.step, found.num_lower_steps) == (3, 4)
+
+
+@pytest.mark.parametrize("number", [2, 5, 7])
+def test_a_head_from_zeros_takes_any_number_of_classes(number, rhg):
+    support, labels = some_images(number, 3)
+    query, truth = some_images(number, 2, seed=1)
+    with stored_run(rhg) as stored:
+        found = classify(stored, support, labels, query, num_lower_steps=20)
+    assert found.query.shape == (2 * number, number)
+    np.testing.assert_allclose(found.query.sum(1), 1, rtol=1e-5)
+    assert (found.query.argmax(1) == truth).mean() > 0.7
+
+
+def test_classes_may_have_different_numbers_of_images(rhg):
+    support, labels = some_images(3, 3)
+    kept = [0, 1, 2, 3, 6, 7]
+    with stored_run(rhg) as stored:
+        found = classify(stored, support[kept], labels[kept], support)
+    assert found.query.shape == (9, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["method=maml", *MLP], "the start of its head was learned for 3 classes"),
+        (["method=rhg", "problem.head_init=xavier"], "random numbers for 3 classes"),
+        (["method=rhg", "proximal_weight=0.1"], "its proximal term pulls to a start of 3 classes"),
+        (["method=rhg", "lower_optimizer.learn=per_weight"], "for each weight of a head of 3"),
+    ],
+)
+def test_other_heads_say_why_they_do_not(options, reason, omniglot_folder, tmp_path):
+    few_shot_run(omniglot_folder, tmp_path, *options)
+    support, labels = some_images(4, 1)
+    message = f"support has 4 classes, but .* for 3, and .*{reason}.*; choose 3 classes, or train"
+    with stored_run(tmp_path) as stored, pytest.raises(UserError, match=message):
+        classify(stored, support, labels, support)
+    with stored_run(tmp_path) as stored:
+        found = classify(stored, *some_images(3, 2), support[:2])
+    assert np.isfinite(found.query).all()
+
+
+def test_one_query_stands_alone_with_support(omniglot_folder, tmp_path):
+    images, labels = some_images(3, 2)
+    query, _ = some_images(3, 4, seed=1)
+    said = {}
+    for batch_norm in ("batch", "support"):
+        chosen = "method=rhg", *MLP, f"model.batch_norm={batch_norm}", "dtype=float64"
+        few_shot_run(omniglot_folder, tmp_path / batch_norm, *chosen)
+        with stored_run(tmp_path / batch_norm) as stored:
+            whole = classify(stored, images, labels, query).query
+            if batch_norm == "batch":
+                with pytest.raises(UserError, match="query: one image alone"):
+                    classify(stored, images, labels, query[:1])
+            number = 2 if batch_norm == "batch" else 1
+            alone = classify(stored, images, labels, query[:number]).query
+        said[batch_norm] = np.abs(whole[0] - alone[0]).max()
+    assert said["batch"] > 1e-6
+    assert said["support"] < 1e-12
+
+
+def test_a_table_and_a_picture_of_unlabelled_images(rhg, tmp_path, command):
+    support = put_images(tmp_path / "support", 3, 2)
+    query = put_images(tmp_path / "pictures", 3, 4, seed=1, by_class=False)
+    printed, rows = command(f"run={rhg}", f"support={support}", f"query={query}")
+    assert printed[-1] == str(rhg / "predictions" / "pictures-last-K2.csv")
+    names = [f"class {i}, $x^" for i in range(3)]
+    assert list(rows[0]) == ["file", "predicted", *(f"p({name})" for name in names)]
+    assert [row["file"] for row in rows] == [f"{i:02d}.png" for i in range(12)]
+    for row in rows:
+        shares = [float(row[f"p({name})"]) for name in names]
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == names[int(np.argmax(shares))]
+    picture = (rhg / "predictions" / "pictures-last-K2.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    text = "\n".join(printed)
+    assert "iteration 3 (last), 2 lower steps" in text
+    assert "3 classes, 6 support and 12 query images, brought to 28x28x1, inverted" in text
+    assert not re.search("^accuracy: ", text, flags=re.MULTILINE)
+    assert "batch_norm" not in text  # a linear network has none
+
+
+def test_labelled_queries_give_an_accuracy(rhg, tmp_path, command):
+    support = put_images(tmp_path / "support", 4, 2, ink=255)
+    query = put_images(tmp_path / "query", 4, 3, seed=1, ink=255)
+    options = f"run={rhg}", f"support={support}", f"query={query}", "num_lower_steps=20"
+    printed, rows = command(*options, "checkpoint=best")
+    assert printed[-1].endswith("query-best-K20.csv")
+    right = sum(row["label"] == row["predicted"] for row in rows)
+    assert f"accuracy: {right / 12:.3f} ({right} of 12 query images)" in printed
+    assert right > 8
+    text = "\n".join(printed)
+    assert "not inverted" in text
+    assert "trained with 3 classes per task, here are 4" in text
+    inverted, _ = command(*options, "invert=true")
+    assert "x1, inverted" in "\n".join(inverted)
+    same, _ = command(f"run={rhg}", f"support={support}", f"query={support}")
+    assert "note: 8 query images are also in the support set" in "\n".join(same)
+
+
+def test_light_and_dark_follow_the_images_of_the_run(rhg, tmp_path, command):
+    """Dark ink is inverted, light ink is not: the answers are the same."""
+    said = []
+    for ink in (0, 255):
+        support = put_images(tmp_path / f"support{ink}", 3, 2, ink=ink)
+        query = put_images(tmp_path / f"query{ink}", 3, 2, seed=1, ink=ink)
+        said.append(command(f"run={rhg}", f"support={support}", f"query={query}")[1])
+    assert said[0] == said[1]
+
+
+def test_transductive_batch_norm_is_named(maml, tmp_path, command):
+    support = put_images(tmp_path / "support", 3, 1)
+    printed, _ = command(f"run={maml}", f"support={support}", f"query={support}")
+    assert "what is said of one depends on the others" in "\n".join(printed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "support is missing: this is a run of few_shot, so name a folder"),
+        (["support={s}"], "query is missing"),
+        (["support={s}", "query=/nowhere"], "query=/nowhere: it is not there"),
+        (["support={s}", "query={s}", "invert=maybe"], "invert=maybe is not known; choose auto,"),
+        (["support={s}", "query={s}", "checkpoint=7"], "checkpoint=7 is not kept"),
+        (["support={s}", "query={s}", "checkpoint=new"], "checkpoint=new must be last, best"),
+        (["support={s}", "query={s}", "num_lower_steps=0"], "num_lower_steps=0 must be at least 1"),
+        (["support={s}", "query={s}", "num_lower_steps=²"], "num_lower_steps=² is not a whole"),
+        (["support={s}", "query={s}", f"num_lower_steps={'9' * 30}"], "is over 2147483647"),
+        (["support={s}", "query={s}", "seed=4"], "seed=4: the run has seed 0; choose seed=0"),
+        (["support={s}", "query={s}", "seed="], "seed= is empty"),
+        (["suport={s}"], "did you mean support?"),
+        (["support={s}", "support={s}"], "support is given twice"),
+        (["run=a"], "run is given twice"),
+        (["support"], "support is not of the form key=value"),
+    ],
+)
+def test_refusals(options, message, rhg, tmp_path, command):
+    support = put_images(tmp_path / "support", 3, 1)
+    with pytest.raises(SystemExit, match=f"error: .*{re.escape(message)}"):
+        command(f"run={rhg}", *(option.format(s=support) for option in options))
+
+
+def test_a_missing_or_foreign_run_is_refused(tmp_path, command):
+    with pytest.raises(SystemExit, match="error: run is missing"):
+        command()
+    with pytest.raises(SystemExit, match=r"error: run=.*not a run folder"):
+        command(f"run={tmp_path}")
+    folder = tmp_path / "counterexample"
+    run(config_of("problem=counterexample", *QUIET, *SHORT), folder)
+    with pytest.raises(
+        SystemExit, match=r"error: .*problem=counterexample has nothing to predict with; choose"
+    ):
+        command(f"run={folder}")
+
+
+@pytest.mark.parametrize(
+    ("support", "labels", "query", "message"),
+    [
+        (np.zeros((2, 9, 9, 1)), [0, 1], None, r"support: an array of shape \(2, 9, 9, 1\)"),
+        (np.zeros((0, 28, 28, 1)), [], None, "n at least 1"),
+        (np.full((2, 28, 28, 1), 9.0), [0, 1], None, "support: floats from 9 to 9"),
+        (np.full((2, 28, 28, 1), np.nan), [0, 1], None, "support: some values are infinite or NaN"),
+        (np.zeros((2, 28, 28, 1), int), [0, 1], None, "support: images of int64; give uint8"),
+        (np.zeros((2, 28, 28, 1)), [0, 2], None, r"labels: \[0, 2\] occur"),
+        (np.zeros((2, 28, 28, 1)), [0, 0], None, r"labels: \[0\] occur"),
+        (np.zeros((2, 28, 28, 1)), [0.0, 1.0], None, "labels: float64"),
+        (np.zeros((2, 28, 28, 1)), [0, 1, 2], None, r"labels: int64 of shape \(3,\)"),
+        (np.zeros((2, 28, 28, 1)), [0, 1], np.zeros((28, 28, 1)), "query: an array of shape"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(support, labels, query, message, rhg):
+    query = support if query is None else query
+    with stored_run(rhg) as stored, pytest.raises(UserError, match=message):
+        classify(stored, support, np.array(labels), query)
+
+
+def test_lower_steps_that_diverge_are_named(omniglot_folder, tmp_path):
+    chosen = "method=rhg", "lower_optimizer.step_size=0.05", "problem.lower_l2=60."
+    few_shot_run(omniglot_folder, tmp_path, *chosen)
+    support, labels = some_images(3, 2)
+    with stored_run(tmp_path) as stored, pytest.raises(UserError, match="diverged, and the prob"):
+        classify(stored, support, labels, support, num_lower_steps=2000)
+
+
+def test_a_folder_that_cannot_be_written_is_named(rhg, tmp_path, command):
+    support = put_images(tmp_path / "support", 3, 1)
+    folder = shutil.copytree(rhg, tmp_path / "copy", ignore=lambda *_: ["predictions"])
+    (folder / "predictions").write_text("in the way")
+    with pytest.raises(
+        SystemExit, match=r"error: .*predictions cannot be written .*; copy the run"
+    ):
+        command(f"run={folder}", f"support={support}", f"query={support}")
+
+
+# ---- suspected labels ----
+
+
+def test_suspects_are_the_samples_of_small_weights(cleaning, command):
+    folder, result = cleaning
+    printed, rows = command(f"run={folder}")
+    assert printed[-1] == str(folder / "predictions" / "suspects-last.csv")
+    with stored_run(folder) as stored:
+        found = suspected_labels(stored)
+        experiment = stored.experiment
+        key = jax.random.key(0)
+        data = experiment.source.seeded(experiment.source.data, key)
+        task = jax.tree.map(lambda a: a[0], experiment.source.sample(data, key, "train", 1))
+    assert [int(row["index"]) for row in rows] == list(range(40))
+    np.testing.assert_array_equal(found.labels, task["train"]["labels"])
+    np.testing.assert_array_equal(found.wrong, task["wrong"])
+    np.testing.assert_array_equal(found.suspected, found.weights < 0.5)
+    for name, values in (("suspected", found.suspected), ("wrong", found.wrong)):
+        assert [row[name] for row in rows] == [str(int(value)) for value in values]
+    np.testing.assert_allclose([float(row["weight"]) for row in rows], found.weights, rtol=1e-6)
+    hits = (found.suspected & found.wrong).sum()
+    assert hits / found.wrong.sum() == pytest.approx(result["test/detection_recall"])
+    assert f"{int(found.wrong.sum())} labels are wrong" in "\n".join(printed)
+
+
+def test_of_several_seeds_one_is_chosen(tmp_path, command):
+    run(config_of(*CLEANING, "method=rhg", "seeds=2"), tmp_path)
+    _, first = command(f"run={tmp_path}")
+    _, other = command(f"run={tmp_path}", "seed=1")
+    assert (tmp_path / "predictions" / "suspects-last-seed1.csv").exists()
+    assert [row["label"] for row in first] != [row["label"] for row in other]
+    with pytest.raises(SystemExit, match="error: seed=2: the run has seeds 0 to 1"):
+        command(f"run={tmp_path}", "seed=2")
+
+
+def test_without_pollution_nobody_knows_what_is_wrong(tmp_path, command):
+    run(config_of(*CLEANING, "method=rhg", "problem.noise=0.0"), tmp_path)
+    _, rows = command(f"run={tmp_path}")
+    assert "wrong" not in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["support=x"], "support=x: problem=hyper_cleaning takes no images; leave support out"),
+        (["num_lower_steps=3"], "num_lower_steps: the weights of the samples are the upper"),
+    ],
+)
+def test_what_cleaning_does_not_take(options, message, cleaning, command):
+    with pytest.raises(SystemExit, match=f"error: {message}"):
+        command(f"run={cleaning[0]}", *options)
+
+
+def test_a_baseline_has_no_weights(tmp_path, command):
+    run(config_of(*CLEANING, "method=rhg", "problem.baseline=everything"), tmp_path)
+    with pytest.raises(SystemExit, match=r"error: .*learned no weights"):
+        command(f"run={tmp_path}")
+
+
+# ---- fitted models ----
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "standardised"),
+    [
+        (["problem=ridge"], (20,), False),
+        (["problem=regularisation"], (30,), True),
+        (
+            ["problem=regularisation", "data.name=wine", "problem.penalty=per_feature"],
+            (13, 3),
+            True,
+        ),
+        pytest.param(
+            ["problem=regularisation", "data.name=wine", "problem.penalty=per_class"],
+            (13, 3),
+            True,
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_the_fitted_model_has_the_scores_of_the_run(
+    options, shape, standardised, tmp_path, command
+):
+    config = config_of(*options, "method=rhg", *QUIET, *SHORT, "num_lower_steps=4")
+    result = run(config, tmp_path)
+    printed, rows = command(f"run={tmp_path}")
+    arrays = np.load(tmp_path / "predictions" / "model-last.npz")
+    weights = arrays["weights"]
+    assert weights.shape == arrays["penalties"].shape == shape
+    assert not arrays["bias"].any()
+    assert len(rows) == weights.size
+    np.testing.assert_allclose([float(r["weight"]) for r in rows], weights.ravel(), rtol=1e-6)
+    assert ("standardised features" in "\n".join(printed)) == standardised
+    with jax.enable_x64(False):
+        experiment = build(config)
+        key = jax.random.key(0)
+        task = jax.tree.map(
+            lambda a: a[0], experiment.source.sample(experiment.source.data, key, "test", 1)
+        )
+        x = jnp.asarray(arrays["log_penalties"])
+        context = experiment.problem.prepare(x, task)
+        scores = experiment.problem.evaluate(x, context, task, jnp.asarray(weights))
+    for name, value in scores.items():
+        # Distances from the exact solution lose digits in float32.
+        assert result[f"test/{name}"] == pytest.approx(float(value), rel=1e-3, abs=1e-5), name
+    by_penalty = {"per_feature": x[:, None] if weights.ndim == 2 else x}.get(
+        config["problem"].get("penalty"), x
+    )
+    np.testing.assert_allclose(
+        arrays["penalties"], np.broadcast_to(np.exp(by_penalty), shape), rtol=1e-6
+    )
+    with stored_run(tmp_path) as stored:
+        assert not np.array_equal(fitted_model(stored, num_lower_steps=9).weights, weights)
+
+
+# ---- the document ----
+
+
+def test_the_example_of_the_document_runs(rhg):
+    text = (ROOT / "docs" / "prediction.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(code) == 1
+    support, labels = some_images(3, 2)
+    namespace = {"folder": rhg, "support": support, "labels": labels, "query": support}
+    exec(compile(code[0], "prediction.md", "exec"), namespace)
+    assert namespace["found"].query.shape == (6, 3)
+    assert json.dumps(namespace["classes"].tolist())
+
+
+@pytest.mark.slow
+def test_small_few_shot_networks_predict_too(omniglot_folder, tmp_path):
+    run(config_of(*small_few_shot(omniglot_folder), *SHORT, "method=bda"), tmp_path)
+    support, labels = some_images(3, 2)
+    with stored_run(tmp_path) as stored:
+        assert classify(stored, support, labels, support).query.shape == (6, 3)
