@@ -1,11 +1,16 @@
 """Nothing that was changed behind a run's back is taken for the run: each kind is named."""
 
+import errno
 import json
+import os
 import shutil
 
+import jax
+import orbax.checkpoint as ocp
 import pytest
 
 from src.output.writers import jsonl_writer, read_rows
+from src.running.failures import memory_as_message
 from src.running.run import run
 from src.running.stored_run import stored_run
 from src.settings.errors import UserError
@@ -142,3 +147,45 @@ def test_metrics_removed_during_the_run(tmp_path, capsys):
     writer.close(None, [])
     assert read_rows(path) == ROWS[1:]
     assert capsys.readouterr().err.count("begun again at iteration 4") == 1
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    save = ocp.CheckpointManager.save
+
+    def full(self, step, **options):
+        if step == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(self, step, **options)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    message = message_of(lambda: run(config_of(*TINY), tmp_path))
+    assert "iteration 4 cannot be written" in message
+    assert "No space left on device" in message
+    assert "the checkpoint of iteration 2 is kept" in message
+    monkeypatch.undo()
+    assert run(config_of(*TINY), tmp_path)["iterations"] == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "fragment"),
+    [
+        (MemoryError(), "(allocation failed)"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nat"),
+            "(Out of memory allocating 9 bytes.)",
+        ),
+    ],
+)
+def test_too_little_memory(error, fragment):
+    def train():
+        with memory_as_message():
+            raise error
+
+    message = message_of(train)
+    assert message.startswith(f"there is not enough memory {fragment}")
+    assert "tasks_at_once=1" in message
+
+
+def test_other_errors_of_jax_are_not_called_memory():
+    with pytest.raises(jax.errors.JaxRuntimeError), memory_as_message():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
