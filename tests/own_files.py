@@ -7,6 +7,7 @@ from PIL import Image
 
 FOLDER_OPTIONS = {
     "size": None,
+    "width": None,
     "channels": None,
     "split_file": None,
     "split_sizes": None,

@@ -20,7 +20,7 @@ def load(folder, **options):
 
 
 def refusal(folder, **options):
-    with pytest.raises(ValueError, match=r"^(root|size|split_file)") as refused:
+    with pytest.raises(ValueError, match=r"^(root|size|width|split_file)") as refused:
         load(folder, **options)
     return str(refused.value)
 
@@ -57,10 +57,10 @@ def test_size_and_channels_are_those_of_the_files_or_set(tmp_path):
     assert load(tmp_path).inputs.shape == (12, 5, 4, 1)
     assert load(tmp_path, channels=3).inputs.shape == (12, 5, 4, 3)
     assert load(tmp_path, size=7).inputs.shape == (12, 7, 7, 1)
-    assert load(tmp_path, size=(7, 2)).inputs.shape == (12, 7, 2, 1)
+    assert load(tmp_path, size=7, width=2).inputs.shape == (12, 7, 2, 1)
     colour = write_images(tmp_path, ["c"], shape=(9, 8, 3))["c"]
     assert "the images have 2 sizes (a/0.png is 5x4, c/0.png 9x8)" in refusal(tmp_path)
-    data = load(tmp_path, size=(9, 8))
+    data = load(tmp_path, size=9, width=8)
     assert data.inputs.shape == (18, 9, 8, 3)
     np.testing.assert_array_equal(data.inputs[data.labels == 2], colour)
 
@@ -252,8 +252,9 @@ def test_what_is_wrong_with_files_is_named(tmp_path, kind, message):
 def test_options_that_cannot_be_had(tmp_path, monkeypatch):
     write_images(tmp_path, "ab")
     assert refusal(tmp_path, size=0) == "size=0 must be at least 1; choose for example size=84"
-    found = refusal(tmp_path, size=(90_000, 90_000))
-    assert re.match(r"size=\[90000,90000\]: 12 images of 90000x90000x3 would fill 271.* GiB", found)
+    assert refusal(tmp_path, width=5) == "width=5 needs the height too; choose data.size=5"
+    found = refusal(tmp_path, size=90_000)
+    assert re.match(r"size=90000: 12 images of 90000x90000x3 would fill 271.* GiB", found)
     assert "is not a folder: put the images of each class" in refusal(tmp_path / "none")
     assert "no path" in refusal("x" * 5000)
     (tmp_path / "empty").mkdir()

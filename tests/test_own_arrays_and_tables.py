@@ -335,6 +335,7 @@ def test_a_damaged_parquet_file(tmp_path, monkeypatch):
         (range(101), "auto", ()),
         ([3, 7, 3], "numbers", ()),
         (["b", "a", "b"], "auto", ("a", "b")),
+        ([b"b", b"a", b"b"], "auto", ("a", "b")),
         ([True, False], "auto", ("0", "1")),
     ],
 )

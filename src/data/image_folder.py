@@ -22,7 +22,8 @@ KEPT_FROM = 2000  # images; fewer are decoded in seconds
 def image_folder(
     *,
     root: str | None,
-    size: int | tuple[int, int] | None,
+    size: int | None,
+    width: int | None,
     channels: Literal[1, 3] | None,
     split_file: str | None,
     split_sizes: Sizes | None,
@@ -34,9 +35,9 @@ def image_folder(
     Splits by folders train/, validation/ (or val/), test/ in `root`; or by split_file, a CSV file
     with the columns class (or filename) and split; or drawn from split_seed. split_sizes: of
     classes where a problem splits these (few_shot), else of the images of each class; null: 40, 30,
-    30 percent. size: height and width, or one number for both, to which images are stretched; null:
-    that of the files, which must then have one. channels: 1 grey, 3 colour; null: 1 where all files
-    are grey. Images are turned as their EXIF entry says; what is transparent becomes white.
+    30 percent. size: height (and width, where width=null) to which images are stretched; null: that
+    of the files, which must then have one. channels: 1 grey, 3 colour; null: 1 where all files are
+    grey. Images are turned as their EXIF entry says; what is transparent becomes white.
 
     Raises ValueError where nothing is found, a class has no image, a file is no whole image, sizes
     differ without `size`, or all would fill more than 4 GiB.
@@ -50,7 +51,7 @@ def image_folder(
     with about("root", root):
         headers = read_headers(files.paths, base)
     origins = tuple(shown_below(path, base) for path in files.paths)
-    header = _common(headers, origins, size, channels)
+    header = _common(headers, origins, size, width, channels)
     with about("root", root):
         if len(files.paths) < KEPT_FROM:
             images = decode_all(files.paths, base, header)
@@ -75,40 +76,47 @@ def image_folder(
 def _common(
     headers: Sequence[Header],
     names: Sequence[str],
-    size: int | tuple[int, int] | None,
+    size: int | None,
+    width: int | None,
     channels: Literal[1, 3] | None,
 ) -> Header:
     """The one size of all images, and memory enough for them."""
+    for option, value in (("size", size), ("width", width)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option}={value} must be at least 1; choose for example size=84")
     if size is None:
-        found = Counter((header.height, header.width) for header in headers)
-        (height, width), _ = found.most_common(1)[0]
-        if len(found) > 1:
-            usual, other = (
-                next(
-                    i for i, header in enumerate(headers) if (header[:2] == (height, width)) is same
-                )
-                for same in (True, False)
-            )
-            raise ValueError(
-                f"size=null, but the images have {len(found)} sizes ({names[usual]} is "
-                f"{height}x{width}, {names[other]} {headers[other].height}x"
-                f"{headers[other].width}), and a network needs one: choose the height and width to "
-                f"which all are stretched, for example data.size={min(height, width, 84)}"
-            )
+        height, across = _size_of_files(headers, names)
+        if width is not None:
+            raise ValueError(f"width={width} needs the height too; choose data.size={height}")
     else:
-        height, width = (size, size) if isinstance(size, int) else size
-        if min(height, width) < 1:
-            raise ValueError(f"size={_typed(size)} must be at least 1; choose for example size=84")
+        height, across = size, size if width is None else width
     grey = all(header.channels == 1 for header in headers)
-    header = Header(height, width, channels or (1 if grey else 3))
-    total = len(headers) * height * width * header.channels
+    header = Header(height, across, channels or (1 if grey else 3))
+    total = len(headers) * height * across * header.channels
     if total > LARGEST:
         raise ValueError(
-            f"size={_typed(size)}: {len(headers):,} images of {height}x{width}x{header.channels} "
-            f"would fill {shown_size(total)}, over the limit of {shown_size(LARGEST)}; choose a "
-            "smaller size, as in data.size=84, or fewer images"
+            f"size={'null' if size is None else size}: {len(headers):,} images of "
+            f"{height}x{across}x{header.channels} would fill {shown_size(total)}, over the limit "
+            f"of {shown_size(LARGEST)}; choose a smaller size, as in data.size=84, or fewer images"
         )
     return header
+
+
+def _size_of_files(headers: Sequence[Header], names: Sequence[str]) -> tuple[int, int]:
+    found = Counter((header.height, header.width) for header in headers)
+    (height, width), _ = found.most_common(1)[0]
+    if len(found) == 1:
+        return height, width
+    usual, other = (
+        next(i for i, header in enumerate(headers) if (header[:2] == (height, width)) is same)
+        for same in (True, False)
+    )
+    raise ValueError(
+        f"size=null, but the images have {len(found)} sizes ({names[usual]} is {height}x{width}, "
+        f"{names[other]} {headers[other].height}x{headers[other].width}), and a network needs one: "
+        "choose the height and width to which all are stretched, for example "
+        f"data.size={min(height, width, 84)}"
+    )
 
 
 def _tell_copies(images: np.ndarray, names: Sequence[str]) -> None:
@@ -126,9 +134,3 @@ def _tell_copies(images: np.ndarray, names: Sequence[str]) -> None:
             "test may hold what was trained on; remove the copies",
             stacklevel=2,
         )
-
-
-def _typed(size: int | tuple[int, int] | None) -> str:
-    if isinstance(size, tuple):
-        return f"[{size[0]},{size[1]}]"
-    return "null" if size is None else str(size)

@@ -139,10 +139,11 @@ def _checked_form(
             f"data.standardise=false, or keep the most common features alone, {fewer}"
         )
     if sparse and standardise:
+        other = f"dense rows of the most common features, {fewer}"
         raise ValueError(
             f"standardise=true: {total} rows of {width} features are kept sparse, and to centre "
             f"them would fill in every 0 ({shown_size(dense)}); choose data.standardise=false, or "
-            f"dense rows of the most common features, {fewer}"
+            f"{other if dense > LIMIT else 'data.sparse=false'}"
         )
     most = max(most_entries(tables[split], rows[split]) for split in SPLITS) if sparse else 0
     if 12 * total * most > LIMIT or width >= 2**31:

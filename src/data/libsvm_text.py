@@ -130,7 +130,10 @@ def _what_is_wrong(text: str) -> str:
     """What is wrong with a line that `_parse` does not take: the first thing that is."""
     label, *pairs = re.split(r"\s+", text, flags=re.ASCII)
     if not re.fullmatch(NUMBER, label, re.ASCII) or not math.isfinite(float(label)):
-        return f"starts with {label[:40]!r}, but a row starts with its label, a finite number"
+        other = " (data=table reads CSV files)" if "," in label else ""
+        return (
+            f"starts with {label[:40]!r}, but a row starts with its label, a finite number{other}"
+        )
     seen: set[int] = set()
     for pair in pairs:
         if pair.startswith("qid:"):

@@ -19,7 +19,9 @@ def read_targets(
     messages. Raises ValueError where one is not finite, where texts are to be numbers or numbers
     that are not whole classes, and where there is one class alone.
     """
-    if values.dtype.kind in "US":
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8", "replace")
+    if values.dtype.kind == "U":
         if targets == "numbers":
             raise ValueError(
                 f"targets=numbers, but {where(0)} is the text {str(values[0])!r}; choose "
