@@ -140,7 +140,7 @@ def open_checkpoints(run_dir: Path, read_only: bool = False) -> Checkpoints:
     read_only: nothing is touched, so a run that is still going on may be looked at.
     """
     for name in ("absl", "orbax"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what is wrong is said by us
     folder = (run_dir / "checkpoints").resolve()
     alias = None
     if not PLAIN_PATH.fullmatch(str(folder)):
