@@ -9,7 +9,13 @@ from src.data.bundled_table import bundled_table
 from src.data.digits import digits
 from src.data.episodes import episodes
 from src.data.forms import convert, is_form
-from src.data.image_classes import SPLITS, ImageClasses, stack_classes, usual_count
+from src.data.image_classes import (
+    SPLITS,
+    ImageClasses,
+    kept_count,
+    stack_classes,
+    usual_count,
+)
 from src.data.labelled import LabelledImages, Table
 from src.data.pool import Pool
 
@@ -43,7 +49,7 @@ def test_what_has_the_form_is_returned_as_it_is():
 def test_digits_as_classes_and_as_a_table():
     data = digits(**DIGITS)
     classes = convert(data, ImageClasses)
-    assert classes.images.shape == (10, 181, 8, 8, 1)
+    assert classes.images.shape == (10, 183, 8, 8, 1)
     assert [len(classes.splits[split]) for split in SPLITS] == [4, 3, 3]
     assert sorted(i for of in classes.splits.values() for i in of) == list(range(10))
     assert classes.counts is not None
@@ -163,15 +169,30 @@ def test_what_cannot_be_shared_out_is_refused(options, needed, message):
 # Classes with different numbers of images.
 
 
-def test_at_most_what_half_of_the_classes_have_is_kept():
-    assert usual_count([1, 5, 900]) == 5
+@pytest.mark.parametrize(
+    ("counts", "kept"),
+    [([7, 7, 7], 7), ([20, 30, 40], 40), ([20] * 19 + [900], 20), ([1, 5, 900], 5), ([3, 9], 9)],
+)
+def test_so_many_are_kept_that_half_of_the_memory_is_used(counts, kept):
+    assert kept_count(counts) == kept
+
+
+def test_classes_of_different_sizes_are_stacked():
     assert usual_count([1, 5, 7, 900]) == 7
     classes = [np.full((n, 2, 2, 1), n, np.uint8) for n in (3, 5, 9)]
-    images, counts = stack_classes(classes)
+    images, counts = stack_classes(classes, 5)
     assert images.shape == (3, 5, 2, 2, 1)
     assert counts is not None
     assert counts.tolist() == [3, 5, 5]
-    assert stack_classes(classes[1:2])[1] is None
+    assert images[0, 3:].max() == 0
+    assert stack_classes(classes, 3)[1] is None
+
+
+def test_images_that_take_no_part_are_told():
+    labels = np.repeat(np.arange(5, dtype=np.int32), [2, 2, 2, 2, 40])
+    images = np.zeros((48, 1, 1, 1), np.uint8)
+    with pytest.warns(UserWarning, match="^of the 40 images of the class e the first 2 take part"):
+        assert convert(Pool(images, labels, tuple("abcde")), ImageClasses).images.shape[1] == 2
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -84,19 +84,28 @@ def add_rotations(classes: ImageClasses) -> ImageClasses:
 
 
 def usual_count(counts: Sequence[int]) -> int:
-    """How many images are kept of a class at most: what at least half of the classes have.
-
-    So one class of thousands among small ones does not fill the memory of all.
-    """
+    """What at least half of the classes have."""
     return median_high(counts)
 
 
-def stack_classes(classes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-    """(images, counts) of ImageClasses: at most `usual_count` images of each, zeros after the last.
+def kept_count(counts: Sequence[int]) -> int:
+    """How many images of a class are kept at most, where classes have different numbers.
+
+    All are stored as many, so that one class of thousands among small ones would multiply the
+    memory: the largest of `counts` of which no more than half is empty.
+    """
+
+    def half_full(most: int) -> bool:
+        return most * len(counts) <= 2 * sum(min(count, most) for count in counts)
+
+    return max(filter(half_full, counts))
+
+
+def stack_classes(classes: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(images, counts) of ImageClasses: at most `most` images of each, zeros after the last.
 
     counts is None where all classes have as many.
     """
-    most = usual_count([len(of_class) for of_class in classes])
     counts = np.array([min(len(of_class), most) for of_class in classes])
     images = np.zeros((len(classes), most, *classes[0].shape[1:]), classes[0].dtype)
     for target, of_class, number in zip(images, classes, counts, strict=True):

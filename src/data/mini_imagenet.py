@@ -73,7 +73,7 @@ def _read(root: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
     _tell_fewer(number_of, most)
     kept = [of_class[:most] for of_class in found.values()]
     if read is read_pickles:
-        images, counts = stack_classes(resized_classes(kept))
+        images, counts = stack_classes(resized_classes(kept), most)
     else:
         paths = [path for of_class in kept for path in of_class]
         decoded = decode_once("mini_imagenet", paths, root, HEADER, upright=False)
@@ -81,7 +81,7 @@ def _read(root: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
         if ends[-1] == most * len(kept):  # the usual case, without another copy
             images, counts = decoded.reshape(len(kept), most, *decoded.shape[1:]), None
         else:
-            images, counts = stack_classes(np.split(decoded, ends[:-1]))
+            images, counts = stack_classes(np.split(decoded, ends[:-1]), most)
     _refuse_copies(images, counts, tuple(found))
     return images, counts, tuple(found)
 

@@ -4,12 +4,13 @@ Which of the two is meant, the problem says: few-shot tasks are tested on classe
 training; all others on samples never seen, of the same classes.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from src.data.image_classes import SPLITS, ImageClasses, overfills, stack_classes
+from src.data.image_classes import SPLITS, ImageClasses, kept_count, overfills, stack_classes
 from src.data.labelled import LabelledImages, Sizes, split_parts, standardised
 
 
@@ -56,12 +57,27 @@ def by_classes(pool: Pool) -> ImageClasses:
     if pool.standardise:
         trained = np.isin(pool.labels, by_split["train"])
         inputs = standardised({"train": inputs[trained], "all": inputs})["all"]
-    images, counts = stack_classes([inputs[pool.labels == label] for label in kept])
+    number_of = np.bincount(pool.labels, minlength=len(pool.names))
+    most = kept_count(number_of[kept].tolist())
+    _tell_cut(pool.names, number_of, kept, most)
+    images, counts = stack_classes([inputs[pool.labels == label] for label in kept], most)
     streamed = pool.streamed
     if streamed == "auto":
         streamed = overfills(images.nbytes)
     names = tuple(pool.names[label] for label in kept)
     return ImageClasses(images, names, splits, streamed, counts)
+
+
+def _tell_cut(names: Sequence[str], number_of: np.ndarray, kept: np.ndarray, most: int) -> None:
+    cut = [label for label in kept if number_of[label] > most]
+    if cut:
+        others = f" (and {len(cut) - 1} classes more)" if len(cut) > 1 else ""
+        warnings.warn(
+            f"of the {number_of[cut[0]]} images of the class {names[cut[0]]}{others} the first "
+            f"{most} take part: classes of few-shot tasks are stored as large as the largest, and "
+            "most have far fewer",
+            stacklevel=2,
+        )
 
 
 def within_classes(pool: Pool) -> LabelledImages:
