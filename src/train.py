@@ -57,7 +57,7 @@ def _run(config: DictConfig, folder: Path, where: str) -> float:
 
 def _job_of_sweep(config: DictConfig, folder: Path) -> float:
     """A run, or nan, which sweepers take for a failed trial. The jobs after it run in any case."""
-    from src.running.sweep import record_failure
+    from src.settings.sweep import record_failure
 
     hydra_config = HydraConfig.get()
     sweep_dir = Path(hydra_config.sweep.dir).resolve()

@@ -59,13 +59,13 @@ def _about_range(arrays: dict[str, np.ndarray], dtype: str) -> list[str]:
         lost = int(((size > 0) & (size < limits.tiny)).sum())
         if lost:
             sentences.append(
-                f"{lost} of the inputs of {name} are too small for {dtype} (below {limits.tiny:.0e}) and "
-                "become 0: rescale them, or choose dtype=float64"
+                f"{lost} of the inputs of {name} are too small for {dtype} (below "
+                f"{limits.tiny:.0e}) and become 0: rescale them, or choose dtype=float64"
             )
         if (size > limits.max).any():
             sentences.append(
-                f"some inputs of {name} are too large for {dtype} (above {limits.max:.0e}) and become "
-                "infinite: rescale them, or choose dtype=float64"
+                f"some inputs of {name} are too large for {dtype} (above {limits.max:.0e}) "
+                "and become infinite: rescale them, or choose dtype=float64"
             )
     return sentences
 

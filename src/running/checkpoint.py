@@ -109,7 +109,7 @@ class Checkpoints(NamedTuple):
         return self.folder.parent / "checkpoint_digests.json"
 
     def _remembered(self) -> dict[str, str]:
-        """{step: digest of its files}; {} where that cannot be read: a step holds one of its own."""
+        """{step: digest of its files}; {} where that cannot be read, as a step holds its own."""
         with suppress(OSError, ValueError):
             stored = json.loads(self._digests().read_text(encoding="utf-8"))
             return stored if isinstance(stored, dict) else {}
