@@ -56,6 +56,7 @@ def hypergradient(
     check.floats("x", x)
     bilevel_problem, source = lower.problem, problem.source
     key = jax.random.key(0) if key is None else key
+    check.random_key("key", key)
     check.same_form("x", x, "upper_start", jax.eval_shape(bilevel_problem.init_upper, key))
     task_key, start_key, own_key = jax.random.split(key, 3)
     task = one_task(source, source.seeded(source.data, key), task_key, "train")

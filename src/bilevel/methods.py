@@ -68,12 +68,21 @@ def method(
     lower_optimizer: LowerOptimizer | None = None,
     lower_start: LowerStart = "fixed",
     proximal_weight: float = 0.0,
+    **unknown: object,
 ) -> Method:
     """A method of one's own. aggregation: None descends f alone.
 
-    Raises TypeError or ValueError where a choice is not of its kind, where num_lower_steps < 1, and
-    on a step size beside a lower optimizer.
+    Raises TypeError or ValueError where a choice is not of its kind or not known, where
+    num_lower_steps < 1, and on a step size beside a lower optimizer.
     """
+    if unknown:
+        options = ", ".join(LowerChoices.__annotations__)
+        raise TypeError(
+            f"{name} has no option {next(iter(unknown))}; for the lower level there are {options}"
+        )
+    if step_size is not None:
+        check.number("step_size", step_size)
+    check.number("proximal_weight", proximal_weight)
     check.kind("hypergradient", hypergradient, Hypergradient, "bilevel.hypergradients.unrolled()")
     check.whole_number("num_lower_steps", num_lower_steps)
     if lower_optimizer is not None:

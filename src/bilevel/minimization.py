@@ -153,6 +153,7 @@ def minimize(
     ValueError where the method does not suit the problem.
     """
     check.whole_number("num_iterations", num_iterations)
+    check.whole_number("seed", seed, least=0)
     solver = minimizer(
         problem,
         method,

@@ -1,5 +1,6 @@
 """`bilevel.problem`: a problem from two objectives, their starts and their data."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -75,10 +76,14 @@ def problem(
     init_x = check.start("upper_start", upper_start)
     init_lower = check.start("lower_start", lower_start)
     key = jax.random.key(0)
-    x = check.floats("x", jax.eval_shape(lambda: init_x(key, ())))
-    y = check.floats("y", jax.eval_shape(init_lower, key, x))
+    x = check.floats("x", check.traced("upper_start", lambda: init_x(key, ())))
+    y = check.floats("y", check.traced("lower_start", init_lower, key, x))
+    if not callable(project):
+        raise TypeError(
+            f"project={project!r} must be a function of x, such as lambda x: jnp.clip(x, 0, 1)"
+        )
     if project is not unchanged:
-        check.same_form("project(x)", jax.eval_shape(project, x), "x", x)
+        check.same_form("project(x)", check.traced("project", project, x), "x", x)
     one = jax.eval_shape(lambda data: source.sample(data, key, "train", 1), source.data)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), one)
     kind = "task" if "task" in one else "rows" if one else ""
@@ -182,6 +187,9 @@ def _stream(draw: Callable[[Array], Tree], draw_test: Any) -> TaskSource:
         chosen = draw_test if split == "test" and draw_test is not None else draw
         return {"task": jax.vmap(chosen)(jax.random.split(key, n))}
 
-    if not jax.tree.leaves(jax.eval_shape(draw, jax.random.key(0))):
+    for name, function in {"task": draw, "test": draw_test}.items():
+        if function is not None and len(inspect.signature(function).parameters) != 1:
+            raise TypeError(f"{name} must be a function of one argument, a random key")
+    if not jax.tree.leaves(check.traced("task", draw, jax.random.key(0))):
         raise TypeError("task(key) returns no array; let it return what f and F see")
     return TaskSource({}, sample, persistent=False, has_test=draw_test is not None)

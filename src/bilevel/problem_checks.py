@@ -23,12 +23,28 @@ def kind(name: str, value: Any, wanted: type, example: str) -> None:
         raise TypeError(f"{name} is {what}, but must be a {wanted.__name__}, such as {example}")
 
 
-def whole_number(name: str, value: Any) -> None:
-    """Raises TypeError or ValueError where the value is not an integer of 1 or more."""
+def whole_number(name: str, value: Any, least: int = 1) -> None:
+    """Raises TypeError or ValueError where the value is not an integer of `least` or more."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name}={value!r} must be a whole number, such as {name}=10")
-    if value < 1:
-        raise ValueError(f"{name}={value} must be at least 1")
+    if value < least:
+        raise ValueError(f"{name}={value} must be at least {least}")
+
+
+def number(name: str, value: Any) -> None:
+    """Raises TypeError where the value is not one real number."""
+    if isinstance(value, bool | str) or np.ndim(value) or not np.isreal(value):
+        raise TypeError(f"{name}={value!r} must be a number, such as {name}=0.1")
+
+
+def random_key(name: str, value: Any) -> None:
+    """Raises TypeError where the value is not one random key of jax."""
+    is_array = isinstance(value, jax.Array) and not isinstance(value, np.ndarray)
+    if is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and not value.shape:
+        return
+    if is_array and value.dtype == jnp.uint32 and value.shape == (2,):
+        return
+    raise TypeError(f"{name} must be one random key, such as {name}=jax.random.key(0)")
 
 
 def arrays(name: str, data: Any) -> Tree:
@@ -76,8 +92,8 @@ def same_columns(name: str, data: Tree, other_name: str, other: Tree) -> None:
     """Raises ValueError where two parts differ in more than the number of rows."""
     if jax.tree.structure(data) != jax.tree.structure(other):
         raise ValueError(
-            f"{name} is {jax.tree.structure(data)}, but {other_name} is "
-            f"{jax.tree.structure(other)}; the same function reads both, so give both the same keys"
+            f"{name} is {form(data)}, but {other_name} is {form(other)}; the same function reads "
+            "both, so give both the same keys"
         )
     for (path, leaf), reference in zip(
         jax.tree_util.tree_leaves_with_path(data), jax.tree.leaves(other), strict=True
@@ -93,10 +109,14 @@ def same_columns(name: str, data: Tree, other_name: str, other: Tree) -> None:
 def start(name: str, value: Any) -> InitLower:
     """init(key, x) from a pytree, from a function of a key, or from one of a key and x."""
     if callable(value):
-        number = len(inspect.signature(value).parameters)
-        if number not in (1, 2):
-            raise TypeError(f"{name} is a function of {number} arguments; write it as {name}(key)")
-        return value if number == 2 else lambda key, x: value(key)
+        names = list(inspect.signature(value).parameters)
+        if len(names) not in (1, 2):
+            raise TypeError(
+                f"{name} is a function of {len(names)} arguments; write it as {name}(key)"
+            )
+        if names[1:] == ["key"]:
+            raise TypeError(f"{name}({', '.join(names)}): the key comes first; write (key, x)")
+        return value if len(names) == 2 else lambda key, x: value(key)
 
     def init(key: Array, x: Tree) -> Tree:
         del key, x
@@ -125,12 +145,36 @@ def floats(name: str, shapes: Tree) -> Tree:
     return shapes
 
 
+def form(tree: Tree) -> str:
+    """A pytree for people: its containers, with shapes in the place of arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    named = [_Shown(f"array{jnp.shape(leaf)}") for leaf in leaves]
+    return str(jax.tree.unflatten(structure, named))
+
+
+class _Shown(str):
+    """Text that is shown without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def traced(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The shapes that a function of the user returns. Raises TypeError where it fails on these."""
+    try:
+        return jax.eval_shape(function, *arguments)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        described = ", ".join(form(argument) for argument in arguments)
+        raise TypeError(f"{name} fails on ({described}): {reason}") from error
+
+
 def same_form(name: str, shapes: Tree, other_name: str, other: Tree) -> None:
     """Raises ValueError where structure or shapes differ."""
     if jax.tree.structure(shapes) != jax.tree.structure(other):
         raise ValueError(
-            f"{name} is {jax.tree.structure(shapes)}, but {other_name} is "
-            f"{jax.tree.structure(other)}; they must have the same structure"
+            f"{name} is {form(shapes)}, but {other_name} is {form(other)}; they must have the same "
+            "structure"
         )
     for (path, leaf), reference in zip(
         jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(other), strict=True
@@ -153,7 +197,7 @@ def objective(name: str, function: Callable[..., Any], arguments: tuple, data: s
     except TypeError as error:
         called = f"{name}(x, y, {data})" if data else f"{name}(x, y), as there are no data"
         raise TypeError(f"{name} cannot be called as {called}: {error}") from error
-    value = jax.eval_shape(function, *arguments)
+    value = traced(name, function, *arguments)
     if name == "F" and isinstance(value, tuple) and len(value) == 2:
         value, metrics = value
         _metrics(metrics)

@@ -125,8 +125,9 @@ def _refuse_unreached_x(
         if not {"context", "direct"} & sees:
             raise ValueError(
                 f"hypergradient={name}: {leaf.name} would never be learned: {name} moves the start "
-                "of the lower level alone; choose method.lower_variable=all, where all of x is the "
-                "start (and no T- or warp layers), or hypergradient=unrolled"
+                "of the lower level alone; choose method.lower_variable=all (in Python "
+                "lower_start=lambda key, x: x), where all of x is the start (and no T- or warp "
+                "layers), or hypergradient=unrolled"
             )
         if leaf.lower:
             looks = "it reaches no lower step" if nothing_below else "it does not look below"

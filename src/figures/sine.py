@@ -67,7 +67,7 @@ def _predictions(config: dict[str, Any], number: int) -> tuple[Any, np.ndarray, 
 
     def adapted(task: Any) -> Any:
         def predict(y: Any) -> Any:
-            return network.outputs({}, y, "query", inputs)[:, 0]
+            return network.outputs({}, y, "query", {"query": inputs})[:, 0]
 
         return algorithm.adapt(state, key, task, max(SHOWN), predict)
 
