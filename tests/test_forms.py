@@ -89,7 +89,7 @@ def test_classes_as_labelled_images():
     classes = tiny_images(classes=12, drawings=6)
     data = convert(classes, LabelledImages)
     assert data.num_classes == 12
-    assert [len(data.labels[split]) for split in SPLITS] == [24, 12, 36]
+    assert [len(data.labels[split]) for split in SPLITS] == [24, 24, 24]
     for split in SPLITS:
         assert set(data.labels[split].tolist()) == set(range(12))
     assert data.names == classes.names
@@ -100,10 +100,10 @@ def test_classes_as_labelled_images():
 
 def test_classes_or_the_images_of_each_are_shared_out():
     by_class = convert(pool(), ImageClasses)
-    assert [len(by_class.splits[split]) for split in SPLITS] == [2, 1, 2]
+    assert [len(by_class.splits[split]) for split in SPLITS] == [2, 2, 1]
     assert ids(by_class.images) == list(range(30))
     within = convert(pool(), LabelledImages)
-    assert [len(within.labels[split]) for split in SPLITS] == [10, 5, 15]
+    assert [len(within.labels[split]) for split in SPLITS] == [10, 10, 10]
     assert sorted(i for split in SPLITS for i in ids(within.images[split])) == list(range(30))
     for split in SPLITS:
         assert within.labels[split].tolist() == [i // 6 for i in ids(within.images[split])]
@@ -112,6 +112,27 @@ def test_classes_or_the_images_of_each_are_shared_out():
     stored = convert(pool(split_seed=None), LabelledImages)
     assert ids(stored.images["train"])[:4] == [0, 1, 6, 7]
     assert convert(pool(), Table).inputs["test"].max() <= 29 / 255
+
+
+@pytest.mark.parametrize(
+    ("number", "sizes"),
+    [
+        (3, (1, 1, 1)),
+        (4, (2, 1, 1)),
+        (6, (2, 2, 2)),
+        (8, (3, 3, 2)),
+        (10, (4, 3, 3)),
+        (30, (12, 9, 9)),
+    ],
+)
+def test_few_are_dealt_out_fairly(number, sizes):
+    images = np.arange(number, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    one = Pool(images, np.zeros(number, np.int32), ("a",))
+    within = convert(one, LabelledImages)
+    each = one._replace(labels=np.arange(number, dtype=np.int32), names=tuple(map(str, images)))
+    by_class = convert(each, ImageClasses)
+    assert tuple(len(within.labels[split]) for split in SPLITS) == sizes
+    assert tuple(len(by_class.splits[split]) for split in SPLITS) == sizes
 
 
 def test_sizes_count_classes_or_images_of_each():

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from src.data.image_classes import SPLITS, ImageClasses, kept_count, overfills, stack_classes
-from src.data.labelled import LabelledImages, Sizes, split_parts, standardised
+from src.data.labelled import SHARES, LabelledImages, Sizes, split_parts, standardised
 
 
 class Pool(NamedTuple):
@@ -48,7 +48,8 @@ def by_classes(pool: Pool) -> ImageClasses:
     part_of = _part_of_each(pool, parts)
     inside = [np.flatnonzero(part_of == part) for part in range(len(pool.serves))]
     served = [(len(of), splits) for of, splits in zip(inside, pool.serves, strict=True)]
-    chosen = split_parts(served, pool.split_sizes, pool.split_seed, "classes")
+    sizes = pool.split_sizes or _fair_sizes(served)
+    chosen = split_parts(served, sizes, pool.split_seed, "classes")
     source = {split: part for part, splits in enumerate(pool.serves) for split in splits}
     by_split = {split: inside[source[split]][chosen[split]] for split in SPLITS}
     kept = np.sort(np.concatenate(list(by_split.values())))
@@ -94,8 +95,8 @@ def within_classes(pool: Pool) -> LabelledImages:
         of_class = order[pool.labels[order] == label]
         inside = [of_class[parts[of_class] == part] for part in range(len(pool.serves))]
         served = [(len(of), splits) for of, splits in zip(inside, pool.serves, strict=True)]
-        what = f"samples of the class {name}"
-        chosen = split_parts(served, pool.split_sizes, None, what)
+        sizes = pool.split_sizes or _fair_sizes(served)
+        chosen = split_parts(served, sizes, None, f"samples of the class {name}")
         for of, splits in zip(inside, pool.serves, strict=True):
             for split in splits:
                 rows[split].append(of[chosen[split]])
@@ -111,6 +112,25 @@ def within_classes(pool: Pool) -> LabelledImages:
         pool.names,
         origins,
     )
+
+
+def _fair_sizes(parts: Sequence[tuple[int, Sequence[str]]]) -> Sizes | None:
+    """40 : 30 : 30 of each part, as near as whole numbers come; None where a part has too few.
+
+    With few, the rounding of `split_parts`, always down but for the last, would deal 6 out as 2, 1,
+    3.
+    """
+    sizes: dict[str, int] = {}
+    for number, splits in parts:
+        if number < len(splits):
+            return None  # which split_parts refuses
+        total = sum(SHARES[split] for split in splits)
+        parts_of = {split: divmod(number * SHARES[split], total) for split in splits}
+        sizes |= {split: whole for split, (whole, _) in parts_of.items()}
+        left = number - sum(whole for whole, _ in parts_of.values())
+        for split in sorted(splits, key=lambda split: -parts_of[split][1])[:left]:
+            sizes[split] += 1
+    return sizes["train"], sizes["validation"], sizes["test"]
 
 
 def _parts(pool: Pool) -> np.ndarray:
