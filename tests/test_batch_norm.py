@@ -254,8 +254,19 @@ def small(folder, batch_norm, method):
     return config_of(*kept, *SMALL, *SHORT, *chosen)
 
 
-@pytest.mark.parametrize("batch_norm", ["support", "running"])
-@pytest.mark.parametrize("method", ["rhg", "bda", "maml", "imaml"])
+@pytest.mark.parametrize(
+    ("method", "batch_norm"),
+    [
+        ("rhg", "support"),
+        ("maml", "running"),
+        *(
+            pytest.param(method, batch_norm, marks=pytest.mark.slow)
+            for method in ("rhg", "bda", "maml", "imaml")
+            for batch_norm in ("support", "running")
+            if (method, batch_norm) not in {("rhg", "support"), ("maml", "running")}
+        ),
+    ],
+)
 def test_methods_run_and_resume_bit_for_bit(method, batch_norm, omniglot_folder, tmp_path):
     config = small(omniglot_folder, batch_norm, method)
     whole = run(config, tmp_path / "whole")

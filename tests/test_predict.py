@@ -406,6 +406,8 @@ def test_the_fitted_model_has_the_scores_of_the_run(
     weights = arrays["weights"]
     assert weights.shape == arrays["penalties"].shape == shape
     assert not arrays["bias"].any()
+    assert arrays["mean"].shape == arrays["deviation"].shape == shape[:1]
+    assert arrays["mean"].any() == standardised
     assert len(rows) == weights.size
     np.testing.assert_allclose([float(r["weight"]) for r in rows], weights.ravel(), rtol=1e-6)
     assert ("standardised features" in "\n".join(printed)) == standardised

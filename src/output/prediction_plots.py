@@ -22,8 +22,8 @@ def prediction_sheet(
 ) -> None:
     """Draw support images left, a class per row, and queries right: class and probability of each.
 
-    support, query: (uint8 images, labels). A wrong class is red, where the labels of the queries
-    are known. At most 20 classes, 5 images of each, and 48 queries are shown.
+    support, query: (uint8 images as they are to be shown, labels). A wrong class is red, where the
+    labels of the queries are known. At most 20 classes, 5 images of each, and 48 queries are shown.
     """
     from matplotlib.figure import Figure
 
@@ -32,7 +32,7 @@ def prediction_sheet(
     shown = range(min(len(images), MOST_QUERIES))
     rows = max(len(shown_classes), -(-len(shown) // COLUMNS))
     shots = min(MOST_SHOTS, max(int((support[1] == label).sum()) for label in shown_classes))
-    figure = Figure(figsize=(1.4 + 0.9 * (shots + COLUMNS), 1.15 * rows + 0.6))
+    figure = Figure(figsize=(1.4 + 0.9 * (shots + COLUMNS), 1.2 * rows + 0.6))
     figure.suptitle(_short(title, 100), fontsize=10, parse_math=False)
     halves: Any = figure.subfigures(1, 2, width_ratios=[shots + 1.4, COLUMNS])
     left, right = halves
@@ -45,7 +45,7 @@ def prediction_sheet(
         grid[row, 0].text(
             -0.15,
             0.5,
-            _short(classes[label], 18),
+            _short(classes[label], 16),
             transform=grid[row, 0].transAxes,
             ha="right",
             va="center",
@@ -53,7 +53,7 @@ def prediction_sheet(
             parse_math=False,
         )
     answers = right.subplots(rows, COLUMNS, squeeze=False)
-    right.subplots_adjust(left=0.04, right=0.98, top=0.88, bottom=0.03, hspace=0.45)
+    right.subplots_adjust(left=0.04, right=0.98, top=0.88, bottom=0.03, hspace=0.6)
     for axes in (*grid.flat, *answers.flat):
         axes.axis("off")
     for axes, index in zip(answers.flat, shown, strict=False):
@@ -61,7 +61,7 @@ def prediction_sheet(
         said = int(probabilities[index].argmax())
         wrong = labels is not None and labels[index] != said
         axes.set_title(
-            f"{_short(classes[said], 12)} {probabilities[index, said]:.2f}",
+            f"{_short(classes[said], 12)}\n{probabilities[index, said]:.2f}",
             fontsize=7,
             color="C3" if wrong else "black",
             pad=2,
@@ -74,11 +74,24 @@ def prediction_sheet(
 
 
 def _show(axes: Any, image: np.ndarray) -> None:
-    # Drawings hold ink, photographs light.
-    light = 255 - image.repeat(3, axis=-1) if image.shape[-1] == 1 else image
-    axes.imshow(light, interpolation="nearest")
+    colour = image.repeat(3, axis=-1) if image.shape[-1] == 1 else image
+    axes.imshow(colour, interpolation="nearest")
+    axes.add_patch(_frame(axes))
+
+
+def _frame(axes: Any) -> Any:
+    """A thin line around white paper, which would not be seen on a white page."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(
+        (0, 0), 1, 1, transform=axes.transAxes, fill=False, color="0.7", lw=0.5, clip_on=False
+    )
 
 
 def _short(text: str, length: int) -> str:
+    """Names often begin alike, so what is left out is the middle."""
     printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return printable if len(printable) <= length else f"{printable[: length - 1]}…"
+    if len(printable) <= length:
+        return printable
+    end = (length - 1) // 2
+    return f"{printable[: length - 1 - end]}…{printable[-end:]}"

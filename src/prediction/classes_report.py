@@ -51,6 +51,7 @@ def report_classes(run: Run, options: Options) -> Report:
         refuse_other_ways(experiment, ways, number)
     theirs = np.rint(255 * training_images(experiment)).astype(np.uint8)
     inverted = are_inverted(folders.support.images, theirs, invert)
+    as_given = folders
     if inverted:
         folders = _inverted(folders)
     labels = folders.support.labels
@@ -81,8 +82,8 @@ def report_classes(run: Run, options: Options) -> Report:
         path.with_suffix(".png"),
         title,
         folders.classes,
-        (folders.support.images, labels),
-        (folders.query.images, folders.query.labels),
+        (as_given.support.images, labels),
+        (as_given.query.images, folders.query.labels),
         found.query,
     )
     fitted = (found.support.argmax(1) == labels).mean()

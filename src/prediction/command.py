@@ -117,6 +117,9 @@ def _fitted(run: Run, options: Options) -> Report:
     )
     path = predictions_folder(run) / f"model-{state_name(options)}.csv"
 
+    # Of rows that were not standardised: (a - 0) / 1.
+    mean, deviation = found.scaling or (np.zeros(len(found.weights)), np.ones(len(found.weights)))
+
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
             np.savez(
@@ -125,12 +128,16 @@ def _fitted(run: Run, options: Options) -> Report:
                 bias=found.bias,
                 penalties=found.penalties,
                 log_penalties=found.log_penalties,
+                mean=mean,
+                deviation=deviation,
             )
 
     write_atomically(path.with_suffix(".npz"), write)
     indices: list[Any] = list(np.indices(found.weights.shape).reshape(found.weights.ndim, -1))
-    if found.names and len(indices) == 2:
-        indices[1] = [found.names[index] for index in indices[1]]
+    if found.features:
+        indices[0] = [found.features[index] for index in indices[0]]
+    if found.classes and len(indices) == 2:
+        indices[1] = [found.classes[index] for index in indices[1]]
     values = decimals(np.stack([found.weights.ravel(), found.penalties.ravel()]))
     header = [*["feature", "class"][: found.weights.ndim], "weight", "penalty"]
     write_csv(path, header, zip(*indices, *values, strict=True))
@@ -141,8 +148,9 @@ def _fitted(run: Run, options: Options) -> Report:
         f"to {found.penalties.max():.4g}",
         f"the same as arrays: {path.with_suffix('.npz')}",
     ]
-    if found.standardised:
+    if found.scaling is not None:
         lines.append(
-            "note: data.standardise=true, so the weights are those of standardised features"
+            "note: data.standardise=true, so the weights are those of standardised features, "
+            "(a - mean) / deviation of a row a; mean and deviation are among the arrays"
         )
     return lines, path

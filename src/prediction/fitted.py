@@ -13,16 +13,18 @@ class Fitted(NamedTuple):
     """weights: (features,), or (features, classes) of a softmax; a row a is scored a @ weights.
 
     bias: 0, no intercept is fitted. penalties: the strength exp(x) at every entry of weights.
-    log_penalties: x itself, (), (features,) or (classes,). standardised: whether a feature was
-    brought to mean 0 and deviation 1 first. names: of the classes, () where numbers do.
+    log_penalties: x itself, (), (features,) or (classes,). scaling: (mean, deviation) of the
+    features where the run standardised them: then score (a - mean) / deviation; None where not.
+    features, classes: their names, () where numbers do.
     """
 
     weights: np.ndarray
     bias: np.ndarray
     penalties: np.ndarray
     log_penalties: np.ndarray
-    standardised: bool
-    names: tuple[str, ...]
+    scaling: tuple[np.ndarray, np.ndarray] | None
+    features: tuple[str, ...]
+    classes: tuple[str, ...]
     state: Trained
 
 
@@ -49,7 +51,8 @@ def fitted_model(
         np.zeros(weights.shape[1:], weights.dtype),
         np.broadcast_to(penalties, weights.shape),
         x,
-        data.standardised if isinstance(data, Table) else False,
+        data.scaling if isinstance(data, Table) else None,
+        data.features if isinstance(data, Table) else (),
         data.names if isinstance(data, Table) else (),
         state,
     )
