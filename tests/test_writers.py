@@ -17,6 +17,7 @@ from src.output.writers import (
     jsonl_writer,
     read_rows,
     together,
+    wandb_mode,
     wandb_writer,
 )
 from src.running.run import run
@@ -144,7 +145,7 @@ def test_a_wandb_run_is_finished_even_where_its_last_words_fail(
     fake = FakeRun()
 
     class Module:
-        errors = SimpleNamespace(Error=RuntimeError)
+        errors = SimpleNamespace(Error=RuntimeError, CommError=ConnectionError)
         Settings = staticmethod(lambda **options: None)
         Image = staticmethod(lambda path: path)
         init = staticmethod(lambda **options: fake)
@@ -231,3 +232,44 @@ def test_learning_curves(tmp_path):
     assert learning_curves(rows, path, "title")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_without_an_answer_wandb_is_kept_offline(tmp_path, monkeypatch, capsys):
+    class CommError(RuntimeError):
+        pass
+
+    modes, torn_down = [], []
+
+    def init(**options):
+        modes.append(options["mode"])
+        if options["mode"] == "online":
+            raise CommError("run initialization has timed out\nmore")
+        return FakeRun()
+
+    class Module:
+        errors = SimpleNamespace(Error=RuntimeError, CommError=CommError)
+        Settings = staticmethod(lambda **options: options)
+        teardown = staticmethod(lambda: torn_down.append(True))
+
+    Module.init = staticmethod(init)
+    monkeypatch.setitem(sys.modules, "wandb", Module)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    wandb_writer(OPTIONS._replace(mode="online"), tmp_path, "a-run", {})
+    assert (modes, torn_down) == (["online", "offline"], [True])
+    message = capsys.readouterr().err
+    assert "does not answer (run initialization has timed out): this run is kept offline" in message
+    assert "wandb sync" in message
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [(None, "online"), ("", "online"), ("disabled", "disabled"), ("OFFLINE", "offline")],
+)
+def test_the_environment_chooses_wandbs_mode(environment, mode, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("WANDB_MODE", environment)
+    assert wandb_mode("online") == mode
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with pytest.raises(UserError, match="WANDB_MODE=nonsense must be one of offline, online"):
+        wandb_mode("online")
