@@ -143,6 +143,13 @@ def test_what_is_named_is_said(tmp_path, content, named):
         read_pickle(tmp_path / "file")
 
 
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with open(tmp_path / "file", "wb") as file:
+        file.truncate(2**40)  # it takes no space on the disk
+    with pytest.raises(ValueError, match=r"^file has 1024 GiB, over the limit of 4 GiB"):
+        read_pickle(tmp_path / "file")
+
+
 def dtype(code="u1", order="|", subarray=None):
     state = (3, order, subarray, None, None, -1, -1, 0)
     return pickled(f"cnumpy\ndtype\n(V{code}\nI00\nI01\ntR", state)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from src.data.checked_files import kind_of, open_file, remedy_of
+from src.data.checked_files import LARGEST, kind_of, open_file, remedy_of, shown_size
 
 NUMBERS_AND_TEXTS = re.compile(r"[|<>=]?[biufSU]\d{1,5}")
 MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -71,9 +71,15 @@ def read_pickle(path: Path) -> Any:
     unfinished dtype, the text "ndarray"). No data set has these, so the caller refuses them.
 
     Raises ValueError where it names anything else, none of which is imported or called, or where it
-    is damaged, is no regular file or cannot be opened.
+    is damaged, larger than LARGEST bytes, no regular file or cannot be opened.
     """
     with open_file(path) as file:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise ValueError(
+                f"{path.name} has {shown_size(size)}, over the limit of {shown_size(LARGEST)}; is "
+                "it the file that is meant?"
+            )
         try:
             return _Reader(file, encoding="latin1").load()
         except _Foreign as error:
