@@ -29,7 +29,7 @@ def libsvm(
     split_sizes: Sizes | None,
     split_seed: int | None,
     num_features: int | None,
-    max_features: int | None,
+    max_features: int | None = None,
     targets: Targets,
     standardise: bool,
     sparse: Literal["auto", True, False] = "auto",
