@@ -20,6 +20,10 @@ from src.settings.errors import UserError
 PLAIN_PATH = re.compile(r"[\w /.,=+@~-]*")
 
 
+class _Damaged(Exception):
+    """A checkpoint that can be read, but is not what was written."""
+
+
 class Checkpoints(NamedTuple):
     """The checkpoints of one run folder; `alias` is a name of it that orbax can read."""
 
@@ -44,6 +48,7 @@ class Checkpoints(NamedTuple):
         progress = {**snapshot.progress._asdict(), "digest": digest_of(snapshot)}
         step, before = snapshot.progress.step, self.latest()
         try:
+            self._remember_files(but=step)
             self.manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -53,7 +58,8 @@ class Checkpoints(NamedTuple):
                 force=True,
             )
             self.manager.wait_until_finished()
-            self._remember_files()
+            with suppress(OSError):  # a step without an entry is verified by its own digest
+                self._remember_files()
         except Exception as error:
             kept = "no checkpoint was written yet"
             if before is not None:
@@ -79,14 +85,14 @@ class Checkpoints(NamedTuple):
         step = self.latest() if step is None else step
         if step is None:
             return None
-        # Before orbax reads anything: it prints traces of its own where files are damaged.
-        written = self._remembered().get(str(step))
-        if written is not None and written != digest_of_files(self.folder / str(step)):
-            raise self._damaged(step, kept, "is damaged: its files are not those that were written")
         shapes = jax.tree.map(
             ocp.utils.to_shape_dtype_struct, {"last": like.state, "best": like.best}
         )
         try:
+            # Before orbax reads anything: it prints traces of its own where files are damaged.
+            written = self._remembered().get(str(step))
+            if written is not None and written != digest_of_files(self.folder / str(step)):
+                raise _Damaged
             restored = self.manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -98,11 +104,13 @@ class Checkpoints(NamedTuple):
             per_seed = ("pending", "best_value", "best_step", "failed")
             progress = Progress(**{**stored, **{k: tuple(stored[k]) for k in per_seed}})
             snapshot = Snapshot(restored["state"]["last"], restored["state"]["best"], progress)
-            intact = digest_of(snapshot) == digest and progress.step == step
+            if digest_of(snapshot) != digest or progress.step != step:
+                raise _Damaged
+        except _Damaged:
+            how = "is damaged: it does not hold what was written"
+            raise self._damaged(step, kept, how) from None
         except Exception as error:
             raise self._damaged(step, kept, f"cannot be read ({_reason(error)})") from error
-        if not intact:
-            raise self._damaged(step, kept, "is damaged: it does not hold what was written")
         return snapshot
 
     def _digests(self) -> Path:
@@ -115,11 +123,13 @@ class Checkpoints(NamedTuple):
             return stored if isinstance(stored, dict) else {}
         return {}
 
-    def _remember_files(self) -> None:
+    def _remember_files(self, but: int | None = None) -> None:
+        """Write the digests of all kept steps; `but`: of a step that is about to be written."""
         known = self._remembered()
-        steps = [str(step) for step in sorted(self.manager.all_steps())]
-        new = {s: known.get(s) or digest_of_files(self.folder / s) for s in steps[:-1]}
-        write_json(self._digests(), new | {s: digest_of_files(self.folder / s) for s in steps[-1:]})
+        steps = [str(step) for step in self.manager.all_steps() if step != but]
+        new = {s: known.get(s) or digest_of_files(self.folder / s) for s in steps}
+        if new != known:
+            write_json(self._digests(), new)
 
     def _damaged(self, step: int, kept: list[int], how: str) -> UserError:
         others = [str(other) for other in kept if other != step]
