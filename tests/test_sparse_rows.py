@@ -1,7 +1,5 @@
 """A linear model of sparse rows is that of the dense ones: values, derivatives, mini-batches."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,45 +37,43 @@ def tables(num_classes):
     return Table(dense, targets, num_classes), Table(sparse, targets, num_classes)
 
 
-@pytest.mark.parametrize("loss", CLASSES)
-@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize(
+    ("loss", "batch_size"), [("squared", None), ("logistic", 4), ("softmax", None)]
+)
 def test_sparse_rows_give_the_same(loss, batch_size):
     found = []
     for table in tables(CLASSES[loss]):
         problem, source = regularisation(table, loss=loss, penalty="scalar", batch_size=batch_size)
         key = jax.random.key(3)
-        task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, key, "test", 1))
-        x = problem.init_upper(key)
-        y = jax.random.normal(key, problem.init_lower(key, x).shape)
-        if batch_size is not None:
-            _, task = problem.mini_batch(x, task, 2)
-        value, slope = jax.value_and_grad(problem.lower_objective, argnums=2)(x, task, y)
-        curve = jax.jvp(
-            lambda y, task=task, x=x, f=problem.lower_objective: jax.grad(f, argnums=2)(x, task, y),
-            (y,),
-            (jnp.ones_like(y),),
-        )[1]
-        scores = problem.evaluate(x, x, task, y)
-        exact = problem.exact.hypergradient(x, task)
-        found.append((value, slope, curve, scores, exact, problem.upper_objective(x, task, y)))
+
+        def everything(problem=problem, source=source, key=key):
+            task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, key, "test", 1))
+            x = problem.init_upper(key)
+            y = jax.random.normal(key, problem.init_lower(key, x).shape)
+            batch = task if batch_size is None else problem.mini_batch(x, task, 2)[1]
+            slope = jax.grad(lambda y: problem.lower_objective(x, batch, y))
+            return {
+                "f": problem.lower_objective(x, batch, y),
+                "slope and curvature": jax.jvp(slope, (y,), (jnp.ones_like(y),)),
+                "F": problem.upper_objective(x, batch, y),
+                "scores": problem.evaluate(x, x, task, y),
+                "exact": problem.exact.hypergradient(x, task),
+            }
+
+        found.append(jax.jit(everything)())
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["hoag", "rhg"])
-def test_a_run_on_sparse_rows(tmp_path, method):
+def test_a_run_on_sparse_rows(tmp_path):
     generator = np.random.default_rng(1)
     lines = [
         f"{i % 2} "
-        + " ".join(f"{j}:{1 + i % 2}" for j in sorted(generator.permutation(50)[:5] + 1))
+        + " ".join(f"{j}:{1 - 2 * (i % 2)}" for j in sorted(generator.permutation(50)[:5] + 1))
         for i in range(40)
     ]
     (tmp_path / "rows").write_text("\n".join(lines), encoding="utf-8")
-    chosen = ["problem=regularisation", f"method={method}", "data=libsvm", "data.standardise=false"]
-    chosen += [f"data.path={tmp_path / 'rows'}", "num_iterations=2", "num_lower_steps=3", *QUIET]
-    scores = [
-        run(config_of(*chosen, f"data.sparse={choice}"), tmp_path / choice)
-        for choice in ("true", "false")
-    ]
-    for name in ("test/upper_loss", "test/accuracy"):
-        assert math.isclose(scores[0][name], scores[1][name], rel_tol=1e-5)
+    chosen = ["problem=regularisation", "method=hoag", "data=libsvm", "data.standardise=false"]
+    chosen += [f"data.path={tmp_path / 'rows'}", "data.sparse=true", *QUIET]
+    result = run(config_of(*chosen, "num_iterations=2", "num_lower_steps=3"), tmp_path / "run")
+    assert result["test/accuracy"] > 0.9  # the signs tell the classes
