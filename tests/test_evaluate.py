@@ -1,6 +1,7 @@
 """A stored run tested again: the logged numbers, other states and steps, refusals."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -149,6 +150,9 @@ def test_a_damaged_or_running_folder(stored, tmp_path):
     with pytest.raises(UserError, match="damaged"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"holds no identity.json"):
+        again(tmp_path)
+    shutil.copy(folder / "identity.json", tmp_path)
     with pytest.raises(UserError, match="holds no checkpoint yet"):
         again(tmp_path)
     # Looking at a run never touches its checkpoints, not even half-written ones.

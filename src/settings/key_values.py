@@ -9,16 +9,25 @@ BIGGEST = 2**31 - 1
 
 
 def read_options(arguments: Sequence[str], keys: Mapping[str, str]) -> dict[str, str]:
-    """The pairs; `keys` has the meaning of each key, and `run` must be among the arguments.
+    """The pairs as `read_pairs` gives them. Raises UserError where run is missing, too."""
+    options = read_pairs(arguments, keys)
+    if "run" not in options:
+        raise UserError("run is missing: name a run folder, run=DIR")
+    return options
 
-    Raises UserError on an unknown key, one that is given twice or is empty, or where run is
-    missing.
+
+def read_pairs(arguments: Sequence[str], keys: Mapping[str, str]) -> dict[str, str]:
+    """{key: value}; `keys` has the meaning of each key.
+
+    Raises UserError on what is no pair, an unknown key, one that is given twice or is empty.
     """
     options: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
-            raise UserError(f"{argument} is not of the form key=value; choose for example run=DIR")
+            raise UserError(
+                f"{argument} is not of the form key=value; the keys are {', '.join(keys)}"
+            )
         if key not in keys:
             raise UserError(unknown_key("", key, dict(keys)))
         if key in options:
@@ -26,8 +35,6 @@ def read_options(arguments: Sequence[str], keys: Mapping[str, str]) -> dict[str,
         if not value:
             raise UserError(f"{key}= is empty: write a value, or leave {key} out")
         options[key] = value
-    if "run" not in options:
-        raise UserError("run is missing: name a run folder, run=DIR")
     return options
 
 

@@ -1,0 +1,53 @@
+"""Report: `python -m src.report DIR [DIR ...] [baseline=method=rhg] [metric=best/test/accuracy]`
+compares stored runs: run folders, the folder of a sweep, or several.
+
+What differs between the runs becomes the columns. Runs that differ by their seed alone are one row,
+with a 95 % interval. Runs without a result are listed with the reason. Prints a table, and writes
+report.md and report.csv into the first folder, or into out=FOLDER.
+"""
+
+from pathlib import Path
+
+from src.settings.cli import argument_parser, refusals_as_messages
+
+KEYS = {
+    "metric": "the score to compare (default: the monitored one, best state, test)",
+    "baseline": "the runs that others are compared with, seed by seed: method=rhg",
+    "out": "the folder for report.md and report.csv",
+    "traceback": "true: errors with their traceback",
+}
+
+
+def main() -> None:
+    """Print the comparison, and write it as Markdown and CSV."""
+    parser = argument_parser("src.report", __doc__)
+    listed = "\n".join(f"{key}=...: {meaning}" for key, meaning in KEYS.items())
+    parser.add_argument("arguments", nargs="+", metavar="DIR or key=value", help=listed)
+    arguments: list[str] = parser.parse_args().arguments
+    with refusals_as_messages(traceback="traceback=true" in arguments):
+        from src.files import write_text
+        from src.reporting.report import as_csv, as_lines, as_markdown, make_report
+        from src.reporting.stored import find_runs
+        from src.settings.errors import UserError
+        from src.settings.key_values import read_pairs
+
+        # A folder may have = in its name, as those of sweeps do.
+        folders = [Path(text) for text in arguments if Path(text).exists()]
+        others = [text for text in arguments if not Path(text).exists()]
+        for text in others:
+            if text.partition("=")[0] not in KEYS:
+                raise UserError(f"{text} is not a folder, and no key=value of {', '.join(KEYS)}")
+        options = read_pairs(others, KEYS)
+        if not folders:
+            raise UserError("no folder is named: python -m src.report DIR")
+        runs = find_runs(folders)
+        report = make_report(runs, options.get("metric"), options.get("baseline"))
+        out = Path(options.get("out", folders[0]))
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "report.md", "\n".join(as_markdown(report)) + "\n")
+        write_text(out / "report.csv", as_csv(report))
+    print("\n".join([*as_lines(report), "", str(out / "report.md"), str(out / "report.csv")]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Reports: several runs read from their folders, compared, and written as tables."""

@@ -1,0 +1,61 @@
+"""What differs between runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Not what an experiment is about, or a consequence of what else was chosen.
+APART = (
+    *("seed", "seeds", "resume", "traceback", "compilation_cache", "logger", "start_from"),
+    *("log_every", "eval_every", "checkpoint_every", "method.reference", "problem.recommended"),
+    *("method.recommended", "num_validation_tasks", "num_test_tasks", "tasks_at_once"),
+)
+FIRST = ("problem.name", "method.name", "data._target_", "model._target_", "hypergradient._target_")
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value}; lists are values."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if path in APART:
+            continue
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{path}.")
+        else:
+            leaves[path] = value
+    return leaves
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that tell the runs apart.
+
+    All names and top-level keys that differ; an option of a group only where runs that agree in
+    all keys taken before differ in it, for the options of a method follow from its name.
+    """
+    leaves = [flat(config) for config in configs]
+    keys = {key for one in leaves for key in one}
+    order = [*FIRST, *sorted(keys - set(FIRST), key=lambda key: (key.count("."), key))]
+    chosen: list[str] = []
+    for key in order:
+        alone = {shown(one, [key]) for one in leaves}
+        before = {shown(one, chosen) for one in leaves}
+        after = {shown(one, [*chosen, key]) for one in leaves}
+        always = "." not in key or key in ("problem.name", "method.name")
+        if len(alone) > 1 and (always or len(after) > len(before)):
+            chosen.append(key)
+    return chosen
+
+
+def shown(leaves: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
+    """The values of these keys as text, as they are typed; a dash where a run has no such key."""
+    return tuple(_text(key, leaves[key]) if key in leaves else "-" for key in keys)
+
+
+def _text(key: str, value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if key.endswith("_target_"):
+        return str(value).rpartition(".")[2]
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    return str(value)

@@ -1,0 +1,82 @@
+"""Runs that differ by their seed alone, as one: means, 95 % intervals, paired differences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from src.reporting.differences import flat, shown
+from src.reporting.stored import StoredRun
+from src.running.intervals import mean_and_half_width
+
+
+class Group(NamedTuple):
+    """Runs of the same options.
+
+    options   the values of the keys that differ between groups
+    scores    {seed: {name: score}}
+    folders   of the runs
+    """
+
+    options: tuple[str, ...]
+    scores: Mapping[int, Mapping[str, float]]
+    folders: tuple[str, ...]
+
+    def values(self, name: str) -> dict[int, float]:
+        """{seed: the score of this name} where it is a number."""
+        found = {seed: of.get(name, math.nan) for seed, of in self.scores.items()}
+        return {seed: value for seed, value in found.items() if math.isfinite(value)}
+
+
+def grouped(runs: Sequence[StoredRun], keys: Sequence[str]) -> list[Group]:
+    """One group for each combination of values of the keys, in the order of the runs."""
+    scores: dict[tuple[str, ...], dict[int, dict[str, float]]] = {}
+    folders: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        if run.result is None:
+            continue
+        options = shown(flat(run.config), keys)
+        scores.setdefault(options, {}).update(by_seed(run))
+        folders.setdefault(options, []).append(str(run.folder))
+    return [Group(options, of, tuple(folders[options])) for options, of in scores.items()]
+
+
+def by_seed(run: StoredRun) -> dict[int, dict[str, float]]:
+    """{seed: {name: score}} of a finished run, of all its seeds where it has several."""
+    result = run.result or {}
+    costs = ("seconds", "iterations_per_second", "cpu_seconds_per_iteration", "peak_memory_mib")
+    own = {
+        name: float(value)
+        for name, value in result.items()
+        if isinstance(value, int | float) and (("/" in name) or name in costs)
+    }
+    if "per_seed" not in result:
+        return {int(run.config.get("seed", 0)): own}
+    shared = {name: own[name] for name in costs if name in own}
+    return {
+        seed: shared
+        | {name: values[i] for name, values in result["per_seed"].items() if values[i] is not None}
+        for i, seed in enumerate(result["seeds"])
+        if str(seed) not in result.get("failed_seeds", {})
+    }
+
+
+def summary(values: Mapping[int, float]) -> tuple[float, float | None]:
+    """Mean over seeds and half of its 95 % interval (Student's t); None for one seed."""
+    mean, half = mean_and_half_width(np.array(list(values.values())), axis=0)
+    return float(mean), None if half is None else float(half)
+
+
+def paired(
+    values: Mapping[int, float], baseline: Mapping[int, float]
+) -> tuple[float, float | None, int] | None:
+    """Mean difference over the seeds that both have, its half-width, and their number.
+
+    Runs of one seed share tasks and starts, so the difference is known better than its terms.
+    """
+    both = sorted(values.keys() & baseline.keys())
+    if not both:
+        return None
+    mean, half = summary({seed: values[seed] - baseline[seed] for seed in both})
+    return mean, half, len(both)

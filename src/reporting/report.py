@@ -1,0 +1,148 @@
+"""The report of several runs: one table of groups, one of what gave no result."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from src.output.tables import aligned, markdown, with_interval
+from src.reporting.differences import differing
+from src.reporting.groups import Group, grouped, paired, summary
+from src.reporting.stored import StoredRun
+from src.settings.errors import UserError
+
+COSTS = {"seconds": "seconds", "peak_memory_mib": "MiB"}
+
+
+class Report(NamedTuple):
+    """keys: what differs between the groups; metric: the score that is compared."""
+
+    keys: list[str]
+    groups: list[Group]
+    metric: str
+    baseline: Group | None
+    without_result: list[StoredRun]
+
+
+def make_report(
+    runs: Sequence[StoredRun], metric: str | None = None, baseline: str | None = None
+) -> Report:
+    """Compare finished runs by a score; None: the monitored one of the best state, of the test.
+
+    baseline: "key=value" pairs, with commas, that choose one group. Raises UserError where no run
+    is finished, or where a name is not known.
+    """
+    finished = [run for run in runs if run.result is not None]
+    unfinished = [run for run in runs if run.result is None]
+    if not finished:
+        reasons = "".join(f"; {run.folder}: {run.problem}" for run in unfinished[:3])
+        raise UserError(f"no finished run was found: name run folders, or a sweep's{reasons}")
+    keys = differing([run.config for run in finished])
+    groups = grouped(finished, keys)
+    chosen = metric or _monitored(finished[0])
+    known = sorted({name for group in groups for of in group.scores.values() for name in of})
+    if chosen not in known:
+        listed = ", ".join(name for name in known if not name.endswith("_ci95"))
+        raise UserError(f"metric={chosen} is in no result; choose one of {listed}")
+    return Report(keys, groups, chosen, _chosen(keys, groups, baseline), unfinished)
+
+
+def rows(report: Report) -> list[list[str]]:
+    """The table as text; the first row is its header."""
+    header = [*(_short(key) for key in report.keys), "seeds", report.metric]
+    if report.baseline is not None:
+        header.append("difference")
+    table = [[*header, *COSTS.values()]]
+    for group in report.groups:
+        values = group.values(report.metric)
+        row = [*group.options, _seeds(group)]
+        row.append(with_interval(*summary(values), digits=5) if values else "no number")
+        if report.baseline is not None:
+            row.append(_difference(report, group))
+        for name in COSTS:
+            costs = group.values(name)
+            row.append(f"{summary(costs)[0]:.4g}" if costs else "-")
+        table.append(row)
+    return table
+
+
+def as_lines(report: Report) -> list[str]:
+    """For a terminal."""
+    return [*aligned(rows(report)), *_notes(report, "  ")]
+
+
+def as_markdown(report: Report) -> list[str]:
+    """For a document."""
+    return [*markdown(rows(report)), "", *_notes(report, "- ")]
+
+
+def as_csv(report: Report) -> str:
+    """One row for each group and seed, with all scores: for other programs."""
+    names = sorted({name for group in report.groups for of in group.scores.values() for name in of})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*report.keys, "seed", *names])
+    for group in report.groups:
+        for seed, scores in sorted(group.scores.items()):
+            writer.writerow([*group.options, seed, *(scores.get(name, "") for name in names)])
+    return text.getvalue()
+
+
+def _monitored(run: StoredRun) -> str:
+    assert run.result is not None
+    name = str(run.result["monitor"]).removeprefix("validation/")
+    test = f"best/test/{name}"
+    return test if test in run.result else f"best/validation/{name}"
+
+
+def _chosen(keys: Sequence[str], groups: Sequence[Group], text: str | None) -> Group | None:
+    if text is None:
+        return None
+    wanted = [part.partition("=") for part in text.split(",")]
+    names = {_short(key): i for i, key in enumerate(keys)} | {key: i for i, key in enumerate(keys)}
+    for key, equals, _ in wanted:
+        if not equals or key not in names:
+            listed = ", ".join(_short(key) for key in keys) or "nothing"
+            raise UserError(f"baseline={text}: {key} does not differ here; there is {listed}")
+    fitting = [g for g in groups if all(g.options[names[k]] == value for k, _, value in wanted)]
+    if len(fitting) != 1:
+        raise UserError(
+            f"baseline={text} fits {len(fitting)} groups of runs; name one, for example baseline="
+            + ",".join(f"{_short(k)}={v}" for k, v in zip(keys, groups[0].options, strict=True))
+        )
+    return fitting[0]
+
+
+def _difference(report: Report, group: Group) -> str:
+    assert report.baseline is not None
+    if group is report.baseline:
+        return "baseline"
+    found = paired(group.values(report.metric), report.baseline.values(report.metric))
+    if found is None:
+        return "no common seed"
+    mean, half, number = found
+    return f"{with_interval(mean, half, digits=3)} ({number} seed{'s' * (number > 1)})"
+
+
+def _notes(report: Report, mark: str) -> list[str]:
+    several = any(len(group.scores) > 1 for group in report.groups)
+    notes = ["+- is half of a 95 % interval over seeds (Student's t)."] if several else []
+    if report.baseline is not None:
+        notes.append("difference: to the baseline, seed by seed.")
+    lines = ["", *notes] if notes else []
+    if report.without_result:
+        lines += ["", f"{len(report.without_result)} without a result:"]
+        lines += [f"{mark}{run.folder}: {run.problem}" for run in report.without_result]
+    return lines
+
+
+def _short(key: str) -> str:
+    """method for method.name, data for data._target_."""
+    return key.removesuffix(".name").removesuffix("._target_")
+
+
+def _seeds(group: Group) -> str:
+    seeds = sorted(group.scores)
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))

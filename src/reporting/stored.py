@@ -1,0 +1,89 @@
+"""Runs as their folders tell them: configuration, result, or the reason why there is none."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DEEPEST = 6  # folders between a folder that is named and a run
+
+
+class StoredRun(NamedTuple):
+    """One run folder.
+
+    config    the resolved configuration, {} where it cannot be read
+    result    result.json, None where there is none
+    problem   why there is no result, "" where there is one
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    result: Mapping[str, Any] | None
+    problem: str
+
+
+def find_runs(folders: Sequence[Path]) -> list[StoredRun]:
+    """The runs in and below these folders, by path, each once; refused jobs of a sweep too."""
+    found: dict[Path, StoredRun] = {}
+    for folder in folders:
+        for path in _run_folders(folder, DEEPEST):
+            found.setdefault(path.resolve(), read_run(path))
+        for path, reason in _failures(folder):
+            run = found.get(path.resolve())
+            if run is None:
+                found[path.resolve()] = StoredRun(path, {}, None, reason)
+            elif run.result is None:
+                found[path.resolve()] = run._replace(problem=reason)
+    return [found[path] for path in sorted(found)]
+
+
+def read_run(folder: Path) -> StoredRun:
+    """One run; what is damaged is said in `problem`."""
+    config = _json(folder / "config.json")
+    if not isinstance(config, dict):
+        return StoredRun(folder, {}, None, "config.json cannot be read")
+    if not (folder / "result.json").exists():
+        return StoredRun(folder, config, None, _how_far(folder, config))
+    result = _json(folder / "result.json")
+    if not isinstance(result, dict) or "monitor" not in result:
+        return StoredRun(folder, config, None, "result.json cannot be read")
+    return StoredRun(folder, config, result, "")
+
+
+def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / "config.json").is_file() and (folder / "identity.json").is_file():
+        yield folder
+        return
+    if not depth or not folder.is_dir():
+        return
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
+            yield from _run_folders(child, depth - 1)
+
+
+def _how_far(folder: Path, config: Mapping[str, Any]) -> str:
+    steps = [p.name for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdigit()]
+    done = max(map(int, steps), default=0)
+    return f"unfinished: a checkpoint of {done} of {config.get('num_iterations', '?')} iterations"
+
+
+def _failures(folder: Path) -> Iterator[tuple[Path, str]]:
+    """What a sweep has noted of the jobs that gave no result."""
+    try:
+        lines = (folder / "failures.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        try:
+            failure = json.loads(line)
+            path, overrides = Path(failure["folder"]), " ".join(failure["overrides"])
+            yield path, f"{failure['reason']} ({overrides})"
+        except (ValueError, TypeError, KeyError):
+            continue
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
