@@ -139,4 +139,5 @@ def _inverted(folders: Folders) -> Folders:
 
 def _file_name(folder: str) -> str:
     """The last part of a path, as a part of a file's name."""
-    return Path(folder).expanduser().resolve().name[:80] or "root"
+    name = Path(folder).expanduser().resolve().name[:60]
+    return "".join(letter if letter.isprintable() else "_" for letter in name) or "root"
