@@ -257,7 +257,7 @@ def test_describe_as_a_program(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-PROGRAMS = ["train", "evaluate", "describe", "methods", "certify", "boml"]
+PROGRAMS = ["train", "evaluate", "describe", "methods", "certify", "boml", "predict", "report"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

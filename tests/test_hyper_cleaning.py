@@ -258,7 +258,6 @@ def test_labels_outside_the_classes_are_refused():
 @pytest.mark.parametrize(
     ("overrides", "fragment"),
     [
-        (["data=synthetic_regression"], "data: its targets are numbers, but classes are needed"),
         (["method=maml"], "learns the start"),
         (["method=fomaml"], "learns the start"),
         (["hypergradient=first_order"], "never be learned"),
