@@ -176,8 +176,14 @@ REFUSED = [
     ),
     ([*RIDGE, "method=rhg", "+aggregation.alpha=0.3"], ["aggregation has no options"]),
     ([*RIDGE, "method=bda", "aggregation.learn=alpha"], ["write aggregation.learn=[alpha]"]),
-    ([*RIDGE, "method=rhg", "proximal_weight=inf"], ["proximal_weight=inf must be finite"]),
-    ([*RIDGE, "method=hoag", "hypergradient.damping=inf"], ["damping=inf must be finite"]),
+    (
+        [*RIDGE, "method=rhg", "proximal_weight=inf"],
+        ["proximal_weight=inf must be a finite"],
+    ),
+    (
+        [*RIDGE, "method=hoag", "hypergradient.damping=inf"],
+        ["damping=inf must be a finite number"],
+    ),
     ([*RIDGE, "method=hoag", "hypergradient.damping=-1"], ["hypergradient.damping=-1", "none"]),
     (
         [*RIDGE, "method=hoag", "hypergradient.solver.tolerance=2"],

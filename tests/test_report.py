@@ -19,7 +19,9 @@ def store(folder, method, seed, score, **more):
     """A run folder as a run leaves it, with one score."""
     folder.mkdir(parents=True)
     config = {
-        "seed": seed, "num_iterations": 10, "problem": {"name": "ridge"},
+        "seed": seed,
+        "num_iterations": 10,
+        "problem": {"name": "ridge"},
         "method": {"name": method, "reference": method},
         "hypergradient": {"_target_": f"x.{method}_estimator", "damping": None},
         **more.pop("config", {}),
@@ -27,8 +29,12 @@ def store(folder, method, seed, score, **more):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "identity.json").write_text("{}")
     result = {
-        "monitor": "validation/accuracy", "best/test/accuracy": score, "test/accuracy": 0.0,
-        "seconds": 2.0, "peak_memory_mib": 300.0, **more,
+        "monitor": "validation/accuracy",
+        "best/test/accuracy": score,
+        "test/accuracy": 0.0,
+        "seconds": 2.0,
+        "peak_memory_mib": 300.0,
+        **more,
     }
     if score is not None:
         (folder / "result.json").write_text(json.dumps(result))

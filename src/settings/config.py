@@ -156,7 +156,7 @@ def check(
                 f"{prefix}{name}={shown(values[name])} has too few entries; conf/ shows how many"
             ) from error
         name, value = ".".join(str(part) for part in first["loc"]), shown(first["input"])
-        hint = f"; write {prefix}{name}=[{value}]" if first["type"] == "tuple_type" else ""
+        hint = f"; write {prefix}{name}=[{first['input']}]" if first["type"] == "tuple_type" else ""
         raise UserError(
             f"{prefix}{name}={value}: {first['msg'][0].lower()}{first['msg'][1:]}{hint}"
         ) from error
