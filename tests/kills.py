@@ -15,8 +15,8 @@ import numpy as np
 from tests.conftest import QUIET, ROOT, read_metrics, without_timings
 
 OPTIONS = [
-    *["problem=ridge", "lower_start=warm", "upper_optimizer=momentum", "num_iterations=3000"],
-    *["aggregation.learn=[alpha,t]", "checkpoint_every=40", "log_every=30", "eval_every=50"],
+    *["problem=ridge", "lower_start=warm", "upper_optimizer=momentum", "num_iterations=12000"],
+    *["aggregation.learn=[alpha,t]", "checkpoint_every=60", "log_every=30", "eval_every=50"],
     *QUIET,
 ]
 
@@ -31,11 +31,11 @@ def main(folder: Path, kills: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     began = time.monotonic()
     assert start(folder / "whole").wait() == 0
-    life, done = time.monotonic() - began, 0
+    life, done = time.monotonic() - began, 0  # seconds; a restored run has less to do
     while done < kills:
         process = start(folder / "killed")
         try:
-            process.wait(timeout=float(generator.uniform(0.2, 1.0)) * life)
+            process.wait(timeout=float(generator.uniform(0.3, 0.7)) * life)
             break  # it has ended by itself
         except subprocess.TimeoutExpired:
             process.kill()
