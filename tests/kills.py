@@ -15,7 +15,7 @@ import numpy as np
 from tests.conftest import QUIET, ROOT, read_metrics, without_timings
 
 OPTIONS = [
-    *["problem=ridge", "lower_start=warm", "upper_optimizer=momentum", "num_iterations=12000"],
+    *["problem=ridge", "lower_start=warm", "upper_optimizer=momentum", "num_iterations=6000"],
     *["aggregation.learn=[alpha,t]", "checkpoint_every=60", "log_every=30", "eval_every=50"],
     *QUIET,
 ]
@@ -27,29 +27,32 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def main(folder: Path, kills: int, seed: int) -> None:
-    """Print how many kills there were, and whether the two runs agree."""
+    """Print how many kills there were, in how many runs, and whether all agree with the first."""
     generator = np.random.default_rng(seed)
     began = time.monotonic()
     assert start(folder / "whole").wait() == 0
-    life, done = time.monotonic() - began, 0  # seconds; a restored run has less to do
+    life, done, runs = time.monotonic() - began, 0, 0
     while done < kills:
-        process = start(folder / "killed")
-        try:
-            process.wait(timeout=float(generator.uniform(0.3, 0.7)) * life)
-            break  # it has ended by itself
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            done += 1
-    assert start(folder / "killed").wait() == 0
-    results = [
-        without_timings(json.loads((folder / name / "result.json").read_text()))
-        for name in ("whole", "killed")
-    ]
-    rows = [list(map(without_timings, read_metrics(folder / n))) for n in ("whole", "killed")]
-    left = [path.name for path in (folder / "killed").glob(".*.tmp")]
-    same = results[0] == results[1] and rows[0] == rows[1]
-    print(f"{done} kills, {len(rows[0])} rows: {'the same' if same else 'DIFFERENT'}; left: {left}")
+        runs += 1
+        killed = folder / f"killed{runs}"
+        while True:
+            process = start(killed)
+            try:
+                assert process.wait(timeout=float(generator.uniform(0.1, 0.8)) * life) == 0
+                break  # it has come to its end
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                done += 1
+        assert outcome(killed) == outcome(folder / "whole"), killed
+        assert not list(killed.glob(".*.tmp"))
+    print(f"{done} kills of {runs} runs: all are the run that was left alone")
+
+
+def outcome(folder: Path) -> tuple[dict, list[dict]]:
+    """The result and the rows, without what the clock says."""
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return without_timings(result), [without_timings(row) for row in read_metrics(folder)]
 
 
 if __name__ == "__main__":
