@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from src.output.tables import aligned, iterations, with_interval
-from src.settings.cli import argument_parser, refusals_as_messages
+from src.settings.cli import key_value_arguments, refusals_as_messages
 
 KEYS = {
     "run": "a run folder, which holds config.json",
@@ -23,16 +23,14 @@ KEYS = {
 
 def main() -> None:
     """Score a stored run, print scores by lower step, and keep them with the run."""
-    parser = argument_parser("src.evaluate", __doc__)
-    listed = "\n".join(f"{key}=...: {meaning}" for key, meaning in KEYS.items())
-    parser.add_argument("options", nargs="*", metavar="key=value", help=listed)
-    arguments: list[str] = parser.parse_args().options
+    arguments = key_value_arguments("src.evaluate", __doc__, KEYS)
     with refusals_as_messages(traceback="traceback=true" in arguments):
         from src.files import write_json
         from src.output.plots import adaptation_curve
         from src.running.stored_run import evaluate_again, stored_run
+        from src.settings.key_values import read_options, whole_number
 
-        options = read_options(arguments)
+        options = read_options(arguments, KEYS)
         folder, checkpoint = Path(options["run"]), options.get("checkpoint", "last")
         num_tasks = whole_number(options, "num_test_tasks")
         with stored_run(folder, num_tasks) as run:
@@ -49,36 +47,6 @@ def main() -> None:
         print("the run has no test data: these are validation scores")
     print(table(scored.curve))
     print(written / f"{name}.json")
-
-
-def read_options(arguments: Sequence[str]) -> dict[str, str]:
-    """key=value pairs. Raises UserError on an unknown key, or where run is missing."""
-    from src.settings.config import unknown_key
-    from src.settings.errors import UserError
-
-    options = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise UserError(f"{argument} is not of the form key=value; choose for example run=DIR")
-        if key not in KEYS:
-            raise UserError(unknown_key("", key, KEYS))
-        options[key] = value
-    if "run" not in options:
-        raise UserError("run is missing: name a run folder, run=DIR")
-    return options
-
-
-def whole_number(options: Mapping[str, str], key: str) -> int | None:
-    """The value of a key as an integer, None where it is left out. Raises UserError."""
-    from src.settings.errors import UserError
-
-    if key not in options:
-        return None
-    try:
-        return int(options[key])
-    except ValueError as error:
-        raise UserError(f"{key}={options[key]} is not a whole number") from error
 
 
 def table(curve: Mapping[str, Sequence[float]]) -> str:

@@ -9,7 +9,7 @@ model. Writes DIR/predictions/*.csv, and pictures or arrays beside it; the path 
 
 from pathlib import Path
 
-from src.settings.cli import argument_parser, refusals_as_messages
+from src.settings.cli import key_value_arguments, refusals_as_messages
 
 KEYS = {
     "run": "a run folder, which holds config.json",
@@ -25,10 +25,7 @@ KEYS = {
 
 def main() -> None:
     """Write the predictions of a stored run, and print what there is to say of them."""
-    parser = argument_parser("src.predict", __doc__)
-    listed = "\n".join(f"{key}=...: {meaning}" for key, meaning in KEYS.items())
-    parser.add_argument("options", nargs="*", metavar="key=value", help=listed)
-    arguments: list[str] = parser.parse_args().options
+    arguments = key_value_arguments("src.predict", __doc__, KEYS)
     with refusals_as_messages(traceback="traceback=true" in arguments):
         from src.prediction.command import predict
         from src.running.stored_run import stored_run

@@ -8,7 +8,7 @@ report.md and report.csv into the first folder, or into out=FOLDER.
 
 from pathlib import Path
 
-from src.settings.cli import argument_parser, refusals_as_messages
+from src.settings.cli import key_value_arguments, refusals_as_messages
 
 KEYS = {
     "metric": "the score to compare (default: the monitored one, best state, test)",
@@ -20,10 +20,9 @@ KEYS = {
 
 def main() -> None:
     """Print the comparison, and write it as Markdown and CSV."""
-    parser = argument_parser("src.report", __doc__)
-    listed = "\n".join(f"{key}=...: {meaning}" for key, meaning in KEYS.items())
-    parser.add_argument("arguments", nargs="+", metavar="DIR or key=value", help=listed)
-    arguments: list[str] = parser.parse_args().arguments
+    arguments = key_value_arguments(
+        "src.report", __doc__, KEYS, metavar="DIR or key=value", nargs="+"
+    )
     with refusals_as_messages(traceback="traceback=true" in arguments):
         from src.files import write_text
         from src.reporting.report import as_csv, as_lines, as_markdown, make_report

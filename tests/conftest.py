@@ -1,5 +1,6 @@
 """What every test shares: float64, and builders of small things."""
 
+import csv
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from src import predict
 from src.settings.cli import compose_config, refusals_as_messages
 from src.settings.config import resolve
 
@@ -70,7 +72,7 @@ SLOW = (
     r"test_batch_norm.py::test_methods_run_and_resume_bit_for_bit\[(rhg-support|maml-running)",
     r"test_iteration.py::test_groups_of_tasks_and_eager_execution_change_nothing",
     r"test_boml.py::test_the_file_with_every_key_runs_as_a_program",
-    r"test_predict.py::test_the_fitted_model_has_the_scores_of_the_run\[options1",
+    r"test_predict_models.py::test_the_fitted_model_has_the_scores_of_the_run\[options1",
     # Every pair, every estimator: the quick ones are certified on the toys and on ridge.
     r"test_gradient_is_that_of_the_target\[\w+-(few_shot|cleaning|maml|learned_start)\]",
     r"test_methods_and_problems\[\w+-(few_shot|sine|hyper_cleaning)\]",
@@ -143,6 +145,9 @@ def linear_few_shot(folder: Path) -> list[str]:
 # A run of a problem that is its own data, without a trace outside its folder.
 QUIET = ["logger=[jsonl]", "compilation_cache=false"]
 
+# Three iterations, with everything that happens every so often.
+SHORT = ["num_iterations=3", "log_every=3", "eval_every=3", "checkpoint_every=3"]
+
 # What differs between two runs of the same numbers.
 TIMINGS = (
     "seconds",
@@ -175,6 +180,20 @@ def python(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.
         timeout=300,
         check=False,
     )
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """`python -m src.predict *options`: what it prints, and the rows of the table."""
+
+    def call(*options):
+        monkeypatch.setattr("sys.argv", ["predict", *map(str, options)])
+        predict.main()
+        printed = capsys.readouterr().out.splitlines()
+        with open(printed[-1], newline="", encoding="utf-8") as file:
+            return printed, list(csv.DictReader(file))
+
+    return call
 
 
 def message_of(action) -> str:

@@ -1,17 +1,14 @@
-"""A stored run used: classes of one's own images, suspected labels, the fitted model."""
+"""A stored few-shot run used: classes of one's own images."""
 
-import csv
 import json
 import re
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from src import predict
 from src.prediction.classify import (
     classify,
     image_shape,
@@ -19,23 +16,13 @@ from src.prediction.classify import (
     refuse_other_ways,
     training_images,
 )
-from src.prediction.fitted import fitted_model
-from src.prediction.suspects import suspected_labels
 from src.running.run import run
 from src.running.stored_run import stored_run
 from src.settings.build import build
 from src.settings.errors import UserError
-from tests.conftest import QUIET, ROOT, config_of, linear_few_shot, small_few_shot
+from tests.conftest import QUIET, ROOT, SHORT, config_of, linear_few_shot, small_few_shot
 
-SHORT = ["num_iterations=3", "log_every=3", "eval_every=3", "checkpoint_every=3"]
 MLP = ["model=mlp", "model.hidden_sizes=[6]"]
-CLEANING = [
-    "problem=hyper_cleaning",
-    "data.split_sizes=[40,20,20]",
-    "num_lower_steps=3",
-    *QUIET,
-    *SHORT,
-]
 
 
 def few_shot_run(omniglot_folder, folder, *options):
@@ -56,12 +43,6 @@ def rhg(tmp_path_factory, omniglot_folder):
 def maml(tmp_path_factory, omniglot_folder):
     chosen = "method=maml", *MLP
     return few_shot_run(omniglot_folder, tmp_path_factory.mktemp("maml"), *chosen)
-
-
-@pytest.fixture(scope="module")
-def cleaning(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cleaning")
-    return folder, run(config_of(*CLEANING, "method=rhg"), folder)
 
 
 def some_images(classes, of_each, seed=0):
@@ -85,20 +66,6 @@ def put_images(root, classes, of_each, seed=0, ink=0, by_class=True):
         pixels[:1], pixels[-1:], pixels[:, :1], pixels[:, -1:] = (255 - ink,) * 4
         Image.fromarray(pixels[..., 0]).save(path)
     return root
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """`python -m src.predict *options`: what it prints, and the rows of the table."""
-
-    def call(*options):
-        monkeypatch.setattr("sys.argv", ["predict", *map(str, options)])
-        predict.main()
-        printed = capsys.readouterr().out.splitlines()
-        with open(printed[-1], newline="", encoding="utf-8") as file:
-            return printed, list(csv.DictReader(file))
-
-    return call
 
 
 # ---- classes of images ----
@@ -330,127 +297,6 @@ def test_a_folder_that_cannot_be_written_is_named(rhg, tmp_path, command):
         SystemExit, match=r"error: .*predictions cannot be written .*; copy the run"
     ):
         command(f"run={folder}", f"support={support}", f"query={support}")
-
-
-# ---- suspected labels ----
-
-
-def test_suspects_are_the_samples_of_small_weights(cleaning, command):
-    folder, result = cleaning
-    printed, rows = command(f"run={folder}")
-    assert printed[-1] == str(folder / "predictions" / "suspects-last.csv")
-    with stored_run(folder) as stored:
-        found = suspected_labels(stored)
-        experiment = stored.experiment
-        key = jax.random.key(0)
-        data = experiment.source.seeded(experiment.source.data, key)
-        task = jax.tree.map(lambda a: a[0], experiment.source.sample(data, key, "train", 1))
-    assert [int(row["index"]) for row in rows] == list(range(40))
-    np.testing.assert_array_equal(found.labels, task["train"]["labels"])
-    np.testing.assert_array_equal(found.wrong, task["wrong"])
-    np.testing.assert_array_equal(found.suspected, found.weights < 0.5)
-    for name, values in (("suspected", found.suspected), ("wrong", found.wrong)):
-        assert [row[name] for row in rows] == [str(int(value)) for value in values]
-    np.testing.assert_allclose([float(row["weight"]) for row in rows], found.weights, rtol=1e-6)
-    hits = (found.suspected & found.wrong).sum()
-    assert hits / found.wrong.sum() == pytest.approx(result["test/detection_recall"])
-    assert f"{int(found.wrong.sum())} labels are wrong" in "\n".join(printed)
-
-
-@pytest.mark.slow
-def test_of_several_seeds_one_is_chosen(tmp_path, command):
-    run(config_of(*CLEANING, "method=rhg", "seeds=2"), tmp_path)
-    _, first = command(f"run={tmp_path}")
-    _, other = command(f"run={tmp_path}", "seed=1")
-    assert (tmp_path / "predictions" / "suspects-last-seed1.csv").exists()
-    assert [row["label"] for row in first] != [row["label"] for row in other]
-    with pytest.raises(SystemExit, match="error: seed=2: the run has seeds 0 to 1"):
-        command(f"run={tmp_path}", "seed=2")
-
-
-@pytest.mark.slow
-def test_without_pollution_nobody_knows_what_is_wrong(tmp_path, command):
-    run(config_of(*CLEANING, "method=rhg", "problem.noise=0.0"), tmp_path)
-    _, rows = command(f"run={tmp_path}")
-    assert "wrong" not in rows[0]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["support=x"], "support=x: problem=hyper_cleaning takes no images; leave support out"),
-        (["num_lower_steps=3"], "num_lower_steps: the weights of the samples are the upper"),
-    ],
-)
-def test_what_cleaning_does_not_take(options, message, cleaning, command):
-    with pytest.raises(SystemExit, match=f"error: {message}"):
-        command(f"run={cleaning[0]}", *options)
-
-
-@pytest.mark.slow
-def test_a_baseline_has_no_weights(tmp_path, command):
-    run(config_of(*CLEANING, "method=rhg", "problem.baseline=everything"), tmp_path)
-    with pytest.raises(SystemExit, match=r"error: .*learned no weights"):
-        command(f"run={tmp_path}")
-
-
-# ---- fitted models ----
-
-
-@pytest.mark.parametrize(
-    ("options", "shape", "standardised"),
-    [
-        (["problem=ridge"], (20,), False),
-        (["problem=regularisation"], (30,), True),
-        pytest.param(
-            ["problem=regularisation", "data.name=wine", "problem.penalty=per_feature"],
-            (13, 3),
-            True,
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ["problem=regularisation", "data.name=wine", "problem.penalty=per_class"],
-            (13, 3),
-            True,
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_the_fitted_model_has_the_scores_of_the_run(
-    options, shape, standardised, tmp_path, command
-):
-    config = config_of(*options, "method=rhg", *QUIET, *SHORT, "num_lower_steps=4")
-    result = run(config, tmp_path)
-    printed, rows = command(f"run={tmp_path}")
-    arrays = np.load(tmp_path / "predictions" / "model-last.npz")
-    weights = arrays["weights"]
-    assert weights.shape == arrays["penalties"].shape == shape
-    assert not arrays["bias"].any()
-    assert arrays["mean"].shape == arrays["deviation"].shape == shape[:1]
-    assert arrays["mean"].any() == standardised
-    assert len(rows) == weights.size
-    np.testing.assert_allclose([float(r["weight"]) for r in rows], weights.ravel(), rtol=1e-6)
-    assert ("standardised features" in "\n".join(printed)) == standardised
-    with jax.enable_x64(False):
-        experiment = build(config)
-        key = jax.random.key(0)
-        task = jax.tree.map(
-            lambda a: a[0], experiment.source.sample(experiment.source.data, key, "test", 1)
-        )
-        x = jnp.asarray(arrays["log_penalties"])
-        context = experiment.problem.prepare(x, task)
-        scores = experiment.problem.evaluate(x, context, task, jnp.asarray(weights))
-    for name, value in scores.items():
-        # Distances from the exact solution lose digits in float32.
-        assert result[f"test/{name}"] == pytest.approx(float(value), rel=1e-3, abs=1e-5), name
-    by_penalty = {"per_feature": x[:, None] if weights.ndim == 2 else x}.get(
-        config["problem"].get("penalty"), x
-    )
-    np.testing.assert_allclose(
-        arrays["penalties"], np.broadcast_to(np.exp(by_penalty), shape), rtol=1e-6
-    )
-    with stored_run(tmp_path) as stored:
-        assert not np.array_equal(fitted_model(stored, num_lower_steps=9).weights, weights)
 
 
 # ---- the document ----

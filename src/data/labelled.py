@@ -93,21 +93,26 @@ def split_parts(
     ValueError on a negative seed, on sizes below 1, on two of a part that are None, and on more
     rows than a part has.
     """
-    if seed is not None and seed < 0:
-        raise ValueError(
-            f"split_seed={seed} must not be negative; choose split_seed=0, or null for the rows "
-            "in the order in which they are stored"
-        )
     chosen = {}
     for num_rows, splits in parts:
+        order = order_of(num_rows, seed)
         counts = _counts(num_rows, splits, sizes, what)
-        order = np.arange(num_rows)
-        if seed is not None:
-            order = np.random.default_rng(seed).permutation(num_rows)
         ends = np.cumsum(counts)
         for split, count, end in zip(splits, counts, ends, strict=True):
             chosen[split] = order[end - count : end]
     return chosen
+
+
+def order_of(number: int, seed: int | None) -> np.ndarray:
+    """0..number - 1, in an order drawn from `seed` where it is given. Raises ValueError below 0."""
+    if seed is None:
+        return np.arange(number)
+    if seed < 0:
+        raise ValueError(
+            f"split_seed={seed} must not be negative; choose split_seed=0, or null for the rows "
+            "in the order in which they are stored"
+        )
+    return np.random.default_rng(seed).permutation(number)
 
 
 def split_table(

@@ -2,7 +2,6 @@
 
 import math
 import zipfile
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import IO
@@ -10,7 +9,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from src.data.checked_files import CHUNK, LARGEST, open_file, remedy_of, shown_size
+from src.data.checked_files import CHUNK, LARGEST, ZIP_ERRORS, open_file, remedy_of, shown_size
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 REMEDY = "save it again with numpy.savez, plain arrays alone"
@@ -32,14 +31,7 @@ def read_npz(
         try:
             with zipfile.ZipFile(file) as archive:
                 return _members(archive, path, names, limit)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            OSError,
-            EOFError,
-            NotImplementedError,  # packed in a way that zipfile does not know
-            RuntimeError,  # encrypted
-        ) as error:
+        except ZIP_ERRORS as error:
             raise ValueError(f"{path} is damaged ({error}); get the file again") from error
 
 

@@ -2,14 +2,13 @@
 
 import io
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from src.data.checked_files import open_file, read_bytes, remedy_of, shown_size
+from src.data.checked_files import ZIP_ERRORS, open_file, read_bytes, remedy_of, shown_size
 from src.data.image_files import ERRORS, is_shown, opened, shown_in, warnings_refused
 
 SIDE = 28
@@ -132,14 +131,7 @@ def _from_zip(source: Path) -> dict[str, dict[str, bytes]]:
                         files.setdefault(name, {})[path.name] = archive.read(info)
                     elif info.is_dir() and len(path.parts) > 2 and path not in outer:
                         files.setdefault("/".join(path.parts[-2:]), {})
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            OSError,
-            NotImplementedError,  # packed in a way that zipfile does not know
-            RuntimeError,  # encrypted
-        ) as error:
+        except ZIP_ERRORS as error:
             what = remedy_of(start) if not start.startswith(b"PK") else "download it again"
             raise ValueError(f"{source} is not a whole zip file ({error}); {what}") from error
     return files

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from src.data.image_classes import SPLITS, ImageClasses, kept_count, overfills, stack_classes
-from src.data.labelled import SHARES, LabelledImages, Sizes, split_parts, standardised
+from src.data.labelled import SHARES, LabelledImages, Sizes, order_of, split_parts, standardised
 
 
 class Pool(NamedTuple):
@@ -86,9 +86,7 @@ def within_classes(pool: Pool) -> LabelledImages:
     of a class, and where the parts of the files have other classes.
     """
     parts = _parts(pool)
-    order = np.arange(len(pool.labels))
-    if pool.split_seed is not None:
-        order = np.random.default_rng(_checked_seed(pool.split_seed)).permutation(order)
+    order = order_of(len(pool.labels), pool.split_seed)
     _refuse_disjoint(pool, parts)
     rows: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for label, name in enumerate(pool.names):
@@ -135,15 +133,6 @@ def _fair_sizes(parts: Sequence[tuple[int, Sequence[str]]]) -> Sizes | None:
 
 def _parts(pool: Pool) -> np.ndarray:
     return np.zeros(len(pool.labels), int) if pool.parts is None else pool.parts
-
-
-def _checked_seed(seed: int) -> int:
-    if seed < 0:
-        raise ValueError(
-            f"split_seed={seed} must not be negative; choose split_seed=0, or null for the order "
-            "in which they are stored"
-        )
-    return seed
 
 
 def _part_of_each(pool: Pool, parts: np.ndarray) -> np.ndarray:

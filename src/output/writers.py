@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, get_args, get_type_hints
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from src.files import write_text
 from src.settings.build import Experiment
 from src.settings.checked import WandbOptions, named_seeds
-from src.settings.errors import UserError
+from src.settings.errors import UserError, first_line
 
 Row = dict[str, Any]
 WANDB_SECONDS = 12.0  # for an answer of its server
@@ -108,9 +108,12 @@ def jsonl_writer(path: Path, resume_step: int) -> Writer:
     So are rows of `end_of_run`, which a longer run does not have. With a warning, a damaged file
     is kept beside the new one, and a file that goes missing during the run is begun again.
     """
-    _keep_damaged(path)
-    rows = [row for row in read_rows(path) if row["step"] <= resume_step]
-    kept = [row for row in rows if END_OF_RUN not in row]
+    lines = _lines(path)
+    rows = list(map(_row, lines))
+    _keep_damaged(
+        path, [r is None and ln.endswith("\n") for ln, r in zip(lines, rows, strict=True)]
+    )
+    kept = [r for r in rows if r and r["step"] <= resume_step and END_OF_RUN not in r]
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by the writer)
 
@@ -156,20 +159,15 @@ def _row(line: str) -> Row | None:
     return row if good else None
 
 
-def _keep_damaged(path: Path) -> None:
+def _keep_damaged(path: Path, damaged: Sequence[bool]) -> None:
     """A copy of a file with lines that cannot be read; a torn last line is what a kill leaves."""
-    lines = _lines(path)
-    damaged = [
-        str(number)
-        for number, line in enumerate(lines, start=1)
-        if line.endswith("\n") and _row(line) is None
-    ]
-    if not damaged:
+    numbers = [str(number) for number, is_so in enumerate(damaged, start=1) if is_so]
+    if not numbers:
         return
     copy = path.with_name(f"{path.stem}-damaged-{secrets.token_hex(4)}{path.suffix}")
     copy.write_bytes(path.read_bytes())
     print(
-        f"warning: {path} is damaged in line {', '.join(damaged[:5])}: its other rows are kept, "
+        f"warning: {path} is damaged in line {', '.join(numbers[:5])}: its other rows are kept, "
         f"and the file as it was found is {copy.name}",
         file=sys.stderr,
     )
@@ -200,7 +198,7 @@ def _start_wandb(wandb: Any, **options: Any) -> Any:
         return wandb.init(**options)
     except wandb.errors.CommError as error:
         print(
-            f"warning: wandb's server does not answer ({_first_line(error)}): this run is kept "
+            f"warning: wandb's server does not answer ({first_line(error)}): this run is kept "
             f"offline; upload it later with `wandb sync {options['dir']}/wandb/offline-run-*`",
             file=sys.stderr,
         )
@@ -208,14 +206,10 @@ def _start_wandb(wandb: Any, **options: Any) -> Any:
         return wandb.init(**{**options, "mode": "offline"})
     except (wandb.errors.Error, OSError) as error:
         raise UserError(
-            f"logger.wandb.mode={options['mode']}: wandb does not start ({_first_line(error)}); "
+            f"logger.wandb.mode={options['mode']}: wandb does not start ({first_line(error)}); "
             "run `wandb login` for mode=online, choose logger.wandb.mode=offline, or leave wandb "
             "out with logger=[console,jsonl]"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def wandb_writer(

@@ -18,6 +18,7 @@ from src.prediction.tables import (
     Options,
     Report,
     decimals,
+    heading,
     predictions_folder,
     state_name,
     write_csv,
@@ -88,8 +89,7 @@ def report_classes(run: Run, options: Options) -> Report:
     )
     fitted = (found.support.argmax(1) == labels).mean()
     lines = [
-        f"{experiment.title()}, iteration {found.state.step} ({options.get('checkpoint', 'last')}),"
-        f" {found.num_lower_steps} lower steps",
+        f"{heading(run, found.state.step, options)}, {found.num_lower_steps} lower steps",
         f"{number} classes, {len(folders.support.files)} support and {len(folders.query.files)} "
         f"query images, brought to {header.height}x{header.width}x{header.channels}"
         + (", inverted" if inverted else ", not inverted")

@@ -14,6 +14,7 @@ from src.prediction.tables import (
     Options,
     Report,
     decimals,
+    heading,
     predictions_folder,
     state_name,
     write_csv,
@@ -95,8 +96,7 @@ def _suspects(run: Run, options: Options) -> Report:
     write_csv(path, header, zip(*columns, strict=True))
     reported = int(found.suspected.sum())
     lines = [
-        f"{run.experiment.title()}, iteration {found.state.step} "
-        f"({options.get('checkpoint', 'last')})",
+        heading(run, found.state.step, options),
         f"{reported} of {number} training labels are suspected: a weight below {found.threshold:g}",
     ]
     if found.wrong is not None:
@@ -142,8 +142,7 @@ def _fitted(run: Run, options: Options) -> Report:
     header = [*["feature", "class"][: found.weights.ndim], "weight", "penalty"]
     write_csv(path, header, zip(*indices, *values, strict=True))
     lines = [
-        f"{run.experiment.title()}, iteration {found.state.step} "
-        f"({options.get('checkpoint', 'last')})",
+        heading(run, found.state.step, options),
         f"weights {found.weights.shape}, no intercept; penalties from {found.penalties.min():.4g} "
         f"to {found.penalties.max():.4g}",
         f"the same as arrays: {path.with_suffix('.npz')}",

@@ -20,6 +20,11 @@ def predictions_folder(run: Run) -> Path:
     return folder
 
 
+def heading(run: Run, step: int, options: Options) -> str:
+    """What was asked: the run, the iteration of its state, and how that was chosen."""
+    return f"{run.experiment.title()}, iteration {step} ({options.get('checkpoint', 'last')})"
+
+
 def state_name(options: Options) -> str:
     seed = f"-seed{options['seed']}" if "seed" in options else ""
     return f"{options.get('checkpoint', 'last')}{seed}"

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from src.settings.sweep import read_failures
+
 DEEPEST = 6  # folders between a folder that is named and a run
 
 
@@ -28,12 +30,11 @@ def find_runs(folders: Sequence[Path]) -> list[StoredRun]:
     for folder in folders:
         for path in _run_folders(folder, DEEPEST):
             found.setdefault(path.resolve(), read_run(path))
-        for path, reason in _failures(folder):
-            run = found.get(path.resolve())
-            if run is None:
-                found[path.resolve()] = StoredRun(path, {}, None, reason)
-            elif run.result is None:
-                found[path.resolve()] = run._replace(problem=reason)
+        for failure in read_failures(folder):
+            path = failure.folder.resolve()
+            run = found.get(path, StoredRun(failure.folder, {}, None, ""))
+            if run.result is None:
+                found[path] = run._replace(problem=f"{failure.reason} ({failure.overrides})")
     return [found[path] for path in sorted(found)]
 
 
@@ -65,21 +66,6 @@ def _how_far(folder: Path, config: Mapping[str, Any]) -> str:
     steps = [p.name for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdigit()]
     done = max(map(int, steps), default=0)
     return f"unfinished: a checkpoint of {done} of {config.get('num_iterations', '?')} iterations"
-
-
-def _failures(folder: Path) -> Iterator[tuple[Path, str]]:
-    """What a sweep has noted of the jobs that gave no result."""
-    try:
-        lines = (folder / "failures.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return
-    for line in lines:
-        try:
-            failure = json.loads(line)
-            path, overrides = Path(failure["folder"]), " ".join(failure["overrides"])
-            yield path, f"{failure['reason']} ({overrides})"
-        except (ValueError, TypeError, KeyError):
-            continue
 
 
 def _json(path: Path) -> Any:

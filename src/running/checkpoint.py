@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 
 from src.files import write_json
 from src.running.snapshot import Progress, Snapshot, digest_of
-from src.settings.errors import UserError
+from src.settings.errors import UserError, first_line
 
 # Of these orbax and tensorstore make no pattern, address or separator.
 PLAIN_PATH = re.compile(r"[\w /.,=+@~-]*")
@@ -180,5 +180,4 @@ def digest_of_files(folder: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+    return f"{type(error).__name__}: {first_line(error)[:200]}"

@@ -59,7 +59,6 @@ def claim(folder: Path, identity: Mapping[str, Any], resume: str) -> None:
     """
     remove_temporaries(folder)
     path = folder / "identity.json"
-    mine = json.loads(json.dumps(identity))
     found = [name for name in OURS if (folder / name).exists()]
     if not path.exists() and found:
         raise UserError(
@@ -67,11 +66,11 @@ def claim(folder: Path, identity: Mapping[str, Any], resume: str) -> None:
             "this run's, and would be overwritten: choose another hydra.run.dir"
         )
     if not path.exists():
-        write_json(path, {"format": FORMAT, "config": mine})
+        write_json(path, {"format": FORMAT, "config": identity})
         return
     theirs = refuse_other_format(folder)
-    if theirs != mine:
-        different = differences(theirs, mine)
+    if theirs != identity:
+        different = differences(theirs, identity)
         raise UserError(
             f"{folder} belongs to a run of another configuration ({different}): "
             "choose another hydra.run.dir, or repeat that configuration to continue it"
@@ -95,7 +94,7 @@ def finished_result(
             json.loads((folder / name).read_text(encoding="utf-8"))
             for name in ("identity.json", "result.json")
         )
-        mine = {"format": FORMAT, "config": json.loads(json.dumps(identity))}
+        mine = {"format": FORMAT, "config": identity}
         ended = result["iterations"] == settings.num_iterations
     except (OSError, ValueError, KeyError, TypeError):
         return None

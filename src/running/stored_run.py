@@ -80,7 +80,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged: it holds no configuration")
     identity = refuse_other_format(folder)
-    ours = json.loads(json.dumps(identity_of(config)))
+    ours = identity_of(config)
     if ours != identity:
         raise UserError(
             f"{path} was changed after the run: it differs from identity.json "
@@ -121,6 +121,10 @@ class Stored(NamedTuple):
 
 
 def stored_state(run: Run, checkpoint: str) -> Stored:
+    """A stored state: "last", "best" (of each seed its own) or the number of an iteration.
+
+    Raises UserError where it is not kept, or cannot be read.
+    """
     step = None
     if checkpoint not in ("last", "best"):
         if not re.fullmatch("[0-9]{1,18}", checkpoint):

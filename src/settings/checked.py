@@ -3,6 +3,7 @@
 Nothing reads the composed config before it has been through here.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_type_hints
 
@@ -158,6 +159,10 @@ def named_seeds(first: int, number: int) -> str:
 
 
 def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same run: all but how long, how resumed and how shown."""
+    """What makes two runs the same run: all but how long, how resumed and how shown.
+
+    As JSON gives it back, so that it equals what a file of it holds.
+    """
     apart = {"num_iterations", "resume", "logger", "traceback", "compilation_cache"}
-    return {key: value for key, value in config.items() if key not in apart}
+    kept = {key: value for key, value in config.items() if key not in apart}
+    return json.loads(json.dumps(kept))

@@ -4,11 +4,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from traceback import print_exc
+from typing import Literal
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -25,6 +26,21 @@ def argument_parser(module: str, description: str | None) -> argparse.ArgumentPa
         description=description,
         formatter_class=argparse.RawTextHelpFormatter,
     )
+
+
+def key_value_arguments(
+    module: str,
+    description: str | None,
+    keys: Mapping[str, str],
+    *,
+    metavar: str = "key=value",
+    nargs: Literal["*", "+"] = "*",
+) -> list[str]:
+    """What was typed behind `python -m module`; `keys` has the meaning of each, for the help."""
+    listed = "\n".join(f"{key}=...: {meaning}" for key, meaning in keys.items())
+    parser = argument_parser(module, description)
+    parser.add_argument("arguments", nargs=nargs, metavar=metavar, help=listed)
+    return parser.parse_args().arguments
 
 
 def run_for_people(main: Callable[[], object]) -> None:

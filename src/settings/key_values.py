@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from src.settings.checked import LARGEST
 from src.settings.config import unknown_key
 from src.settings.errors import UserError
-
-BIGGEST = 2**31 - 1
 
 
 def read_options(arguments: Sequence[str], keys: Mapping[str, str]) -> dict[str, str]:
@@ -46,9 +45,9 @@ def whole_number(options: Mapping[str, str], key: str) -> int | None:
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdecimal()):
         raise UserError(f"{key}={text} is not a whole number; write digits, as in {key}=5")
-    number = int(text) if len(digits) < 20 else BIGGEST + 1
-    if abs(number) > BIGGEST:
-        raise UserError(f"{key}={text} is over {BIGGEST}, the largest number that is read")
+    number = int(text) if len(digits) < 20 else LARGEST + 1
+    if abs(number) > LARGEST:
+        raise UserError(f"{key}={text} is over {LARGEST}, the largest number that is read")
     return number
 
 

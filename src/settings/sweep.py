@@ -3,8 +3,9 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -22,22 +23,39 @@ def record_failure(sweep_dir: Path, folder: Path, overrides: Sequence[str], reas
 
 def list_of_failures(sweep_dir: Path) -> str:
     """What to print at the end of a sweep; "" where every job has a result."""
-    path = sweep_dir / FAILURES
-    if not path.exists():
+    failures = read_failures(sweep_dir)
+    if not failures:
         return ""
-    failures = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     lines = [f"{len(failures)} jobs gave no result:"]
     for failure in failures:
-        lines += [
-            f"  {' '.join(failure['overrides'])}",
-            f"    {failure['folder']}",
-            f"    {failure['reason']}",
-        ]
+        lines += [f"  {failure.overrides}", f"    {failure.folder}", f"    {failure.reason}"]
     lines.append(
         f"The others are in {sweep_dir}. The same command with hydra.sweep.dir={sweep_dir} "
         "tries these again and skips what is finished."
     )
     return "\n".join(lines)
+
+
+class Failure(NamedTuple):
+    """A job that gave no result: its folder, what was typed for it, and why."""
+
+    folder: Path
+    overrides: str
+    reason: str
+
+
+def read_failures(sweep_dir: Path) -> list[Failure]:
+    """What `record_failure` has noted in this folder; lines that a kill has torn are left out."""
+    try:
+        lines = (sweep_dir / FAILURES).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    found = []
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError):
+            of = json.loads(line)
+            found.append(Failure(Path(of["folder"]), " ".join(of["overrides"]), of["reason"]))
+    return found
 
 
 class SweepReport(Callback):
