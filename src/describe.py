@@ -35,13 +35,16 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
 
     from src.settings.build import build
     from src.settings.checked import check_config
+    from src.settings.references import read_references
 
     checked = check_config(config)
     with jax.enable_x64(checked.settings.dtype == "float64"):
         experiment = build(config)
         shapes = _shapes(experiment)
     settings, problem, method = experiment.settings, experiment.problem, experiment.method
-    yield f"{experiment.problem_name} with {method.name} ({method.reference})"
+    references = read_references()
+    papers = "; ".join(references[key].short() for key in method.cite)
+    yield f"{experiment.problem_name} with {method.name}" + (f" ({papers})" if papers else "")
     yield ""
     yield "  min over x of F(x, y*(x)),   y*(x) in argmin over y of f(x, y)"
     yield f"  F   {problem.formulas['F']}"
@@ -75,6 +78,8 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
     yield f"  monitored: {experiment.monitor.metric} ({experiment.monitor.mode})"
     if not experiment.source.has_test:
         yield "  no test data: the scores at the end are those of validation"
+    others = [references[key].short() for key in experiment.cite if key not in method.cite]
+    yield f"  also uses {'; '.join(others)}"
     yield f"  results go to {run_dir}: result.json, metrics.jsonl, pictures, checkpoints"
 
 

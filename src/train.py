@@ -42,7 +42,7 @@ def _run(config: DictConfig, folder: Path, where: str) -> float:
     from src.running.stopping import Stopped
 
     try:
-        result = run(resolve(config), folder)
+        result = run(resolve(config), folder, list(HydraConfig.get().overrides.task))
     except (KeyboardInterrupt, Stopped) as stop:
         what = str(stop) or "stopped by the keyboard"
         print(f"{what}; to go on, run the same command with {where}", file=sys.stderr)

@@ -45,12 +45,19 @@ def test_the_files_and_the_result_of_a_run(tmp_path):
     metrics = ("upper_loss", "lower_loss", "upper_variable_error", "lower_variable_error")
     scores = {f"validation/{name}" for name in metrics}  # without held-out data no test
     others = {"iterations", "monitor", "upper_variable", "best/step", "adaptation"}
+    others |= {"problem", "method", "seed", "overrides", "cite", "versions"}
     timings = set(TIMINGS)
     assert set(result) == scores | {f"best/{name}" for name in scores} | others | timings
     assert (result["iterations"], result["monitor"]) == (12, "validation/upper_loss")
     assert len(result["upper_variable"]) == 1
     assert all(result[name] > 0 for name in timings)
-    for file in ("config.json", "identity.json", "provenance.json", "learning_curves.png"):
+    for file in (
+        "config.json",
+        "identity.json",
+        "provenance.json",
+        "learning_curves.png",
+        "citations.bib",
+    ):
         assert (tmp_path / file).stat().st_size > 0
     assert json.loads((tmp_path / "config.json").read_text()) == config
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["12", "8"]
@@ -61,6 +68,7 @@ def test_the_files_and_the_result_of_a_run(tmp_path):
     assert [row["step"] for row in rows] == [3, 5, 6, 9, 10, 12]
     for row in rows:
         assert ("train/upper_loss" in row) == (row["step"] % 3 == 0)
+        assert ("train/upper_variable" in row) == (row["step"] % 3 == 0)
         assert ("validation/upper_loss" in row) == (row["step"] % 5 == 0)
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from src.output.plots import save
+from src.output.quantities import RIGHT, WRONG
 from src.problems.weighted_samples import WeightedSamples
 
-COLOURS = {"right label": "C0", "wrong label": "C3"}
+COLOURS = {"right label": RIGHT, "wrong label": WRONG}
 
 
 def weight_histogram(samples: WeightedSamples, path: Path, title: str) -> bool:
@@ -60,7 +61,7 @@ def trust_sheet(samples: WeightedSamples, path: Path, rows: int = 3, columns: in
         for axes, i in zip(grid.flat, chosen, strict=False):
             image = np.asarray(samples.images[i])
             axes.imshow(1 - image.repeat(3, axis=-1) if image.shape[-1] == 1 else image)
-            colour = "C3" if samples.wrong[i] else "black"
+            colour = WRONG if samples.wrong[i] else "black"
             axes.set_title(
                 f"{int(samples.labels[i])}\n{weights[i]:.2g}", fontsize=7, color=colour, pad=2
             )

@@ -1,102 +1,111 @@
 """Pictures of a run: its learning curves, its scores step by step, some of its tasks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from src.files import write_atomically
+from src.output.quantities import LOGARITHMIC, PANELS, STYLES, in_order, in_words, quantity_of
 from src.output.writers import Row
 
-# One panel each; a row's metrics are sorted into them by the end of their names.
-PANELS = {
-    "loss": ("upper_loss", "lower_loss"),
-    "accuracy": ("accuracy", "accuracy_labels_seen"),
-    "detection": ("detection_f1", "detection_auc"),
-    "error": ("error",),
-    "gradient norm": ("hypergradient_norm", "stationarity_norm"),
-    "learned": ("alpha", "/s", "/t", "step_size"),
-}
-LOGARITHMIC = {"gradient norm", "error"}
 WIDE = 20  # a logarithmic axis needs values that differ by more than this factor
 
 
 def learning_curves(rows: list[Row], path: Path, title: str) -> bool:
-    """Draw every logged metric against iterations, with its 95 % interval where it has one.
+    """Draw the logged metrics against iterations, with their 95 % intervals where they have such.
 
     False (no file) where there is none.
     """
-    panels = {name: _columns(rows, endings) for name, endings in PANELS.items()}
+    columns = {name: column for name, column in _columns(rows).items() if quantity_of(name)}
 
-    def draw(axes: Any, name: str, columns: dict[str, tuple[list, list]]) -> None:
-        colours: dict[str, str] = {}
-        for metric, (steps, values) in sorted(columns.items()):
-            split, _, quantity = metric.partition("/")
-            # Training and validation of one quantity share a colour; validation has dots.
-            colour = colours.setdefault(quantity.removesuffix("_labels_seen"), f"C{len(colours)}")
-            held_out = split != "train"
-            label = f"{split} {quantity.replace('_', ' ')}"
-            # A single point is invisible as a line.
-            marker = "o" if held_out or len(steps) == 1 else None
-            style = "--" if held_out else "-"
-            axes.plot(steps, values, colour + style, label=label, marker=marker, markersize=4)
-            # None in the rows after all seeds but one have failed.
-            half_of = {row["step"]: row.get(f"{metric}_ci95", 0.0) for row in rows}
-            half = np.array([half_of[step] for step in steps])
-            if half.any():
-                low, high = np.array(values) - half, np.array(values) + half
-                axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-        values = [value for _, column in columns.values() for value in column]
-        if name in LOGARITHMIC and min(values) > 0 and max(values) > WIDE * min(values):
-            axes.set_yscale("log")
+    def draw(axes: Any, name: str) -> None:
+        steps, values = columns[name]
+        # None in the rows after all seeds but one have failed.
+        half_of = {row["step"]: row.get(f"{name}_ci95", 0.0) for row in rows}
+        half = np.array([half_of[step] for step in steps], float)
+        held_out = not name.startswith("train/")
+        # A single point is invisible as a line.
+        _line(axes, name, steps, values, half, marker=held_out or len(steps) == 1)
 
-    return _draw_panels(panels, draw, path, title, "iteration")
+    values = {name: column[1] for name, column in columns.items()}
+    return _draw_panels(values, draw, path, title, "iteration")
 
 
 def adaptation_curve(curve: Mapping[str, list[float]], path: Path, title: str) -> bool:
     """Draw scores against lower steps with their 95 % intervals; False where there is none."""
-    panels = {
-        name: [metric for metric in curve if metric.endswith(endings)]
-        for name, endings in PANELS.items()
-    }
+    values = {name: of for name, of in curve.items() if quantity_of(name)}
 
-    def draw(axes: Any, name: str, metrics: list[str]) -> None:
-        del name
-        for metric in metrics:
-            values = np.array(curve[metric])
-            steps = np.arange(len(values))
-            half = np.array(curve.get(f"{metric}_ci95", np.zeros(len(values))))
-            label = metric.replace("_", " ").replace("/", " ")
-            axes.plot(steps, values, label=label, linewidth=1.3)
-            axes.fill_between(steps, values - half, values + half, alpha=0.2, linewidth=0)
+    def draw(axes: Any, name: str) -> None:
+        half = np.array(curve.get(f"{name}_ci95", np.zeros(len(values[name]))), float)
+        _line(axes, name, range(len(values[name])), values[name], half, marker=False)
 
-    return _draw_panels(panels, draw, path, title, "lower steps")
+    return _draw_panels(values, draw, path, title, "lower steps")
+
+
+def _line(axes: Any, metric: str, steps: Any, values: Any, half: np.ndarray, marker: bool) -> None:
+    """One curve; its colour says of which quantity it is, dashes and dots say validation."""
+    quantity = quantity_of(metric)
+    assert quantity is not None
+    split = metric.partition("/")[0]
+    axes.plot(
+        steps,
+        values,
+        STYLES.get(split, "-"),
+        color=quantity.colour,
+        marker="o" if marker else None,
+        markersize=4,
+        linewidth=1.4,
+        label=in_words(metric),
+    )
+    if np.nan_to_num(half).any():
+        low, high = np.array(values) - half, np.array(values) + half
+        axes.fill_between(steps, low, high, color=quantity.colour, alpha=0.18, linewidth=0)
 
 
 def _draw_panels(
-    panels: Mapping[str, Any],
-    draw: Callable[[Any, str, Any], None],
+    values: Mapping[str, Sequence[float]],
+    draw: Callable[[Any, str], None],
     path: Path,
     title: str,
     xlabel: str,
 ) -> bool:
-    """draw(axes, name, content) for each panel that has content; False (no file) if none has."""
+    """draw(axes, metric) for each metric, in the panel of its quantity; False (no file): none."""
     # Imported here: matplotlib takes over a second, and only the end of a run needs it.
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
-    filled = {name: content for name, content in panels.items() if content}
+    filled: dict[str, list[str]] = {panel: [] for panel in PANELS}
+    for metric in sorted(values, key=in_order):
+        quantity = quantity_of(metric)
+        assert quantity is not None
+        filled.setdefault(quantity.panel, []).append(metric)
+    filled = {panel: metrics for panel, metrics in filled.items() if metrics}
     if not filled:
         return False
-    figure = Figure(figsize=(4.2 * len(filled), 3.4), layout="constrained")
+    columns = 2 if len(filled) == 4 else min(len(filled), 3)
+    rows = -(-len(filled) // columns)
+    figure = Figure(figsize=(4.4 * columns, 3.6 * rows), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    grid = figure.subplots(1, len(filled), squeeze=False)[0]
-    for axes, (name, content) in zip(grid, filled.items(), strict=True):
-        draw(axes, name, content)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, (panel, metrics) in zip(grid, filled.items(), strict=False):
+        for metric in metrics:
+            draw(axes, metric)
+        numbers = [value for metric in metrics for value in values[metric]]
+        wide = min(numbers) > 0 and max(numbers) > WIDE * min(numbers)
+        if panel in LOGARITHMIC and wide:
+            axes.set_yscale("log")
         axes.set_xlabel(xlabel)
-        axes.set_title(name, fontsize=10)
+        axes.set_title(panel, fontsize=10)
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=7, frameon=False)
+        handles, labels = axes.get_legend_handles_labels()
+        if axes.collections:  # bands
+            handles.append(Patch(color="0.6", alpha=0.4, linewidth=0))
+            labels.append("shaded: 95 % interval")
+        axes.legend(handles, labels, fontsize=7, edgecolor="none", framealpha=0.7)
+    for axes in grid[len(filled) :]:
+        axes.axis("off")
     save(figure, path)
     return True
 
@@ -167,11 +176,11 @@ def _strip(support: np.ndarray, query: np.ndarray) -> np.ndarray:
     return np.concatenate([left, bar, right], axis=1)
 
 
-def _columns(rows: list[Row], endings: tuple[str, ...]) -> dict[str, tuple[list, list]]:
+def _columns(rows: list[Row]) -> dict[str, tuple[list, list]]:
     columns: dict[str, tuple[list, list]] = {}
     for row in rows:
         for name, value in row.items():
-            if "/" in name and name.endswith(endings):
+            if "/" in name and not name.endswith("_ci95"):
                 steps, values = columns.setdefault(name, ([], []))
                 steps.append(row["step"])
                 values.append(value)

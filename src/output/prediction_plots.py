@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.output.plots import save
+from src.output.quantities import WRONG
 
 MOST_CLASSES, MOST_SHOTS, MOST_QUERIES, COLUMNS = 20, 5, 48, 8
 
@@ -63,7 +64,7 @@ def prediction_sheet(
         axes.set_title(
             f"{_short(classes[said], 12)}\n{probabilities[index, said]:.2f}",
             fontsize=7,
-            color="C3" if wrong else "black",
+            color=WRONG if wrong else "black",
             pad=2,
             parse_math=False,
         )

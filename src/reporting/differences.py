@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from src.settings.config import CITE
+
 # Not what an experiment is about, or a consequence of what else was chosen.
 APART = (
     *("seed", "seeds", "resume", "traceback", "compilation_cache", "logger", "start_from"),
-    *("log_every", "eval_every", "checkpoint_every", "method.reference", "problem.recommended"),
+    *("log_every", "eval_every", "checkpoint_every", "problem.recommended"),
     *("method.recommended", "num_validation_tasks", "num_test_tasks", "tasks_at_once"),
 )
 FIRST = ("problem.name", "method.name", "data._target_", "model._target_", "hypergradient._target_")
@@ -17,7 +19,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
-        if path in APART:
+        if path in APART or key == CITE:
             continue
         if isinstance(value, Mapping):
             leaves |= flat(value, f"{path}.")

@@ -16,12 +16,12 @@ class Group(NamedTuple):
 
     options   the values of the keys that differ between groups
     scores    {seed: {name: score}}
-    folders   of the runs
+    runs      that these are of, all finished
     """
 
     options: tuple[str, ...]
     scores: Mapping[int, Mapping[str, float]]
-    folders: tuple[str, ...]
+    runs: tuple[StoredRun, ...]
 
     def values(self, name: str) -> dict[int, float]:
         """{seed: the score of this name} where it is a number."""
@@ -32,14 +32,14 @@ class Group(NamedTuple):
 def grouped(runs: Sequence[StoredRun], keys: Sequence[str]) -> list[Group]:
     """One group for each combination of values of the keys, in the order of the runs."""
     scores: dict[tuple[str, ...], dict[int, dict[str, float]]] = {}
-    folders: dict[tuple[str, ...], list[str]] = {}
+    members: dict[tuple[str, ...], list[StoredRun]] = {}
     for run in runs:
         if run.result is None:
             continue
         options = shown(flat(run.config), keys)
         scores.setdefault(options, {}).update(by_seed(run))
-        folders.setdefault(options, []).append(str(run.folder))
-    return [Group(options, of, tuple(folders[options])) for options, of in scores.items()]
+        members.setdefault(options, []).append(run)
+    return [Group(options, of, tuple(members[options])) for options, of in scores.items()]
 
 
 def by_seed(run: StoredRun) -> dict[int, dict[str, float]]:

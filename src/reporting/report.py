@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -47,33 +48,75 @@ def make_report(
     return Report(keys, groups, chosen, _chosen(keys, groups, baseline), unfinished)
 
 
+def column_names(report: Report) -> list[str]:
+    """The header of the table of groups."""
+    compared = [report.metric] if report.baseline is None else [report.metric, "difference"]
+    return [*map(short, report.keys), "seeds", *compared, *COSTS.values()]
+
+
+def row(report: Report, group: Group) -> list[str]:
+    """A group's row of that table, as text."""
+    values = group.values(report.metric)
+    cells = [*group.options, _seeds(group)]
+    cells.append(with_interval(*summary(values), digits=5) if values else "no number")
+    if report.baseline is not None:
+        cells.append(_difference(report, group))
+    for name in COSTS:
+        costs = group.values(name)
+        cells.append(f"{summary(costs)[0]:.4g}" if costs else "-")
+    return cells
+
+
 def rows(report: Report) -> list[list[str]]:
     """The table as text; the first row is its header."""
-    header = [*(_short(key) for key in report.keys), "seeds", report.metric]
+    return [column_names(report), *(row(report, group) for group in report.groups)]
+
+
+def notes(report: Report) -> list[str]:
+    """What a reader of the table must know."""
+    several = any(len(group.scores) > 1 for group in report.groups)
+    found = ["+- is half of a 95 % interval over seeds (Student's t)."] if several else []
     if report.baseline is not None:
-        header.append("difference")
-    table = [[*header, *COSTS.values()]]
-    for group in report.groups:
-        values = group.values(report.metric)
-        row = [*group.options, _seeds(group)]
-        row.append(with_interval(*summary(values), digits=5) if values else "no number")
-        if report.baseline is not None:
-            row.append(_difference(report, group))
-        for name in COSTS:
-            costs = group.values(name)
-            row.append(f"{summary(costs)[0]:.4g}" if costs else "-")
-        table.append(row)
-    return table
+        found.append("difference: to the baseline, seed by seed.")
+    if len(versions(report)) > 1:
+        found.append("The runs are of different versions of this code or of its libraries.")
+    return found
+
+
+def left_out(report: Report) -> list[tuple[str, str]]:
+    """(folder, reason) of every run, and of every seed of a run, that gave no result."""
+    found = [(str(run.folder), run.problem) for run in report.without_result]
+    for run in (run for group in report.groups for run in group.runs):
+        for seed, reason in (run.result or {}).get("failed_seeds", {}).items():
+            found.append((str(run.folder), f"seed {seed}: {reason}"))
+    return found
+
+
+def cited(report: Report) -> list[str]:
+    """The keys that any of the runs cites, each once."""
+    runs = [run for group in report.groups for run in group.runs]
+    return list({key: None for run in runs for key in (run.result or {}).get("cite", [])})
+
+
+def versions(report: Report) -> dict[str, int]:
+    """{the versions that made a result: how many runs}."""
+    found: Counter[str] = Counter()
+    for run in (run for group in report.groups for run in group.runs):
+        of = (run.result or {}).get("versions", {})
+        packages = {"python": of.get("python"), **of.get("packages", {})}
+        text = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+        found[text or "not recorded"] += 1
+    return dict(found)
 
 
 def as_lines(report: Report) -> list[str]:
     """For a terminal."""
-    return [*aligned(rows(report)), *_notes(report, "  ")]
+    return [*aligned(rows(report)), *_remarks(report, "  ")]
 
 
 def as_markdown(report: Report) -> list[str]:
     """For a document."""
-    return [*markdown(rows(report)), "", *_notes(report, "- ")]
+    return [*markdown(rows(report)), "", *_remarks(report, "- ")]
 
 
 def as_csv(report: Report) -> str:
@@ -99,16 +142,16 @@ def _chosen(keys: Sequence[str], groups: Sequence[Group], text: str | None) -> G
     if text is None:
         return None
     wanted = [part.partition("=") for part in text.split(",")]
-    names = {_short(key): i for i, key in enumerate(keys)} | {key: i for i, key in enumerate(keys)}
+    names = {short(key): i for i, key in enumerate(keys)} | {key: i for i, key in enumerate(keys)}
     for key, equals, _ in wanted:
         if not equals or key not in names:
-            listed = ", ".join(_short(key) for key in keys) or "nothing"
+            listed = ", ".join(short(key) for key in keys) or "nothing"
             raise UserError(f"baseline={text}: {key} does not differ here; there is {listed}")
     fitting = [g for g in groups if all(g.options[names[k]] == value for k, _, value in wanted)]
     if len(fitting) != 1:
         raise UserError(
             f"baseline={text} fits {len(fitting)} groups of runs; name one, for example baseline="
-            + ",".join(f"{_short(k)}={v}" for k, v in zip(keys, groups[0].options, strict=True))
+            + ",".join(f"{short(k)}={v}" for k, v in zip(keys, groups[0].options, strict=True))
         )
     return fitting[0]
 
@@ -124,19 +167,16 @@ def _difference(report: Report, group: Group) -> str:
     return f"{with_interval(mean, half, digits=3)} ({number} seed{'s' * (number > 1)})"
 
 
-def _notes(report: Report, mark: str) -> list[str]:
-    several = any(len(group.scores) > 1 for group in report.groups)
-    notes = ["+- is half of a 95 % interval over seeds (Student's t)."] if several else []
-    if report.baseline is not None:
-        notes.append("difference: to the baseline, seed by seed.")
-    lines = ["", *notes] if notes else []
-    if report.without_result:
-        lines += ["", f"{len(report.without_result)} without a result:"]
-        lines += [f"{mark}{run.folder}: {run.problem}" for run in report.without_result]
+def _remarks(report: Report, mark: str) -> list[str]:
+    lines = ["", *notes(report)] if notes(report) else []
+    missing = left_out(report)
+    if missing:
+        lines += ["", f"{len(missing)} without a result:"]
+        lines += [f"{mark}{folder}: {reason}" for folder, reason in missing]
     return lines
 
 
-def _short(key: str) -> str:
+def short(key: str) -> str:
     """method for method.name, data for data._target_."""
     return key.removesuffix(".name").removesuffix("._target_")
 

@@ -46,9 +46,30 @@ def read_run(folder: Path) -> StoredRun:
     if not (folder / "result.json").exists():
         return StoredRun(folder, config, None, _how_far(folder, config))
     result = _json(folder / "result.json")
-    if not isinstance(result, dict) or "monitor" not in result:
+    if not _is_result(result):
         return StoredRun(folder, config, None, "result.json cannot be read")
     return StoredRun(folder, config, result, "")
+
+
+def _is_result(found: Any) -> bool:
+    """Whether this has the form of a result, as far as a report reads it."""
+    if not isinstance(found, dict) or not isinstance(found.get("monitor"), str):
+        return False
+    kinds = {"adaptation": dict, "per_seed": dict, "failed_seeds": dict, "versions": dict}
+    kinds |= {"seeds": list, "overrides": list, "cite": list}
+    if not all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items()):
+        return False
+    curves = found.get("adaptation", {}).values()
+    listed = found.get("per_seed", {}).values()
+    numbers = all(_are_numbers(curve) for curve in curves)
+    number = len(found.get("seeds", []))
+    return numbers and all(_are_numbers(of, None) and len(of) == number for of in listed)
+
+
+def _are_numbers(values: Any, *others: Any) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(value, int | float) or value in others for value in values
+    )
 
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:

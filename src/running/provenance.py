@@ -13,21 +13,37 @@ import jax
 
 from src.files import write_json
 
-PACKAGES = ("jax", "jaxlib", "jaxopt", "dm-haiku", "optax", "orbax-checkpoint", "hydra-core")
+PACKAGES = (
+    "bilevel",
+    "jax",
+    "jaxlib",
+    "jaxopt",
+    "dm-haiku",
+    "optax",
+    "orbax-checkpoint",
+    "hydra-core",
+)
 
 
 def provenance() -> dict[str, Any]:
     """Versions, git revision (and whether the tree was dirty), platform, devices, command."""
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        **versions(),
         "git": {
             "revision": _git("rev-parse", "HEAD"),
             "dirty": bool(_git("status", "--porcelain")),
         },
         "platform": platform.platform(),
         "devices": [str(device.device_kind) for device in jax.devices()],
+    }
+
+
+def versions() -> dict[str, Any]:
+    """{python: ..., packages: {name: version}}."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
     }
 
 

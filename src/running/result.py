@@ -11,12 +11,25 @@ from bilevel.types import Tree
 from src.running.best import with_best
 from src.running.evaluation import Evaluate, Scores, as_curve, as_numbers, averaged, scored_split
 from src.running.failures import in_scores, leave_out
-from src.running.provenance import peak_memory_mib
+from src.running.provenance import peak_memory_mib, versions
 from src.running.run_folder import Run
 from src.running.snapshot import Snapshot
+from src.settings.build import Experiment
 from src.settings.checked import Settings
 
 MAX_LISTED_ENTRIES = 1000
+
+
+def described(experiment: Experiment, overrides: Sequence[str]) -> dict[str, Any]:
+    """Which run this is: problem, method, seed, what was typed for it, what it cites, versions."""
+    return {
+        "problem": experiment.problem_name,
+        "method": experiment.method.name,
+        "seed": experiment.settings.seed,
+        "overrides": list(overrides),
+        "cite": experiment.cite,
+        "versions": versions(),
+    }
 
 
 def result_of(run: Run, evaluate: Evaluate, curve: Evaluate, trained: Snapshot) -> dict[str, Any]:

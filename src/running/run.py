@@ -1,14 +1,14 @@
 """One run, from a composed config to result.json."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from src.files import write_json
+from src.files import write_json, write_text
 from src.output.writers import END_OF_RUN, open_writers
 from src.running.checkpoint import Checkpoints, open_checkpoints
 from src.running.compilation import use_compilation_cache
@@ -17,7 +17,7 @@ from src.running.failures import memory_as_message
 from src.running.loop import fresh_snapshot, in_full, logged, train
 from src.running.pictures import draw_pictures
 from src.running.provenance import record_provenance
-from src.running.result import result_of
+from src.running.result import described, result_of
 from src.running.run_folder import Run, claim, finished_result, sole_writer
 from src.running.snapshot import Snapshot
 from src.running.starting import started_from
@@ -25,13 +25,15 @@ from src.running.stopping import stop_requests
 from src.settings.build import build
 from src.settings.checked import Settings, check_settings, identity_of
 from src.settings.errors import UserError
+from src.settings.references import bibliography
 
 
-def run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Train, evaluate, and write result.json; the result is also returned.
 
-    A run that is finished is left as it is. Raises UserError with a message for people; nothing of
-    another run's folder is touched then. Raises Stopped where it was asked to stop.
+    overrides: what was typed for this run, as result.json is to tell. A run that is finished is
+    left as it is. Raises UserError with a message for people; nothing of another run's folder is
+    touched then. Raises Stopped where it was asked to stop.
     """
     if folder.resolve() == Path(__file__).resolve().parents[2]:
         raise UserError("hydra.run.dir is the project's own folder: choose another, such as runs/a")
@@ -52,12 +54,14 @@ def run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         snapshot = _where_it_stands(settings, fresh, folder, checkpoints)
         step = snapshot.progress.step
         write_json(folder / "config.json", dict(config))
+        write_text(folder / "citations.bib", bibliography(experiment.cite))
         record_provenance(folder / "provenance.json", step)
         # A longer run of the same identity goes on: its old result is no longer the result.
         (folder / "result.json").unlink(missing_ok=True)
         writer = open_writers(experiment, config, folder, step)
         stack.enter_context(memory_as_message())
-        return _train_and_score(Run(experiment, config, folder, checkpoints, writer), snapshot)
+        whole = Run(experiment, config, folder, checkpoints, writer)
+        return _train_and_score(whole, snapshot, described(experiment, overrides))
 
 
 def _where_it_stands(
@@ -77,7 +81,9 @@ def _where_it_stands(
     return snapshot
 
 
-def _train_and_score(run: Run, snapshot: Snapshot) -> dict[str, Any]:
+def _train_and_score(
+    run: Run, snapshot: Snapshot, description: Mapping[str, Any]
+) -> dict[str, Any]:
     num_lower_steps = run.experiment.settings.num_lower_steps
     evaluate = make_evaluate(run.experiment, num_lower_steps)
     curve = make_evaluate(run.experiment, num_lower_steps, every_step=True)
@@ -86,7 +92,7 @@ def _train_and_score(run: Run, snapshot: Snapshot) -> dict[str, Any]:
     try:
         with stop_requests() as stop_requested:
             trained = train(run, evaluate, snapshot, stop_requested)
-        result = result_of(run, evaluate, curve, trained)
+        result = {**description, **result_of(run, evaluate, curve, trained)}
         _log_the_end(run, trained, result)
         try:
             pictures += draw_pictures(run, trained, result)

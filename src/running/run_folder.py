@@ -15,7 +15,10 @@ from src.settings.checked import Settings
 from src.settings.errors import UserError
 
 FORMAT = 3
-OURS = ("config.json", "result.json", "metrics.jsonl", "provenance.json", "checkpoints")
+OURS = (
+    *("config.json", "result.json", "metrics.jsonl", "provenance.json", "checkpoints"),
+    "citations.bib",
+)
 
 
 class Run(NamedTuple):

@@ -30,6 +30,7 @@ from src.settings.checked import (
 )
 from src.settings.config import Node, about, call, misfit, takes
 from src.settings.errors import UserError
+from src.settings.references import cited
 
 
 class Experiment(NamedTuple):
@@ -46,6 +47,7 @@ class Experiment(NamedTuple):
     test_dynamics: LowerDynamics
     algorithm: Algorithm
     hypergradient: Hypergradient
+    cite: list[str]  # keys of docs/references.bib
 
     def title(self) -> str:
         """What pictures of a run are headed."""
@@ -104,6 +106,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         test_dynamics,
         algorithm,
         hypergradient,
+        cited(config),
     )
 
 

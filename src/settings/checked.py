@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_type_hints
 
-from src.settings.config import NODES, Node, check, check_node
+from src.settings.config import CITE, NODES, Node, check, check_node
 from src.settings.errors import UserError
 
 LARGEST = 2**31 - 1  # of a counter on the device
@@ -23,13 +23,14 @@ class Monitor(NamedTuple):
 class Method(NamedTuple):
     """conf/method/*.yaml beside the groups that it chooses: names for people, and the roles.
 
-    recommended: numbers that files of other groups take, where they have such an option.
+    cite: keys of docs/references.bib. recommended: numbers that files of other groups take, where
+    they have such an option.
     """
 
     name: str
-    reference: str
     lower_variable: Literal["head", "all"]
     learn_start: bool
+    cite: tuple[str, ...] = ()
     recommended: dict[str, Any] = {}  # noqa: RUF012 (a default that is never changed)
 
 
@@ -159,10 +160,16 @@ def named_seeds(first: int, number: int) -> str:
 
 
 def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same run: all but how long, how resumed and how shown.
+    """What makes two runs the same run: all but how long, how resumed, how shown, what it cites.
 
     As JSON gives it back, so that it equals what a file of it holds.
     """
     apart = {"num_iterations", "resume", "logger", "traceback", "compilation_cache"}
     kept = {key: value for key, value in config.items() if key not in apart}
-    return json.loads(json.dumps(kept))
+    return json.loads(json.dumps(_without(CITE, kept)))
+
+
+def _without(name: str, tree: Any) -> Any:
+    if not isinstance(tree, Mapping):
+        return tree
+    return {key: _without(name, value) for key, value in tree.items() if key != name}

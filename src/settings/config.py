@@ -24,6 +24,7 @@ from src.settings.errors import UserError
 NODE_LABELS = {
     "problem": {"name", "recommended", "monitor"},
 }
+CITE = "cite"  # of any node: keys of docs/references.bib
 NODES = (
     "aggregation",
     "lower_optimizer",
@@ -77,7 +78,7 @@ def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
     if target is None:
         return None
     factory = _import(path, target)
-    labels = NODE_LABELS.get(path, set())
+    labels = NODE_LABELS.get(path, set()) | {CITE}
     options = {key: value for key, value in node.items() if key not in {"_target_", *labels}}
     hints = get_type_hints(factory)
     parameters = {

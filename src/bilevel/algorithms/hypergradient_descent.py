@@ -227,8 +227,10 @@ def _sum(tree: Tree) -> Tree:
 
 
 def _learned_scalars(variables: dict[str, Tree]) -> Metrics:
-    """Means of the learned alpha, s, t and step size, under their own names."""
+    """Means of the learned alpha, s, t and step size, by their own names; x if it is one number."""
     learned = {**variables["aggregation"], **variables["lower_optimizer"]}
+    if sum(leaf.size for leaf in jax.tree.leaves(variables["problem"])) == 1:
+        learned["upper_variable"] = variables["problem"]
     return {
         name: jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]).mean()
         for name, tree in learned.items()

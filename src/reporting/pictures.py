@@ -1,0 +1,103 @@
+"""Pictures of a report, as SVG inside the page: a colour is a group in all of them."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from src.reporting.curves import Curve, thinned
+
+# Each is told from the page's paper, white or black.
+COLOURS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f"),
+    *("#bcbd22", "#17becf"),
+)
+MOST_GROUPS = 20  # with a colour and a dash of their own; more would not be told apart
+WIDE = 20  # a logarithmic axis needs values that differ by more than this factor
+_INK = "#010203"  # stands for the colour of the page's text
+
+
+class Style(NamedTuple):
+    """How a group is drawn, in every picture."""
+
+    colour: str
+    dashes: str
+
+
+def styles(number: int) -> list[Style]:
+    """One for each group, in order: ten colours with a solid line, then the same with dashes."""
+    return [
+        Style(COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--") for i in range(number)
+    ]
+
+
+def curves(drawn: Sequence[tuple[Style, Curve]], xlabel: str, title: str) -> str:
+    """Curves with their intervals as bands."""
+    figure, axes = _figure()
+    for style, whole in drawn:
+        curve = thinned(whole)
+        marker = "o" if len(curve.steps) < 12 else None
+        axes.plot(
+            curve.steps, curve.values, style.dashes, color=style.colour, lw=1.4, marker=marker, ms=3
+        )
+        if np.isfinite(curve.half_widths).any():
+            half = np.nan_to_num(curve.half_widths)
+            low, high = curve.values - half, curve.values + half
+            axes.fill_between(curve.steps, low, high, color=style.colour, alpha=0.18, lw=0)
+    values = np.concatenate([curve.values for _, curve in drawn])
+    if values.min() > 0 and values.max() > WIDE * values.min():
+        axes.set_yscale("log")
+    axes.set_xlabel(xlabel)
+    return _as_svg(figure, axes, title)
+
+
+def against_seconds(
+    drawn: Sequence[tuple[Style, Mapping[str, tuple[float, float]]]], title: str
+) -> str:
+    """A cross for each group: {"seconds", "score"}: (mean, half of its interval; 0: none)."""
+    figure, axes = _figure()
+    for style, of in drawn:
+        (x, dx), (y, dy) = of["seconds"], of["score"]
+        axes.errorbar(x, y, dy or None, dx or None, "o", color=style.colour, ms=4, lw=1, capsize=2)
+    axes.set_xlabel("seconds of a run")
+    return _as_svg(figure, axes, title)
+
+
+def _figure() -> tuple[Any, Any]:
+    # Imported here: matplotlib takes over a second, and a table needs none.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes: Any = figure.subplots()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _as_svg(figure: Any, axes: Any, title: str) -> str:
+    """The figure in the page's own ink and letters, with its title for those who hear the page."""
+    from html import escape
+
+    import matplotlib
+
+    axes.set_title(title, fontsize=10, color=_INK, parse_math=False)
+    axes.grid(alpha=0.2, color=_INK)
+    axes.tick_params(colors=_INK, labelsize=8)
+    axes.xaxis.label.set(color=_INK, size=9)
+    axes.yaxis.get_offset_text().set_color(_INK)
+    for side, spine in axes.spines.items():
+        spine.set(color=_INK, visible=side in ("left", "bottom"))
+    file = io.StringIO()
+    # Text stays text; a fixed salt makes the same picture the same letters.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font: [\d.]+px [^;\"]*", lambda m: m[0].split("px")[0] + "px sans-serif", svg)
+    # A hundredth of a point is not seen. Only of paths: numbers at an axis stay as they are.
+    svg = re.sub(r' d="[^"]*"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
