@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train describe figures certify docs-tables notebook lint format test test-all clean
+.PHONY: help setup train describe figures certify docs-tables bench notebook lint format test test-all clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ certify: $(VENV)/.installed  ## certify every hypergradient estimator: error, bi
 
 docs-tables: $(VENV)/.installed  ## rewrite the generated tables of docs/ (ARGS=--certify: that one too)
 	$(RUN) src.docs_tables $(ARGS)
+
+bench: $(VENV)/.installed  ## time training iterations (ARGS="rows=main torch=PYTHON": beside PyTorch)
+	$(RUN) benchmarks $(ARGS)
 
 notebook: $(VENV)/.installed-notebook  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
