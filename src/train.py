@@ -6,6 +6,7 @@ a sweep (-m) run; one that gives no result returns nan, and is listed at the end
 """
 
 import math
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -39,13 +40,15 @@ def _run(config: DictConfig, folder: Path, where: str) -> float:
     """One run and its printed summary; `where` is what continues it, as an override."""
     # Imported here so that --help and refusals by Hydra do not wait for jax.
     from src.running.run import run
-    from src.running.stopping import Stopped
+    from src.running.stopping import TIME_IS_UP, Stopped
 
     try:
         result = run(resolve(config), folder)
     except (KeyboardInterrupt, Stopped) as stop:
         what = str(stop) or "stopped by the keyboard"
         print(f"{what}; to go on, run the same command with {where}", file=sys.stderr)
+        if isinstance(stop, Stopped) and stop.signal_number == TIME_IS_UP:
+            signal.raise_signal(TIME_IS_UP)  # the launcher's turn: it queues the job again
         sys.exit(stop.status if isinstance(stop, Stopped) else 130)
     finally:
         with suppress(OSError):

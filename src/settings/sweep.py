@@ -1,4 +1,4 @@
-"""A sweep: every job runs, and what was refused or failed is listed at the end."""
+"""A sweep: its jobs are named by what differs, all run, and the failures are listed at the end."""
 
 import json
 import sys
@@ -7,10 +7,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.settings.errors import UserError
+from src.settings.study import prepare_sweeper
+from src.settings.sweep_names import constant_keys, job_name
 
 FAILURES = "failures.jsonl"
+
+# Hydra resolves hydra.sweep.subdir in the process of each job, which imports this file on its way.
+OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
 
 def record_failure(sweep_dir: Path, folder: Path, overrides: Sequence[str], reason: str) -> None:
@@ -62,11 +70,40 @@ class SweepReport(Callback):
     """Hydra calls these in the process of the command, before and after all jobs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Failures of an earlier try are no longer true."""
-        (Path(config.hydra.sweep.dir) / FAILURES).unlink(missing_ok=True)
+        """Say where the sweep is, and leave out of its jobs' names what they all have.
+
+        Hydra makes every job from this config. It only warns of an exception raised here.
+        """
+        folder = Path(config.hydra.sweep.dir).resolve()
+        (folder / FAILURES).unlink(missing_ok=True)  # of an earlier try: no longer true
+        print(
+            f"sweep in {folder}; if it stops, the same command with hydra.sweep.dir={folder} does "
+            "what is left",
+            file=sys.stderr,
+        )
+        sweeper = config.hydra.sweeper
+        swept = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+        overrides = OverridesParser.create().parse_overrides(
+            [*swept, *config.hydra.overrides.task]
+        )
+        alike = constant_keys((o.key_or_group, o.is_sweep_override()) for o in overrides)
+        excluded = "hydra.job.config.override_dirname.exclude_keys"
+        with open_dict(config):
+            config.hydra.overrides.hydra.append(f"{excluded}=[{','.join(map(quoted, alike))}]")
+        if str(sweeper._target_).endswith(".OptunaSweeper"):
+            folder.mkdir(parents=True, exist_ok=True)  # for its database
+            try:
+                prepare_sweeper(sweeper, config.problem.monitor.mode)
+            except UserError as error:
+                sys.exit(f"error: {error}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Exit status 1 where a job gave no result. (Hydra swallows any other exception here.)"""
         failures = list_of_failures(Path(config.hydra.sweep.dir).resolve())
         if failures:
             sys.exit(failures)
+
+
+def quoted(text: str) -> str:
+    """As Hydra's command line reads it as text."""
+    return "'" + text.replace("'", "\\'") + "'"

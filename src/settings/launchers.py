@@ -1,0 +1,66 @@
+"""What launchers and sweepers, which others wrote, refuse or run into: in words for people."""
+
+from pathlib import Path
+
+from src.settings.errors import first_line
+
+# Hydra's names for what its plugins bring, and the extra of pyproject.toml that has the plugin.
+EXTRAS = {
+    "hydra/launcher": {
+        "joblib": "sweeps",
+        "submitit_local": "sweeps",
+        "submitit_slurm": "sweeps",
+        "ray": "ray",
+        "ray_aws": "ray",
+    },
+    "hydra/sweeper": {"optuna": "sweeps"},
+}
+GO_ON = "the same command with the same hydra.sweep.dir does what is left"
+
+
+def choice_message(group: str, name: str, conf: str) -> str:
+    """For a launcher or sweeper that Hydra does not find: the extra to install, or the choices."""
+    extra = EXTRAS[group].get(name)
+    if extra is not None:
+        return (
+            f"{group}={name} needs a package that is not installed: pip install -e '.[{extra}]' "
+            f"installs it; {group}=basic needs none, and runs one job after the other"
+        )
+    ours = {file.stem for file in Path(conf, group).glob("*.yaml")}
+    listed = ", ".join(sorted({"basic", *EXTRAS[group], *ours}))
+    return f"{group}={name} is not known: choose {listed}"
+
+
+def message_of_launcher(error: Exception) -> str | None:
+    """For what a launcher or Optuna raises; None where it is something else."""
+    text, package = str(error), type(error).__module__.partition(".")[0]
+    if 'Could not detect "srun"' in text:
+        return (
+            "there is no Slurm on this machine (no command srun): run this on a machine that "
+            "submits jobs, or choose hydra/launcher=slurm_on_this_machine to try it here, or "
+            "hydra/launcher=processes"
+        )
+    if package == "submitit":
+        return (
+            f"a job ended without an answer ({first_line(error)}). Jobs that still run are not "
+            "stopped; .submitit/ in the sweep's folder has the logs of all. Once they have ended, "
+            + GO_ON
+        )
+    if package in ("joblib", "loky"):
+        return (
+            "a process of the sweep was killed, mostly because memory ran out, and the sweep ended "
+            f"with it: {GO_ON}; hydra.launcher.n_jobs=1 needs least memory"
+        )
+    if package == "ray":
+        return f"ray stopped ({first_line(error)}): {GO_ON}"
+    if "No trials are completed yet" in text:
+        return (
+            "no trial of the study gave a number, so there is no best one: failures.jsonl in the "
+            "sweep's folder has the reasons"
+        )
+    if "dynamic value space" in text:
+        return (
+            "the study in this folder was begun with other choices of hydra.sweeper.params: choose "
+            "another hydra.sweep.dir"
+        )
+    return None
