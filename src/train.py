@@ -33,17 +33,17 @@ def main(config: DictConfig) -> float:
         return _job_of_sweep(config, folder)
     # Whether errors are shown in full must be known before anything is checked.
     with refusals_as_messages(traceback=config.get("traceback") is True):
-        return _run(config, folder, f"hydra.run.dir={folder}")
+        return _run(resolve(config), folder, f"hydra.run.dir={folder}")
 
 
-def _run(config: DictConfig, folder: Path, where: str) -> float:
+def _run(config: Mapping[str, Any], folder: Path, where: str) -> float:
     """One run and its printed summary; `where` is what continues it, as an override."""
     # Imported here so that --help and refusals by Hydra do not wait for jax.
     from src.running.run import run
     from src.running.stopping import TIME_IS_UP, Stopped
 
     try:
-        result = run(resolve(config), folder)
+        result = run(config, folder)
     except (KeyboardInterrupt, Stopped) as stop:
         what = str(stop) or "stopped by the keyboard"
         print(f"{what}; to go on, run the same command with {where}", file=sys.stderr)
@@ -61,11 +61,13 @@ def _run(config: DictConfig, folder: Path, where: str) -> float:
 def _job_of_sweep(config: DictConfig, folder: Path) -> float:
     """A run, or nan, which sweepers take for a failed trial. The jobs after it run in any case."""
     from src.settings.sweep import record_failure
+    from src.settings.sweep_names import labelled
 
     hydra_config = HydraConfig.get()
     sweep_dir = Path(hydra_config.sweep.dir).resolve()
     try:
-        return _run(config, folder, f"hydra.sweep.dir={sweep_dir}")
+        plain = labelled(resolve(config), str(sweep_dir), folder.name)
+        return _run(plain, folder, f"hydra.sweep.dir={sweep_dir}")
     except Exception as error:
         reason = message_of(error)
         if reason is None or config.get("traceback") is True:

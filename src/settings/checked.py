@@ -63,6 +63,7 @@ class WandbOptions(NamedTuple):
     mode: Literal["offline", "online", "disabled"]
     project: str
     group: str | None
+    name: str | None
     tags: tuple[str, ...]
 
 
@@ -72,6 +73,7 @@ class Writers(NamedTuple):
     console: bool = False
     jsonl: bool = False
     wandb: WandbOptions | None = None
+    tensorboard: bool = False
 
 
 class Checked(NamedTuple):

@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 LONGEST = 200  # bytes; a file system allows 255, and a name may get something added
 TIME = re.compile(r"\d\d-\d\d-\d\d")
@@ -36,3 +37,17 @@ def constant_keys(overrides: Iterable[tuple[str, bool]]) -> list[str]:
     for key, several in overrides:
         swept[key] = several  # the last one counts, as for Hydra
     return [key for key, several in swept.items() if not several]
+
+
+def labelled(config: Mapping[str, Any], sweep_dir: str, name: str) -> dict[str, Any]:
+    """A job's configuration, where wandb shows it as the `name` of the group of its sweep.
+
+    What logger.wandb.group and logger.wandb.name say already stays.
+    """
+    logger = config.get("logger")
+    options = logger.get("wandb") if isinstance(logger, Mapping) else None
+    if not isinstance(options, Mapping):
+        return dict(config)
+    ours = {"group": sweep_name(sweep_dir)[:128], "name": name[:128]}
+    new = {key: value for key, value in ours.items() if options.get(key) is None}
+    return {**config, "logger": {**logger, "wandb": {**options, **new}}}

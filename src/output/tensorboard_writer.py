@@ -1,0 +1,75 @@
+"""Rows, scores and pictures for TensorBoard, a dashboard without an account.
+
+`tensorboard --logdir FOLDER` shows all runs below a folder. A run has one file of events: one that
+goes on begins it again with the rows that it has already.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.output.writer import Row, Writer, nothing
+from src.settings.errors import UserError
+
+PLACE = "tensorboard"
+
+
+def tensorboard_writer(
+    folder: Path, config: Mapping[str, Any], earlier: Sequence[Row] = ()
+) -> Writer:
+    """Events in folder/tensorboard; earlier: the rows that the run has already logged."""
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError as error:
+        raise UserError(
+            "logger: tensorboard is not installed; install it with "
+            "`pip install -e '.[tensorboard]'`, or choose logger=[console,jsonl]"
+        ) from error
+    place = folder / PLACE
+    old = list(place.glob("events.out.tfevents.*"))
+    file = EventFileWriter(str(place))
+    last = 0
+
+    def add(summary: Any) -> None:
+        file.add_event(Event(wall_time=time.time(), step=last, summary=summary))
+
+    def log(row: Row) -> None:
+        nonlocal last
+        last = row["step"]
+        values = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "step"}
+        add(Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]))
+        file.flush()
+
+    def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:
+        try:
+            for path in pictures:
+                image = Summary.Image(encoded_image_string=path.read_bytes())
+                add(Summary(value=[Summary.Value(tag=f"pictures/{path.stem}", image=image)]))
+            scores = {k: v for k, v in (result or {}).items() if isinstance(v, int | float)}
+            add(Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in scores.items()]))
+        finally:
+            file.close()
+
+    add(hparams_pb(options_of(config), trial_id=str(folder)))
+    for row in earlier:
+        log(row)
+    for path in old:
+        path.unlink()
+    return Writer(progress=nothing, log=log, close=close)
+
+
+def options_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of a configuration, for its table of hyperparameters; texts for lists."""
+    options: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            options |= options_of(value, f"{prefix}{key}.")
+        elif isinstance(value, bool | int | float | str):
+            options[f"{prefix}{key}"] = value
+        else:
+            options[f"{prefix}{key}"] = str(value)
+    return options
