@@ -163,6 +163,45 @@ def test_a_wandb_run_is_finished_even_where_its_last_words_fail(
     assert fake.exit_code == exit_code
 
 
+def test_tensorboard_holds_rows_options_scores_and_pictures_of_a_run_in_two_pieces(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    options = [*COUNTEREXAMPLE, *CADENCES, "logger=[jsonl,tensorboard]"]
+    for stop in (8, 12):
+        result = run(config_of(*options, f"num_iterations={stop}"), tmp_path)
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    values = [
+        (event.step, value)
+        for event in LegacyEventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    ]
+    rows = [
+        (row["step"], tag, pytest.approx(number))
+        for row in read_metrics(tmp_path)
+        for tag, number in row.items()
+        if "/" in tag
+    ]
+    written = [
+        (step, value.tag, value.simple_value)
+        for step, value in values
+        if "/" in value.tag and not value.tag.startswith("_hparams_")
+    ]
+    assert written[: len(rows)] == rows
+    tags = {value.tag: value for _, value in values}
+    best = tags["best/validation/upper_loss"].simple_value
+    assert best == pytest.approx(result["best/validation/upper_loss"], rel=1e-5)
+    picture = tags["pictures/learning_curves"].image.encoded_image_string
+    assert picture.startswith(b"\x89PNG")
+    assert any(name.startswith("_hparams_") for name in tags)
+
+
+def test_a_run_without_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    with pytest.raises(UserError, match=r"tensorboard is not installed.*\.\[tensorboard\]"):
+        run(config_of(*COUNTEREXAMPLE, "logger=[tensorboard]"), tmp_path / "b")
+
+
 def test_one_writer_that_fails_to_close_does_not_keep_the_others_open(tmp_path):
     closed = []
 

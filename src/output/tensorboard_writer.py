@@ -12,13 +12,14 @@ from typing import Any
 from src.output.writer import Row, Writer, nothing
 from src.settings.errors import UserError
 
-PLACE = "tensorboard"
+# No options of an experiment: they would be columns of the table.
+APART = {"logger", "recommended", "reference", "traceback", "resume", "compilation_cache"}
 
 
 def tensorboard_writer(
     folder: Path, config: Mapping[str, Any], earlier: Sequence[Row] = ()
 ) -> Writer:
-    """Events in folder/tensorboard; earlier: the rows that the run has already logged."""
+    """Events in the run folder; earlier: the rows that the run has already logged."""
     try:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -29,19 +30,21 @@ def tensorboard_writer(
             "logger: tensorboard is not installed; install it with "
             "`pip install -e '.[tensorboard]'`, or choose logger=[console,jsonl]"
         ) from error
-    place = folder / PLACE
-    old = list(place.glob("events.out.tfevents.*"))
-    file = EventFileWriter(str(place))
+    old = list(folder.glob("events.out.tfevents.*"))
+    file = EventFileWriter(str(folder))
     last = 0
 
     def add(summary: Any) -> None:
         file.add_event(Event(wall_time=time.time(), step=last, summary=summary))
 
+    def add_numbers(numbers: Mapping[str, Any]) -> None:
+        values = {k: v for k, v in numbers.items() if isinstance(v, int | float)}
+        add(Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]))
+
     def log(row: Row) -> None:
         nonlocal last
         last = row["step"]
-        values = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "step"}
-        add(Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]))
+        add_numbers({name: value for name, value in row.items() if name != "step"})
         file.flush()
 
     def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:
@@ -49,12 +52,12 @@ def tensorboard_writer(
             for path in pictures:
                 image = Summary.Image(encoded_image_string=path.read_bytes())
                 add(Summary(value=[Summary.Value(tag=f"pictures/{path.stem}", image=image)]))
-            scores = {k: v for k, v in (result or {}).items() if isinstance(v, int | float)}
-            add(Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in scores.items()]))
+            scores = result or {}
+            add_numbers({k: v for k, v in scores.items() if k.startswith(("test/", "best/"))})
         finally:
             file.close()
 
-    add(hparams_pb(options_of(config), trial_id=str(folder)))
+    add(hparams_pb(options_of(config), trial_id=folder.name))
     for row in earlier:
         log(row)
     for path in old:
@@ -66,6 +69,8 @@ def options_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{dotted key: value} of a configuration, for its table of hyperparameters; texts for lists."""
     options: dict[str, Any] = {}
     for key, value in config.items():
+        if key in APART:
+            continue
         if isinstance(value, Mapping):
             options |= options_of(value, f"{prefix}{key}.")
         elif isinstance(value, bool | int | float | str):
