@@ -2,10 +2,9 @@
 
 Prints the path of result.json last and returns problem.monitor's metric of the best state, for
 Hydra sweepers. Run again in the same hydra.run.dir, it continues where the run stopped. All jobs of
-a sweep (-m) run; one that gives no result returns nan, and is listed at the end.
+a sweep (-m) run; one that gives no result returns None, and is listed at the end.
 """
 
-import math
 import signal
 import sys
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from src.settings.config import resolve
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
-def main(config: DictConfig) -> float:
+def main(config: DictConfig) -> float | None:
     """One run of the composed config, in Hydra's run folder."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -58,8 +57,11 @@ def _run(config: Mapping[str, Any], folder: Path, where: str) -> float:
     return result[f"best/{result['monitor']}"]
 
 
-def _job_of_sweep(config: DictConfig, folder: Path) -> float:
-    """A run, or nan, which sweepers take for a failed trial. The jobs after it run in any case."""
+def _job_of_sweep(config: DictConfig, folder: Path) -> float | None:
+    """A run, or None where it fails. The jobs after it run in any case.
+
+    Optuna's sweeper takes None for a failed trial, and stops at a nan.
+    """
     from src.settings.sweep import record_failure
     from src.settings.sweep_names import labelled
 
@@ -74,7 +76,7 @@ def _job_of_sweep(config: DictConfig, folder: Path) -> float:
             print_exc()
         reason = reason or f"a defect of the program: {type(error).__name__}: {error}"
         record_failure(sweep_dir, folder, list(hydra_config.overrides.task), reason)
-        return math.nan
+        return None
 
 
 def summary(result: Mapping[str, Any]) -> str:

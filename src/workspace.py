@@ -1,7 +1,8 @@
 """Workspace: `python -m src.workspace entity=NAME [project=bilevel] [group=SWEEP] [push=true]`
 defines the charts that wandb shows of the runs of a project.
 
-Prints the definition as JSON, which needs no login; with push=true, sends it and prints its address.
+Prints the definition as JSON, which needs no login. With push=true, sends it and prints its
+address.
 """
 
 from src.settings.cli import key_value_arguments, refusals_as_messages

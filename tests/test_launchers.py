@@ -1,4 +1,4 @@
-"""Sweeps by each launcher and by Optuna: killed in the middle, the same command does what is left."""
+"""Sweeps by each launcher and by Optuna: killed, the same command does what is left."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def wait_until(condition, process, seconds=240):
 
 
 def killed_when(condition, command):
-    """Run a command, and kill it and all its jobs, as a power cut does, once the condition holds."""
+    """Run a command, and end it and all its jobs, once the condition holds."""
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -97,6 +97,7 @@ def job_process(folder, log):
     raise AssertionError("the job's process was not found")
 
 
+@pytest.mark.slow
 def test_a_job_whose_time_is_up_starts_again_where_it_was(tmp_path):
     """As at a time-out of Slurm: the signal comes, a checkpoint is written, the job is queued."""
     command = ["-m", *SMALL, "num_iterations=1000", "checkpoint_every=900"]

@@ -1,4 +1,4 @@
-"""The sweeps of wandb's own: the command of an agent runs, as the run that the server handed out."""
+"""wandb's own sweeps: the command of an agent runs, as the run that the server handed out."""
 
 import os
 from pathlib import Path
@@ -61,5 +61,4 @@ def test_the_command_of_an_agent_runs(file, tmp_path):
         assert f"{name}={HANDED_OUT[name]}" in run.display_name
     assert "problem=" not in run.display_name  # it is the same in all runs
     config = items_of(run.config.update)
-    print(config["method"], config["seed"], done.stderr)
     assert config["num_iterations"] == 4

@@ -4,6 +4,7 @@
 goes on begins it again with the rows that it has already.
 """
 
+import importlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ def tensorboard_writer(
 ) -> Writer:
     """Events in the run folder; earlier: the rows that the run has already logged."""
     try:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        proto = "tensorboard.compat.proto"
+        Event = importlib.import_module(f"{proto}.event_pb2").Event
+        Summary = importlib.import_module(f"{proto}.summary_pb2").Summary
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
     except ImportError as error:

@@ -1,7 +1,7 @@
 """Rows, scores and pictures for Weights & Biases. The only file that knows wandb.
 
-A run is one run there, however often it was stopped. wandb itself begins a new folder each time, and
-an upload of the second replaces the first. So a resumed run first writes the rows that it has
+A run is one run there, however often it was stopped. wandb itself begins a new folder each time,
+and an upload of the second replaces the first. So a resumed run first writes the rows that it has
 already, and the earlier folders are put away: what is left is one folder with the whole history.
 """
 
@@ -18,7 +18,9 @@ from src.settings.checked import WandbOptions
 from src.settings.errors import UserError, first_line
 
 SECONDS = 12.0  # for an answer of its server
-REPLACED = "replaced"  # the folder, beside those of wandb's runs, of pieces that a later one repeats
+REPLACED = (
+    "replaced"  # the folder, beside those of wandb's runs, of pieces that a later one repeats
+)
 
 
 class Label(NamedTuple):

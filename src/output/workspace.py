@@ -1,4 +1,4 @@
-"""A workspace of wandb as code: which charts of the runs of a project are shown, and how grouped."""
+"""A workspace of wandb as code: which charts of a project's runs are shown, and how grouped."""
 
 from typing import Any
 

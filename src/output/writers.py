@@ -41,7 +41,7 @@ def open_writers(
 
 
 def label_of(experiment: Experiment) -> Label:
-    """Problem, method and seeds; as tags, the kind of the hypergradient and of the tasks as well."""
+    """Problem, method and seeds; as tags, the kinds of the hypergradient and of the tasks, too."""
     settings, method = experiment.settings, experiment.method.name
     seeds = named_seeds(settings.seed, settings.seeds).replace(" ", "")
     estimator = experiment.hypergradient.name

@@ -53,7 +53,7 @@ def message_of_launcher(error: Exception) -> str | None:
         )
     if package == "ray":
         return f"ray stopped ({first_line(error)}): {GO_ON}"
-    if "No trials are completed yet" in text:
+    if "No trials are completed yet" in text or text == "Record does not exist.":
         return (
             "no trial of the study gave a number, so there is no best one: failures.jsonl in the "
             "sweep's folder has the reasons"

@@ -33,7 +33,7 @@ def left_of_study(storage: str, name: str | None, direction: str, wanted: int) -
     import optuna
     from optuna.trial import TrialState
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the database's: a page of it
     try:
         study = optuna.create_study(

@@ -34,7 +34,7 @@ def list_of_failures(sweep_dir: Path) -> str:
     failures = read_failures(sweep_dir)
     if not failures:
         return ""
-    lines = [f"{len(failures)} jobs gave no result:"]
+    lines = [f"{len(failures)} job{'s' * (len(failures) > 1)} gave no result:"]
     for failure in failures:
         lines += [f"  {failure.overrides}", f"    {failure.folder}", f"    {failure.reason}"]
     lines.append(
@@ -83,9 +83,7 @@ class SweepReport(Callback):
         )
         sweeper = config.hydra.sweeper
         swept = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-        overrides = OverridesParser.create().parse_overrides(
-            [*swept, *config.hydra.overrides.task]
-        )
+        overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
         alike = constant_keys((o.key_or_group, o.is_sweep_override()) for o in overrides)
         excluded = "hydra.job.config.override_dirname.exclude_keys"
         with open_dict(config):

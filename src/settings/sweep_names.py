@@ -45,9 +45,9 @@ def labelled(config: Mapping[str, Any], sweep_dir: str, name: str) -> dict[str, 
     What logger.wandb.group and logger.wandb.name say already stays.
     """
     logger = config.get("logger")
-    options = logger.get("wandb") if isinstance(logger, Mapping) else None
-    if not isinstance(options, Mapping):
+    if not isinstance(logger, Mapping) or not isinstance(logger.get("wandb"), Mapping):
         return dict(config)
+    options = logger["wandb"]
     ours = {"group": sweep_name(sweep_dir)[:128], "name": name[:128]}
     new = {key: value for key, value in ours.items() if options.get(key) is None}
     return {**config, "logger": {**logger, "wandb": {**options, **new}}}
