@@ -93,7 +93,10 @@ def study_of(folder):
     return optuna.load_study(study_name="study", storage=f"sqlite:///{folder}/sweep/study.db")
 
 
-@pytest.mark.parametrize(("problem", "best"), [("ridge", min), ("hyper_cleaning", max)])
+@pytest.mark.parametrize(
+    ("problem", "best"),
+    [("ridge", min), pytest.param("hyper_cleaning", max, marks=pytest.mark.slow)],
+)
 def test_a_study_goes_on_and_its_direction_is_that_of_the_monitored_score(
     problem, best, sweep, tmp_path
 ):
@@ -114,6 +117,7 @@ def test_a_study_goes_on_and_its_direction_is_that_of_the_monitored_score(
     assert f"best_value: {best(1.0, 3.0)}" in text
 
 
+@pytest.mark.slow
 def test_a_study_without_a_number_and_one_of_another_direction_are_explained(sweep):
     command = ["sweep=study", *QUIET, "hydra.sweeper.n_trials=1"]
     said = ["error: no trial of the study gave a number"]

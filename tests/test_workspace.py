@@ -2,27 +2,31 @@
 
 import json
 import sys
+from importlib.util import find_spec
 
 import pytest
 
-from src import workspace
 from src.output.workspace import make_workspace
 from src.settings.errors import UserError
+from tests.conftest import python
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def with_arguments(*arguments):
-        monkeypatch.setattr("sys.argv", ["workspace", *arguments])
-        workspace.main()
-        return capsys.readouterr().out
-
-    return with_arguments
+def needs_the_package():
+    if find_spec("wandb_workspaces") is None:
+        pytest.skip("wandb-workspaces is not installed")
 
 
-def test_the_definition_is_json_with_the_sections_the_grouping_and_the_filter(call):
-    pytest.importorskip("wandb_workspaces")
-    view = json.loads(call("entity=me", "metric=accuracy", "group=mine"))
+def workspace(*arguments, **environment):
+    """What `python -m src.workspace *arguments` prints, and its status. As a program: the package
+    warns of its own code when it is imported."""
+    done = python("-m", "src.workspace", *arguments, **environment)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_definition_is_json_with_the_sections_the_grouping_and_the_filter():
+    needs_the_package()
+    view = json.loads(workspace("entity=me", "metric=accuracy", "group=mine").stdout)
     assert (view["entity"], view["project"], view["displayName"]) == (
         "me",
         "bilevel",
@@ -48,23 +52,19 @@ def test_the_definition_is_json_with_the_sections_the_grouping_and_the_filter(ca
         (["entity=a", "entiti=b"], "did you mean entity?"),
     ],
 )
-def test_wrong_arguments(arguments, message, call):
-    with pytest.raises(SystemExit) as stop:
-        call(*arguments)
-    assert message in str(stop.value.code)
+def test_wrong_arguments(arguments, message):
+    assert message in workspace(*arguments).stderr
 
 
-def test_without_a_login_nothing_is_sent(call, monkeypatch, tmp_path):
-    pytest.importorskip("wandb_workspaces")
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(SystemExit) as stop:
-        call("entity=me", "push=true")
-    assert "run `wandb login` first" in str(stop.value.code)
+def test_without_a_login_nothing_is_sent(tmp_path):
+    needs_the_package()
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "NETRC": str(tmp_path), "WANDB_API_KEY": ""}
+    done = workspace("entity=me", "push=true", **nowhere)
+    assert done.returncode == 1
+    assert "run `wandb login` first" in done.stderr
 
 
 def test_without_the_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(UserError, match=r"pip install -e '.\[workspace\]'"):
         make_workspace("me", "bilevel", "accuracy", None)
