@@ -48,7 +48,7 @@ def test_a_refusal_a_divergence_and_a_kill_are_finished_by_the_same_command(tmp_
     assert listed.count("method=reptile learns the start") == 3
     assert listed.count("train/lower_loss became") == 1
     assert str(second) in listed
-    assert sorted(path.parent for path in tmp_path.glob("*/result.json")) == [first, third]
+    assert {path.parent for path in tmp_path.glob("*/result.json")} == {first, third}
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):

@@ -58,6 +58,11 @@ def message_of_launcher(error: Exception) -> str | None:
             "no trial of the study gave a number, so there is no best one: failures.jsonl in the "
             "sweep's folder has the reasons"
         )
+    if "GridSampler only supports" in text:
+        return (
+            "hydra/sweeper/sampler=grid needs a list of values for each key that is searched, and "
+            "some key has an interval: write KEY=choice(VALUE), or a sweep without sweep=study"
+        )
     if "dynamic value space" in text:
         return (
             "the study in this folder was begun with other choices of hydra.sweeper.params: choose "

@@ -64,10 +64,9 @@ def left_of_study(storage: str, name: str | None, direction: str, wanted: int) -
 def prepare_sweeper(sweeper: Any, mode: str) -> None:
     """Set direction, n_trials and seed of the composed `hydra.sweeper`, which is Optuna's."""
     sweeper.direction = direction_of(mode)
-    if sweeper.storage is None:
-        return
-    left = left_of_study(sweeper.storage, sweeper.study_name, sweeper.direction, sweeper.n_trials)
-    sweeper.n_trials = left.trials
-    # The same seed would propose the first trials again.
-    if sweeper.sampler.get("seed") is not None:
-        sweeper.sampler.seed += left.begun
+    begun = 0
+    if sweeper.storage is not None:
+        options = (sweeper.storage, sweeper.study_name, sweeper.direction, sweeper.n_trials)
+        sweeper.n_trials, begun = left_of_study(*options)
+    if "seed" in sweeper.sampler:  # the same seed would propose the first trials again
+        sweeper.sampler.seed = (sweeper.sampler.seed or 0) + begun
