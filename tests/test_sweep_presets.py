@@ -26,6 +26,7 @@ def sweep(tmp_path):
             RUNS=str(tmp_path / "runs.json"),
             SCORES=json.dumps(scores),
             SUBMITIT="1" if submitit else "",
+            PATH=str(tmp_path),  # no Slurm here, whatever the machine has
         )
         for fragment in says:
             assert fragment in done.stderr
@@ -200,6 +201,18 @@ def test_what_a_launcher_runs_into_is_explained(module, words):
     error = type("Error", (RuntimeError,), {"__module__": module})("gone\nmore")
     message = message_of_launcher(error)
     assert message is None if words is None else words in str(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Job not requeued because: timed-out too many times.", "hydra.launcher.max_num_timeout"),
+        ("GridSampler only supports discrete distributions.", "write KEY=choice(VALUE)"),
+        ("CategoricalDistribution does not support dynamic value space.", "other choices of hydra"),
+    ],
+)
+def test_what_their_texts_mean(text, words):
+    assert words in str(message_of_launcher(ValueError(text)))
 
 
 # Names.

@@ -40,6 +40,11 @@ def message_of_launcher(error: Exception) -> str | None:
             "submits jobs, or choose hydra/launcher=slurm_on_this_machine to try it here, or "
             "hydra/launcher=processes"
         )
+    if "not requeued" in text:
+        return (
+            "its time was up, and more often than hydra.launcher.max_num_timeout allows, so it was "
+            f"not queued again; its checkpoint is kept: {GO_ON}"
+        )
     if package == "submitit":
         return (
             f"a job ended without an answer ({first_line(error)}). Jobs that still run are not "

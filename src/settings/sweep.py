@@ -85,13 +85,16 @@ class SweepReport(Callback):
         swept = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
         overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
         alike = constant_keys((o.key_or_group, o.is_sweep_override()) for o in overrides)
+        alike += config.hydra.job.config.override_dirname.exclude_keys
         excluded = "hydra.job.config.override_dirname.exclude_keys"
         with open_dict(config):
             config.hydra.overrides.hydra.append(f"{excluded}=[{','.join(map(quoted, alike))}]")
         if str(sweeper._target_).endswith(".OptunaSweeper"):
-            folder.mkdir(parents=True, exist_ok=True)  # for its database
             try:
+                folder.mkdir(parents=True, exist_ok=True)  # for its database
                 prepare_sweeper(sweeper, config.problem.monitor.mode)
+            except OSError as error:
+                sys.exit(f"error: hydra.sweep.dir={folder} cannot be written ({error.strerror})")
             except UserError as error:
                 sys.exit(f"error: {error}")
 
