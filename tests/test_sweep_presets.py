@@ -16,13 +16,18 @@ from src.settings.sweep_names import LONGEST, constant_keys, job_name, labelled,
 from tests.conftest import QUIET, python
 
 
+def with_folder(overrides, folder):
+    named = any(override.startswith("hydra.sweep.dir=") for override in overrides)
+    return overrides if named else (*overrides, f"hydra.sweep.dir={folder}")
+
+
 @pytest.fixture
 def sweep(tmp_path):
     """`python -m src.train *overrides` with a stand-in for each run: {folder: configuration}."""
 
     def call(*overrides, says=(), scores=(), submitit=False):
         done = python(
-            *["-m", "tests.sweep_script", *overrides, f"hydra.sweep.dir={tmp_path / 'sweep'}"],
+            *["-m", "tests.sweep_script", *with_folder(overrides, tmp_path / "sweep")],
             RUNS=str(tmp_path / "runs.json"),
             SCORES=json.dumps(scores),
             SUBMITIT="1" if submitit else "",
@@ -170,13 +175,17 @@ REFUSED = {
     "hydra/launcher=slurn": ["is not known: choose", "slurm_on_this_machine", "joblib"],
     "hydra/sweeper=ax": ["hydra/sweeper=ax is not known: choose basic, optuna"],
     "hydra/launcher=slurm": ["no Slurm on this machine", "hydra/launcher=processes"],
+    "hydra/sweeper=basic lower_optimizer.step_size=interval(0.1,0.2)": ["Optuna alone", "0.1,0.3"],
+    "hydra/launcher=processes hydra.launcher.n_jobs=0": ["hydra.launcher.n_jobs=0 must be a whole"],
+    "sweep=study hydra.sweeper.n_trials=-1": ["hydra.sweeper.n_trials=-1 must be a whole number"],
+    "hydra.sweep.dir=/dev/null/x": ["/dev/null/x cannot be written", "another hydra.sweep.dir"],
     "sweep=laws": ["sweep=laws names no file of conf/sweep: did you mean sweep=law?"],
 }
 
 
 @pytest.mark.parametrize("choice", REFUSED)
 def test_what_cannot_be_launched_is_explained(choice, sweep):
-    command = ["-m", choice, "problem=ridge", "method=rhg,bda", *QUIET]
+    command = ["-m", *choice.split(), "problem=ridge", "method=rhg,bda", *QUIET]
     assert sweep(*command, says=["error: ", *REFUSED[choice]]) == {}
 
 

@@ -103,7 +103,7 @@ def message_of(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _composition_message(error)
+        return message_of_launcher(error) or _composition_message(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
         return _choice_message(str(error))
     if isinstance(error, OSError) and error.filename is not None:

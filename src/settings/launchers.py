@@ -1,8 +1,10 @@
 """What launchers and sweepers, which others wrote, refuse or run into: in words for people."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from src.settings.errors import first_line
+from src.settings.errors import UserError, first_line
 
 # Hydra's names for what its plugins bring, and the extra of pyproject.toml that has the plugin.
 EXTRAS = {
@@ -29,6 +31,23 @@ def choice_message(group: str, name: str, conf: str) -> str:
     ours = {file.stem for file in Path(conf, group).glob("*.yaml")}
     listed = ", ".join(sorted({"basic", *EXTRAS[group], *ours}))
     return f"{group}={name} is not known: choose {listed}"
+
+
+def check_numbers(launcher: Mapping[str, Any], sweeper: Mapping[str, Any]) -> None:
+    """Raises UserError where a number of theirs would end in an error of another's code."""
+    at_least_one = {
+        "hydra.launcher.n_jobs": launcher.get("n_jobs"),
+        "hydra.launcher.timeout_min": launcher.get("timeout_min"),
+        "hydra.launcher.array_parallelism": launcher.get("array_parallelism"),
+        "hydra.sweeper.n_jobs": sweeper.get("n_jobs"),
+        "hydra.sweeper.n_trials": sweeper.get("n_trials"),
+        "hydra.sweeper.max_batch_size": sweeper.get("max_batch_size"),
+    }
+    for key, value in at_least_one.items():
+        if key == "hydra.launcher.n_jobs" and value == -1:  # all cores
+            continue
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise UserError(f"{key}={value} must be a whole number of at least 1")
 
 
 def message_of_launcher(error: Exception) -> str | None:
@@ -62,6 +81,11 @@ def message_of_launcher(error: Exception) -> str | None:
         return (
             "no trial of the study gave a number, so there is no best one: failures.jsonl in the "
             "sweep's folder has the reasons"
+        )
+    if "does not support sweep type" in text:
+        return (
+            "an interval is for Optuna alone (sweep=study, or hydra/sweeper=optuna): write a list "
+            "of values, such as 0.1,0.3"
         )
     if "GridSampler only supports" in text:
         return (

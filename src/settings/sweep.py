@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.settings.errors import UserError
+from src.settings.launchers import check_numbers
 from src.settings.study import prepare_sweeper
 from src.settings.sweep_names import constant_keys, job_name
 
@@ -75,34 +76,43 @@ class SweepReport(Callback):
         Hydra makes every job from this config. It only warns of an exception raised here.
         """
         folder = Path(config.hydra.sweep.dir).resolve()
-        (folder / FAILURES).unlink(missing_ok=True)  # of an earlier try: no longer true
-        print(
-            f"sweep in {folder}; if it stops, the same command with hydra.sweep.dir={folder} does "
-            "what is left",
-            file=sys.stderr,
-        )
-        sweeper = config.hydra.sweeper
-        swept = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-        overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
-        alike = constant_keys((o.key_or_group, o.is_sweep_override()) for o in overrides)
-        alike += config.hydra.job.config.override_dirname.exclude_keys
-        excluded = "hydra.job.config.override_dirname.exclude_keys"
-        with open_dict(config):
-            config.hydra.overrides.hydra.append(f"{excluded}=[{','.join(map(quoted, alike))}]")
-        if str(sweeper._target_).endswith(".OptunaSweeper"):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)  # for its database
-                prepare_sweeper(sweeper, config.problem.monitor.mode)
-            except OSError as error:
-                sys.exit(f"error: hydra.sweep.dir={folder} cannot be written ({error.strerror})")
-            except UserError as error:
-                sys.exit(f"error: {error}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / FAILURES).unlink(missing_ok=True)  # of an earlier try: no longer true
+            check_numbers(config.hydra.launcher, config.hydra.sweeper)
+            print(
+                f"sweep in {folder}; if it stops, the same command with hydra.sweep.dir={folder} "
+                "does what is left",
+                file=sys.stderr,
+            )
+            _leave_out_what_is_alike(config)
+            if str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):
+                prepare_sweeper(config.hydra.sweeper, config.problem.monitor.mode)
+        except OSError as error:
+            sys.exit(
+                f"error: hydra.sweep.dir={folder} cannot be written ({error.strerror}): choose "
+                "another hydra.sweep.dir"
+            )
+        except UserError as error:
+            sys.exit(f"error: {error}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Exit status 1 where a job gave no result. (Hydra swallows any other exception here.)"""
         failures = list_of_failures(Path(config.hydra.sweep.dir).resolve())
         if failures:
             sys.exit(failures)
+
+
+def _leave_out_what_is_alike(config: DictConfig) -> None:
+    """Keep what all jobs share out of hydra.job.override_dirname, from which their names come."""
+    params = config.hydra.sweeper.get("params") or {}
+    swept = [f"{key}={value}" for key, value in params.items()]
+    overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
+    alike = constant_keys((o.key_or_group, o.is_sweep_override()) for o in overrides)
+    alike += config.hydra.job.config.override_dirname.exclude_keys
+    key = "hydra.job.config.override_dirname.exclude_keys"
+    with open_dict(config):
+        config.hydra.overrides.hydra.append(f"{key}=[{','.join(map(quoted, alike))}]")
 
 
 def quoted(text: str) -> str:
