@@ -21,6 +21,8 @@ GROUPS = (
     "data",
     "model",
     "experiment",
+    "sweep",
+    "hydra/launcher",
     "debug",
 )
 

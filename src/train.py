@@ -2,10 +2,10 @@
 
 Prints the path of result.json last and returns problem.monitor's metric of the best state, for
 Hydra sweepers. Run again in the same hydra.run.dir, it continues where the run stopped. All jobs of
-a sweep (-m) run; one that gives no result returns nan, and is listed at the end.
+a sweep (-m) run; one that gives no result returns None, and is listed at the end.
 """
 
-import math
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,7 +24,7 @@ from src.settings.config import resolve
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
-def main(config: DictConfig) -> float:
+def main(config: DictConfig) -> float | None:
     """One run of the composed config, in Hydra's run folder."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -32,20 +32,22 @@ def main(config: DictConfig) -> float:
         return _job_of_sweep(config, folder)
     # Whether errors are shown in full must be known before anything is checked.
     with refusals_as_messages(traceback=config.get("traceback") is True):
-        return _run(config, folder, f"hydra.run.dir={folder}")
+        return _run(resolve(config), folder, f"hydra.run.dir={folder}")
 
 
-def _run(config: DictConfig, folder: Path, where: str) -> float:
+def _run(config: Mapping[str, Any], folder: Path, where: str) -> float:
     """One run and its printed summary; `where` is what continues it, as an override."""
     # Imported here so that --help and refusals by Hydra do not wait for jax.
     from src.running.run import run
-    from src.running.stopping import Stopped
+    from src.running.stopping import TIME_IS_UP, Stopped
 
     try:
-        result = run(resolve(config), folder, list(HydraConfig.get().overrides.task))
+        result = run(config, folder, list(HydraConfig.get().overrides.task))
     except (KeyboardInterrupt, Stopped) as stop:
         what = str(stop) or "stopped by the keyboard"
         print(f"{what}; to go on, run the same command with {where}", file=sys.stderr)
+        if isinstance(stop, Stopped) and stop.signal_number == TIME_IS_UP:
+            signal.raise_signal(TIME_IS_UP)  # the launcher's turn: it queues the job again
         sys.exit(stop.status if isinstance(stop, Stopped) else 130)
     finally:
         with suppress(OSError):
@@ -55,21 +57,26 @@ def _run(config: DictConfig, folder: Path, where: str) -> float:
     return result[f"best/{result['monitor']}"]
 
 
-def _job_of_sweep(config: DictConfig, folder: Path) -> float:
-    """A run, or nan, which sweepers take for a failed trial. The jobs after it run in any case."""
+def _job_of_sweep(config: DictConfig, folder: Path) -> float | None:
+    """A run, or None where it fails. The jobs after it run in any case.
+
+    Optuna's sweeper takes None for a failed trial, and stops at a nan.
+    """
     from src.settings.sweep import record_failure
+    from src.settings.sweep_names import labelled
 
     hydra_config = HydraConfig.get()
     sweep_dir = Path(hydra_config.sweep.dir).resolve()
     try:
-        return _run(config, folder, f"hydra.sweep.dir={sweep_dir}")
+        plain = labelled(resolve(config), str(sweep_dir), folder.name)
+        return _run(plain, folder, f"hydra.sweep.dir={sweep_dir}")
     except Exception as error:
         reason = message_of(error)
         if reason is None or config.get("traceback") is True:
             print_exc()
         reason = reason or f"a defect of the program: {type(error).__name__}: {error}"
         record_failure(sweep_dir, folder, list(hydra_config.overrides.task), reason)
-        return math.nan
+        return None
 
 
 def summary(result: Mapping[str, Any]) -> str:

@@ -24,7 +24,10 @@ from tests.own_files import write_images
 from tests.photographs import PARTS, cached, photographs, write_pickles
 from tests.test_idx import small_arrays, write_idx_files
 
-GROUPS = sorted(folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir())
+# hydra/launcher and sweep are not about an experiment: tests/test_sweeps.py composes each.
+OF_SWEEPS = {"hydra", "sweep"}
+FOLDERS = {folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir()}
+GROUPS = sorted(FOLDERS - OF_SWEEPS)
 FILES = {group: sorted(f.stem for f in (ROOT / "conf" / group).glob("*.yaml")) for group in GROUPS}
 # Options that make what has them small.
 SMALL = ["num_drawings=6", "block_filters=[4,4]", "pooled_filters=8", "num_features=8"]
@@ -245,7 +248,8 @@ def test_top_level_keys_and_groups_are_those_that_the_code_checks():
     top = OmegaConf.load(ROOT / "conf" / "config.yaml")
     assert set(top) - {"defaults", "hydra"} == set(Settings._fields)
     chosen = {str(key) for entry in top.defaults if entry != "_self_" for key in entry}
-    assert set(GROUPS) <= chosen <= {*NODES, "method", "logger", "experiment", "debug"}
+    assert set(GROUPS) <= chosen <= {*NODES, "method", "logger", "experiment", "debug", "sweep"}
+    assert OF_SWEEPS <= FOLDERS
     assert set(FILES["logger"]) == set(Writers._fields)
     assert set(yaml_of("logger", "wandb").wandb) == set(WandbOptions._fields)
     assert str(ROOT / "conf") == CONF
@@ -259,6 +263,7 @@ def test_describe_as_a_program(tmp_path):
 
 
 PROGRAMS = ["train", "evaluate", "describe", "methods", "certify", "boml", "predict", "report"]
+PROGRAMS += ["workspace"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -273,5 +278,6 @@ def test_help_does_not_wait_for_jax(program, tmp_path):
         assert "overrides" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "argparse" in imported or "src.settings.cli" in imported
-    assert not imported & {"jax", "jaxlib", "wandb", "matplotlib", "orbax.checkpoint"}
+    slow = {"jax", "jaxlib", "wandb", "matplotlib", "orbax.checkpoint", "optuna", "tensorboard"}
+    assert not imported & slow
     assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,11 @@ REFUSED = [
     (COUNTEREXAMPLE, ["+aggregation.gamma=1"], ["aggregation.gamma is not a key", "alpha, beta"]),
     (COUNTEREXAMPLE, ["+colour=red"], ["colour is not a key", "there is"]),
     (COUNTEREXAMPLE, ["+method.start=1"], ["method.start is not a key", "learn_start"]),
-    (COUNTEREXAMPLE, ["+logger.csv=true"], ["logger.csv is not a key", "console, jsonl, wandb"]),
+    (
+        COUNTEREXAMPLE,
+        ["+logger.csv=true"],
+        ["logger.csv is not a key", "console, jsonl, tensorboard, wandb"],
+    ),
     ([], ["method=bdaa"], ["method=bdaa names no file of conf/method", "bda", "rhg", "trhg"]),
     ([], ["problem=fewshot"], ["did you mean problem=few_shot?", "counterexample", "ridge"]),
     ([], ["hypergradient=unroled"], ["did you mean hypergradient=unrolled?", "truncated"]),

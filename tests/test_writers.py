@@ -11,15 +11,9 @@ import pytest
 
 from src.files import write_atomically, write_json
 from src.output.plots import learning_curves
-from src.output.writers import (
-    Writer,
-    console_writer,
-    jsonl_writer,
-    read_rows,
-    together,
-    wandb_mode,
-    wandb_writer,
-)
+from src.output.wandb_writer import Label, wandb_mode, wandb_writer
+from src.output.writer import Writer, together
+from src.output.writers import console_writer, jsonl_writer, read_rows
 from src.running.run import run
 from src.settings.checked import WandbOptions
 from src.settings.errors import UserError
@@ -27,7 +21,8 @@ from tests.conftest import config_of, python, read_metrics
 
 COUNTEREXAMPLE = ["problem=counterexample", "compilation_cache=false", "num_iterations=12"]
 CADENCES = ["log_every=3", "eval_every=5", "checkpoint_every=4"]
-OPTIONS = WandbOptions("offline", "bilevel", None, ())
+OPTIONS = WandbOptions("offline", "bilevel", None, None, ())
+LABEL = Label("a-run", ())
 
 
 def wandb_records(path):
@@ -61,8 +56,8 @@ def items_of(items):
     return {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in items}
 
 
-def test_wandb_offline_holds_config_history_and_summary(tmp_path):
-    """In two pieces, as after a kill: both belong to one run, and together are the rows."""
+def test_a_wandb_run_in_two_pieces_is_one_run(tmp_path):
+    """As after a kill: the second folder holds everything, and the first is put away."""
     for stop in (8, 12):
         done = python(
             *["-m", "src.train", *COUNTEREXAMPLE[:2], *CADENCES, f"num_iterations={stop}"],
@@ -71,46 +66,51 @@ def test_wandb_offline_holds_config_history_and_summary(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
-    files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    assert len(files) == 2
-    pieces = [wandb_records(path) for path in files]
-    runs = [record.run for piece in pieces for record in piece if record.HasField("run")]
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    (replaced,) = tmp_path.glob("wandb/replaced/offline-run-*/*.wandb")
+    records, before = wandb_records(file), wandb_records(replaced)
+    runs = [record.run for piece in (records, before) for record in piece if record.HasField("run")]
     identifier = (tmp_path / "wandb_id.txt").read_text()
     assert {run.run_id for run in runs} == {identifier}
     assert {run.project for run in runs} == {"bilevel"}
-    assert (runs[0].run_group, list(runs[0].tags)) == ("g", ["a", "b"])
+    tags = ["a", "b", "counterexample", "one task", "rhg", "unrolled hypergradient"]
+    assert (runs[0].run_group, list(runs[0].tags)) == ("g", tags)
     assert runs[0].display_name == "counterexample-rhg-seed0"
     config = items_of(runs[0].config.update)
     assert config["num_lower_steps"] == 40
     assert config["method"]["name"] == "rhg"
+    metrics = [record.metric for record in records if record.HasField("metric")]
+    assert ("*", "step") in {(metric.glob_name, metric.step_metric) for metric in metrics}
 
-    history = [
-        items_of(record.history.item)
-        for piece in pieces
-        for record in piece
-        if record.HasField("history")
-    ]
-    rows = {row["_step"]: row for row in history}
+    history = [items_of(r.history.item) for r in records if r.HasField("history")]
     logged = {row["step"]: row for row in read_metrics(tmp_path)}
     assert list(logged) == [3, 5, 6, 9, 10, 12]
-    for step, row in logged.items():
-        assert {key: rows[step][key] for key in row if "/" in key} == {
-            key: value for key, value in row.items() if "/" in key
-        }
-    steps = [
-        [items_of(r.history.item)["_step"] for r in p if r.HasField("history")] for p in pieces
-    ]
-    assert all(piece == sorted(piece) for piece in steps)
-    picture = rows[12]["pictures/learning_curves/path"]
-    assert (files[-1].parent / "files" / picture).read_bytes().startswith(b"\x89PNG")
+    assert [row["_step"] for row in history] == list(logged)
+    for row in history:
+        ours = logged[row["_step"]]
+        assert {key: row[key] for key in ours} == ours
+    earlier = [items_of(r.history.item)["_step"] for r in before if r.HasField("history")]
+    assert earlier == [3, 5, 6, 8]  # 8: the end of a run of 8 iterations, which this one is not
+    picture = history[-1]["pictures/learning_curves/path"]
+    assert (file.parent / "files" / picture).read_bytes().startswith(b"\x89PNG")
 
     result = json.loads((tmp_path / "result.json").read_text())
     summary = {}
-    for record in pieces[-1]:
+    for record in records:
         if record.HasField("summary"):
             summary |= items_of(record.summary.update)
-    for name in ("validation/upper_loss", "best/validation/upper_loss", "iterations"):
+    for name in ("validation/upper_loss", "best/validation/upper_loss", "best/step", "seconds"):
         assert summary[name] == result[name]
+    assert_wandb_reads_the_same(file, list(logged))
+
+
+def assert_wandb_reads_the_same(file, steps):
+    """By wandb's own reader, where this version has one on the command line."""
+    done = python("-m", "wandb", "leet", "inspect", "--json", str(file))
+    if "No such command" in done.stderr:
+        return
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum(row.get("type") == "history" for row in rows) == len(steps), done.stdout[:2000]
 
 
 def test_a_run_without_wandb(tmp_path, monkeypatch):
@@ -128,8 +128,13 @@ def test_a_run_without_any_writer(tmp_path):
 
 
 class FakeRun:
+    step = 0
+
     def __init__(self):
         self.exit_code = None
+
+    def define_metric(self, *arguments, **options):
+        pass
 
     def log(self, *arguments, **options):
         raise RuntimeError("no room left")
@@ -152,10 +157,49 @@ def test_a_wandb_run_is_finished_even_where_its_last_words_fail(
 
     monkeypatch.setitem(sys.modules, "wandb", Module)
     config = config_of(*COUNTEREXAMPLE)
-    writer = wandb_writer(OPTIONS, tmp_path, "a-run", config)
+    writer = wandb_writer(OPTIONS, tmp_path, LABEL, config)
     with pytest.raises(RuntimeError):
         writer.close(result, [tmp_path / "picture.png"])
     assert fake.exit_code == exit_code
+
+
+def test_tensorboard_holds_rows_options_scores_and_pictures_of_a_run_in_two_pieces(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    options = [*COUNTEREXAMPLE, *CADENCES, "logger=[jsonl,tensorboard]"]
+    for stop in (8, 12):
+        result = run(config_of(*options, f"num_iterations={stop}"), tmp_path)
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    values = [
+        (event.step, value)
+        for event in LegacyEventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    ]
+    rows = [
+        (row["step"], tag, pytest.approx(number))
+        for row in read_metrics(tmp_path)
+        for tag, number in row.items()
+        if "/" in tag
+    ]
+    written = [
+        (step, value.tag, value.simple_value)
+        for step, value in values
+        if "/" in value.tag and not value.tag.startswith("_hparams_")
+    ]
+    assert written[: len(rows)] == rows
+    tags = {value.tag: value for _, value in values}
+    best = tags["best/validation/upper_loss"].simple_value
+    assert best == pytest.approx(result["best/validation/upper_loss"], rel=1e-5)
+    picture = tags["pictures/learning_curves"].image.encoded_image_string
+    assert picture.startswith(b"\x89PNG")
+    assert any(name.startswith("_hparams_") for name in tags)
+
+
+def test_a_run_without_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    with pytest.raises(UserError, match=r"tensorboard is not installed.*\.\[tensorboard\]"):
+        run(config_of(*COUNTEREXAMPLE, "logger=[tensorboard]"), tmp_path / "b")
 
 
 def test_one_writer_that_fails_to_close_does_not_keep_the_others_open(tmp_path):
@@ -234,31 +278,39 @@ def test_learning_curves(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
 
 
-def test_without_an_answer_wandb_is_kept_offline(tmp_path, monkeypatch, capsys):
-    class CommError(RuntimeError):
-        pass
-
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("CommError", "does not answer (run initialization has timed out): this run is kept off"),
+        ("UsageError", "`wandb login` may be missing (run initialization has timed out): this run"),
+    ],
+)
+def test_without_an_answer_or_a_login_wandb_is_kept_offline(
+    kind, said, tmp_path, monkeypatch, capsys
+):
+    error = type("Error", (RuntimeError,), {})
+    kinds = {name: type(name, (error,), {}) for name in ("CommError", "UsageError")}
     modes, torn_down = [], []
 
     def init(**options):
         modes.append(options["mode"])
         if options["mode"] == "online":
-            raise CommError("run initialization has timed out\nmore")
+            raise kinds[kind]("run initialization has timed out\nmore")
         return FakeRun()
 
     class Module:
-        errors = SimpleNamespace(Error=RuntimeError, CommError=CommError)
+        errors = SimpleNamespace(Error=error, **kinds)
         Settings = staticmethod(lambda **options: options)
         teardown = staticmethod(lambda: torn_down.append(True))
 
     Module.init = staticmethod(init)
     monkeypatch.setitem(sys.modules, "wandb", Module)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    wandb_writer(OPTIONS._replace(mode="online"), tmp_path, "a-run", {})
+    wandb_writer(OPTIONS._replace(mode="online"), tmp_path, LABEL, {})
     assert (modes, torn_down) == (["online", "offline"], [True])
     message = capsys.readouterr().err
-    assert "does not answer (run initialization has timed out): this run is kept offline" in message
-    assert "wandb sync" in message
+    assert said in message
+    assert f"wandb sync {tmp_path}/wandb/offline-run-*" in message
 
 
 @pytest.mark.parametrize(

@@ -1,33 +1,24 @@
-"""Where metrics go: console, JSONL, wandb, in any combination. The only file that knows wandb."""
+"""Where metrics go: console, JSONL, wandb, TensorBoard, in any combination."""
 
 import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, get_args, get_type_hints
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.files import write_text
+from src.output.tensorboard_writer import tensorboard_writer
+from src.output.wandb_writer import Label, wandb_writer
+from src.output.writer import Row, Writer, nothing, together
 from src.settings.build import Experiment
-from src.settings.checked import WandbOptions, named_seeds
-from src.settings.errors import UserError, first_line
+from src.settings.checked import named_seeds
 
-Row = dict[str, Any]
-WANDB_SECONDS = 12.0  # for an answer of its server
 END_OF_RUN = "end_of_run"  # marks the scores of a last state between two validations
-
-
-class Writer(NamedTuple):
-    """progress(step, upper_loss, iterations/s) often; log(row); close(result, pictures) once."""
-
-    progress: Callable[[int, float, float], None]
-    log: Callable[[Row], None]
-    close: Callable[[Mapping[str, Any] | None, list[Path]], None]
 
 
 def open_writers(
@@ -35,39 +26,34 @@ def open_writers(
 ) -> Writer:
     """The writers that the configuration chooses; `config` is what wandb shows of it."""
     chosen, settings = experiment.writers, experiment.settings
+    metrics = folder / "metrics.jsonl"
+    earlier = rows_until(resume_step, read_rows(metrics))
     writers: list[Writer] = []
     if chosen.wandb is not None:
-        seeds = named_seeds(settings.seed, settings.seeds).replace(" ", "")
-        name = f"{experiment.problem_name}-{experiment.method.name}-{seeds}"
-        writers.append(wandb_writer(chosen.wandb, folder, name, config))
+        writers.append(wandb_writer(chosen.wandb, folder, label_of(experiment), config, earlier))
+    if chosen.tensorboard:
+        writers.append(tensorboard_writer(folder, config, earlier))
     if chosen.jsonl:
-        writers.append(jsonl_writer(folder / "metrics.jsonl", resume_step))
+        writers.append(jsonl_writer(metrics, resume_step))
     if chosen.console:
         writers.append(console_writer(resume_step, settings.num_iterations))
     return together(writers)
 
 
-def together(writers: list[Writer]) -> Writer:
-    """Several writers as one."""
-
-    def progress(step: int, upper_loss: float, rate: float) -> None:
-        for writer in writers:
-            writer.progress(step, upper_loss, rate)
-
-    def log(row: Row) -> None:
-        for writer in writers:
-            writer.log(row)
-
-    def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:
-        with ExitStack() as stack:  # closes each, whatever happens to the others
-            for writer in reversed(writers):
-                stack.callback(writer.close, result, pictures)
-
-    return Writer(progress, log, close)
+def label_of(experiment: Experiment) -> Label:
+    """Problem, method and seeds; as tags, the kinds of the hypergradient and of the tasks, too."""
+    settings, method = experiment.settings, experiment.method.name
+    seeds = named_seeds(settings.seed, settings.seeds).replace(" ", "")
+    estimator = experiment.hypergradient.name
+    kind = "implicit" if estimator.startswith("implicit") else estimator.replace("_", " ")
+    tasks = "one task" if experiment.source.persistent else "many tasks"
+    tags = (experiment.problem_name, method, f"{kind} hypergradient", tasks)
+    return Label(f"{experiment.problem_name}-{method}-{seeds}", tuple(tag[:64] for tag in tags))
 
 
-def _nothing(*_: Any) -> None:
-    return None
+def rows_until(step: int, rows: Sequence[Row]) -> list[Row]:
+    """The rows that a run which goes on from this iteration keeps."""
+    return [row for row in rows if row["step"] <= step and END_OF_RUN not in row]
 
 
 def console_writer(first: int, last: int) -> Writer:
@@ -113,7 +99,7 @@ def jsonl_writer(path: Path, resume_step: int) -> Writer:
     _keep_damaged(
         path, [r is None and ln.endswith("\n") for ln, r in zip(lines, rows, strict=True)]
     )
-    kept = [r for r in rows if r and r["step"] <= resume_step and END_OF_RUN not in r]
+    kept = rows_until(resume_step, [row for row in rows if row])
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by the writer)
 
@@ -134,7 +120,7 @@ def jsonl_writer(path: Path, resume_step: int) -> Writer:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
-    return Writer(progress=_nothing, log=log, close=lambda result, pictures: file.close())
+    return Writer(progress=nothing, log=log, close=lambda result, pictures: file.close())
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -179,75 +165,3 @@ def _is_open_file(path: Path, file: TextIO) -> bool:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except OSError:
         return False
-
-
-def wandb_mode(configured: str) -> str:
-    """The mode of the environment (WANDB_MODE), which wins, or else the configured one."""
-    mode = os.environ.get("WANDB_MODE", "").strip().lower() or configured
-    modes = get_args(get_type_hints(WandbOptions)["mode"])
-    if mode not in modes:
-        raise UserError(
-            f"the environment's WANDB_MODE={mode} must be one of {', '.join(modes)}, or unset"
-        )
-    return mode
-
-
-def _start_wandb(wandb: Any, **options: Any) -> Any:
-    """A started run: without an answer from the server, one that is kept offline."""
-    try:
-        return wandb.init(**options)
-    except wandb.errors.CommError as error:
-        print(
-            f"warning: wandb's server does not answer ({first_line(error)}): this run is kept "
-            f"offline; upload it later with `wandb sync {options['dir']}/wandb/offline-run-*`",
-            file=sys.stderr,
-        )
-        wandb.teardown()  # it still holds the run's id
-        return wandb.init(**{**options, "mode": "offline"})
-    except (wandb.errors.Error, OSError) as error:
-        raise UserError(
-            f"logger.wandb.mode={options['mode']}: wandb does not start ({first_line(error)}); "
-            "run `wandb login` for mode=online, choose logger.wandb.mode=offline, or leave wandb "
-            "out with logger=[console,jsonl]"
-        ) from error
-
-
-def wandb_writer(
-    options: WandbOptions, folder: Path, name: str, config: Mapping[str, Any]
-) -> Writer:
-    """A wandb run in the run folder, offline by default; resuming continues the same run id."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            "logger: wandb is not installed; install it with `pip install wandb`, or choose "
-            "logger=[console,jsonl]"
-        ) from error
-    id_file = folder / "wandb_id.txt"
-    if not id_file.exists():
-        write_text(id_file, secrets.token_hex(4))
-    run = _start_wandb(
-        wandb,
-        dir=folder,
-        id=id_file.read_text(encoding="utf-8").strip(),
-        resume="allow",
-        mode=wandb_mode(options.mode),
-        project=options.project,
-        group=options.group,
-        tags=options.tags,
-        name=name,
-        config=dict(config),
-        settings=wandb.Settings(silent=True, init_timeout=WANDB_SECONDS),
-    )
-
-    def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:
-        try:
-            if pictures:
-                run.log({f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures})
-            if result is not None:
-                scalars = {k: v for k, v in result.items() if isinstance(v, int | float)}
-                run.summary.update(scalars)
-        finally:
-            run.finish(exit_code=0 if result is not None else 1)
-
-    return Writer(progress=_nothing, log=lambda row: run.log(row, step=row["step"]), close=close)

@@ -64,6 +64,7 @@ class WandbOptions(NamedTuple):
     mode: Literal["offline", "online", "disabled"]
     project: str
     group: str | None
+    name: str | None
     tags: tuple[str, ...]
 
 
@@ -73,6 +74,7 @@ class Writers(NamedTuple):
     console: bool = False
     jsonl: bool = False
     wandb: WandbOptions | None = None
+    tensorboard: bool = False
 
 
 class Checked(NamedTuple):

@@ -14,7 +14,8 @@ from typing import Literal
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.settings.config import NODES, unknown_key
-from src.settings.errors import UserError
+from src.settings.errors import UserError, first_line
+from src.settings.launchers import EXTRAS, choice_message, message_of_launcher
 
 CONF = str(Path(__file__).resolve().parents[2] / "conf")
 
@@ -102,14 +103,14 @@ def message_of(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _composition_message(error)
+        return message_of_launcher(error) or _composition_message(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
         return _choice_message(str(error))
     if isinstance(error, OSError) and error.filename is not None:
         return (
             f"{error.filename} cannot be written ({error.strerror}): choose another hydra.run.dir"
         )
-    return None
+    return message_of_launcher(error)
 
 
 def _choice_message(text: str) -> str:
@@ -131,7 +132,9 @@ def _composition_message(error: Exception) -> str:
     # Where Hydra searched is of no use to anyone but Hydra's authors.
     text = text.partition("Config search path:")[0].strip().replace("\n\t", " ")
     first = text.splitlines()[0]
-    unloaded = re.search(r"Could not (?:load|find) '(\w+)/([^']*)'", text)
+    unloaded = re.search(r"Could not (?:load|find) '([\w/]+)/([^'/]*)'", text)
+    if unloaded and unloaded[1] in EXTRAS:
+        return choice_message(unloaded[1], unloaded[2], CONF)
     if unloaded and Path(CONF, unloaded[1]).is_dir():
         group, name = unloaded.groups()
         near = get_close_matches(name, _files_of(group).split(", "), n=1)
@@ -143,6 +146,8 @@ def _composition_message(error: Exception) -> str:
         return f"{typed} cannot be read; write such a value in both quotes: '{key}=\"{value}\"'"
     if first.startswith("Missing mandatory value"):
         return f"{first.rpartition(' ')[2]} is missing (???): give it a value"
+    if first.startswith("Error merging override ") and error.__cause__ is not None:
+        return f"{first.rpartition(' ')[2]}: {first_line(error.__cause__)}"
     if not first.startswith("Could not override '"):
         return text
     prefix, _, name = first.split("'")[1].rpartition(".")

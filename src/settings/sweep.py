@@ -1,4 +1,4 @@
-"""A sweep: every job runs, and what was refused or failed is listed at the end."""
+"""A sweep: its jobs are named by what differs, all run, and the failures are listed at the end."""
 
 import json
 import sys
@@ -7,10 +7,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.settings.errors import UserError
+from src.settings.launchers import check_numbers
+from src.settings.study import prepare_sweeper
+from src.settings.sweep_names import constant_keys, job_name
 
 FAILURES = "failures.jsonl"
+
+# Hydra resolves hydra.sweep.subdir in the process of each job, which imports this file on its way.
+OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
 
 def record_failure(sweep_dir: Path, folder: Path, overrides: Sequence[str], reason: str) -> None:
@@ -26,7 +35,7 @@ def list_of_failures(sweep_dir: Path) -> str:
     failures = read_failures(sweep_dir)
     if not failures:
         return ""
-    lines = [f"{len(failures)} jobs gave no result:"]
+    lines = [f"{len(failures)} job{'s' * (len(failures) > 1)} gave no result:"]
     for failure in failures:
         lines += [f"  {failure.overrides}", f"    {failure.folder}", f"    {failure.reason}"]
     lines.append(
@@ -62,11 +71,50 @@ class SweepReport(Callback):
     """Hydra calls these in the process of the command, before and after all jobs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Failures of an earlier try are no longer true."""
-        (Path(config.hydra.sweep.dir) / FAILURES).unlink(missing_ok=True)
+        """Say where the sweep is, and leave out of its jobs' names what they all have.
+
+        Hydra makes every job from this config. It only warns of an exception raised here.
+        """
+        folder = Path(config.hydra.sweep.dir).resolve()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / FAILURES).unlink(missing_ok=True)  # of an earlier try: no longer true
+            check_numbers(config.hydra.launcher, config.hydra.sweeper)
+            print(
+                f"sweep in {folder}; if it stops, the same command with hydra.sweep.dir={folder} "
+                "does what is left",
+                file=sys.stderr,
+            )
+            _leave_out_what_is_alike(config)
+            if str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):
+                prepare_sweeper(config.hydra.sweeper, config.problem.monitor.mode)
+        except OSError as error:
+            sys.exit(
+                f"error: hydra.sweep.dir={folder} cannot be written ({error.strerror}): choose "
+                "another hydra.sweep.dir"
+            )
+        except UserError as error:
+            sys.exit(f"error: {error}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Exit status 1 where a job gave no result. (Hydra swallows any other exception here.)"""
         failures = list_of_failures(Path(config.hydra.sweep.dir).resolve())
         if failures:
             sys.exit(failures)
+
+
+def _leave_out_what_is_alike(config: DictConfig) -> None:
+    """Keep what all jobs share out of hydra.job.override_dirname, from which their names come."""
+    params = config.hydra.sweeper.get("params") or {}
+    swept = [f"{key}={value}" for key, value in params.items()]
+    overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
+    alike = constant_keys((o.key_or_group, o.is_sweep_override()) for o in overrides)
+    alike += config.hydra.job.config.override_dirname.exclude_keys
+    key = "hydra.job.config.override_dirname.exclude_keys"
+    with open_dict(config):
+        config.hydra.overrides.hydra.append(f"{key}=[{','.join(map(quoted, alike))}]")
+
+
+def quoted(text: str) -> str:
+    """As Hydra's command line reads it as text."""
+    return "'" + text.replace("'", "\\'") + "'"

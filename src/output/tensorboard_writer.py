@@ -1,0 +1,82 @@
+"""Rows, scores and pictures for TensorBoard, a dashboard without an account.
+
+`tensorboard --logdir FOLDER` shows all runs below a folder. A run has one file of events: one that
+goes on begins it again with the rows that it has already.
+"""
+
+import importlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.output.writer import Row, Writer, nothing
+from src.settings.errors import UserError
+
+# No options of an experiment: they would be columns of the table.
+APART = {"logger", "recommended", "cite", "traceback", "resume", "compilation_cache"}
+
+
+def tensorboard_writer(
+    folder: Path, config: Mapping[str, Any], earlier: Sequence[Row] = ()
+) -> Writer:
+    """Events in the run folder; earlier: the rows that the run has already logged."""
+    try:
+        proto = "tensorboard.compat.proto"
+        Event = importlib.import_module(f"{proto}.event_pb2").Event
+        Summary = importlib.import_module(f"{proto}.summary_pb2").Summary
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError as error:
+        raise UserError(
+            "logger: tensorboard is not installed; install it with "
+            "`pip install -e '.[tensorboard]'`, or choose logger=[console,jsonl]"
+        ) from error
+    old = list(folder.glob("events.out.tfevents.*"))
+    file = EventFileWriter(str(folder))
+    last = 0
+
+    def add(summary: Any) -> None:
+        file.add_event(Event(wall_time=time.time(), step=last, summary=summary))
+
+    def add_numbers(numbers: Mapping[str, Any]) -> None:
+        values = {k: v for k, v in numbers.items() if isinstance(v, int | float)}
+        add(Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]))
+
+    def log(row: Row) -> None:
+        nonlocal last
+        last = row["step"]
+        add_numbers({name: value for name, value in row.items() if name != "step"})
+        file.flush()
+
+    def close(result: Mapping[str, Any] | None, pictures: list[Path]) -> None:
+        try:
+            for path in pictures:
+                image = Summary.Image(encoded_image_string=path.read_bytes())
+                add(Summary(value=[Summary.Value(tag=f"pictures/{path.stem}", image=image)]))
+            scores = result or {}
+            add_numbers({k: v for k, v in scores.items() if k.startswith(("test/", "best/"))})
+        finally:
+            file.close()
+
+    add(hparams_pb(options_of(config), trial_id=folder.name))
+    for row in earlier:
+        log(row)
+    for path in old:
+        path.unlink()
+    return Writer(progress=nothing, log=log, close=close)
+
+
+def options_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of a configuration, for its table of hyperparameters; texts for lists."""
+    options: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in APART:
+            continue
+        if isinstance(value, Mapping):
+            options |= options_of(value, f"{prefix}{key}.")
+        elif isinstance(value, bool | int | float | str):
+            options[f"{prefix}{key}"] = value
+        else:
+            options[f"{prefix}{key}"] = str(value)
+    return options
