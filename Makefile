@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train describe figures certify docs-tables notebook lint format test test-all clean
+.PHONY: help setup train describe figures certify docs docs-tables notebook notebooks lint format test test-all clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,13 @@ certify: $(VENV)/.installed  ## certify every hypergradient estimator: error, bi
 
 docs-tables: $(VENV)/.installed  ## rewrite the generated tables of docs/ (ARGS=--certify: that one too)
 	$(RUN) src.docs_tables $(ARGS)
+
+docs: $(VENV)/.installed-docs  ## build the documentation site in build/docs (ARGS=: options of Sphinx)
+	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs $(ARGS)
+	@echo "open build/docs/index.html"
+
+notebooks: $(VENV)/.installed-docs  ## write notebooks/*.ipynb from notebooks/*.py
+	$(BIN)/jupytext --quiet --to ipynb notebooks/[0-9]*.py
 
 notebook: $(VENV)/.installed-notebook  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
