@@ -34,7 +34,7 @@ docs: $(VENV)/.installed-docs  ## build the documentation site in build/docs (AR
 	@echo "open build/docs/index.html"
 
 notebooks: $(VENV)/.installed-docs  ## write notebooks/*.ipynb from notebooks/*.py
-	$(BIN)/jupytext --quiet --to ipynb notebooks/[0-9]*.py
+	$(BIN)/jupytext --quiet --to ipynb --update notebooks/[0-9]*.py
 
 notebook: $(VENV)/.installed-notebook  ## open the notebooks
 	$(BIN)/jupyter lab notebooks

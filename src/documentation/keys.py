@@ -12,7 +12,7 @@ from src.output.tables import markdown
 from src.settings.cli import CONF
 
 # What every file has, and says of itself.
-UNLISTED = {"_target_", "defaults", "hydra", "problem.name", "method.name", "method.reference"}
+UNLISTED = {"defaults", "hydra", "problem.name", "method.name", "method.reference"}
 # Groups whose files set keys of other groups.
 PRESETS = {"experiment", "debug"}
 # Mappings that are shown as one.
@@ -135,7 +135,7 @@ def _read(file: Path) -> list[Key]:
 def _keys(node: yaml.MappingNode, prefix: str, lines: list[str]) -> Iterator[Key]:
     for name, value in node.value:
         path = f"{prefix}{name.value}"
-        if path in UNLISTED:
+        if name.value == "_target_" or path in UNLISTED:
             continue
         if isinstance(value, yaml.MappingNode) and name.value not in WHOLE:
             yield from _keys(value, f"{path}.", lines)

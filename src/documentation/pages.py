@@ -13,6 +13,7 @@ SHOWN = {"overview": "README.md", "overview_zh": "README.zh-CN.md", "design": "D
 TUTORIAL = "tutorial"
 # Pages that the list of pages names before they are written.
 EXPECTED = ("sweeps",)
+SECTION = re.compile(r"<!-- (README\.md|DESIGN\.md): (.+?) -->\n")
 KEYS = "<!-- every key of conf/ -->"
 
 
@@ -20,6 +21,7 @@ def page(name: str, text: str) -> str:
     """The Markdown of a page as Sphinx reads it; `text` is that of the file in docs/."""
     if name in SHOWN:
         text = (ROOT / SHOWN[name]).read_text(encoding="utf-8")
+    text = SECTION.sub(lambda found: _section(found[1], found[2]), text)
     if KEYS in text:
         text = text.replace(KEYS, "\n".join(every_key()))
     for missing in EXPECTED:
@@ -48,3 +50,9 @@ def _links_inside_the_site(text: str) -> str:
         text = re.sub(rf"\]\((?:\.\./)?{re.escape(file)}(?=[)#])", f"]({name}.md", text)
     text = re.sub(r"\]\(docs/(?=[^)]+\))", "](", text)
     return re.sub(r"\]\((?:\.\./)?notebooks/([^)/]+\.ipynb)", rf"]({TUTORIAL}/\1", text)
+
+
+def _section(file: str, title: str) -> str:
+    """What stands below a heading of a file, until the next one."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
