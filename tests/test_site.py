@@ -171,7 +171,7 @@ def test_the_recipes_of_a_method_and_of_a_data_set_work(tmp_path, monkeypatch):
         (tmp_path / group).mkdir()
         (tmp_path / group / "mine.yaml").write_text(text, encoding="utf-8")
     search = f"hydra.searchpath=[file://{tmp_path}]"
-    tasks = ["problem.ways=3", "problem.queries=2", "data=digits", "model=flat"]
+    tasks = ["problem.ways=3", "problem.queries=2", "data=digits", "model=linear"]
     chosen = resolve(compose_config([search, "method=mine", *tasks, *QUIET])[0])
     assert build(chosen).hypergradient.name == "one_step"
     cleaning = [search, "problem=hyper_cleaning", "method=rhg", "data=mine", "model=mlp"]
