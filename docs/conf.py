@@ -52,6 +52,7 @@ html_theme_options = {
     "show_toc_level": 2,
     "use_download_button": False,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # one search field is enough
 }
 html_math_renderer = "mathml"
 

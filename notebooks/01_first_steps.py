@@ -18,7 +18,7 @@
 # You will see a problem that a common method cannot solve, why, and how BDA (Bi-level Descent
 # Aggregation) solves it. It takes a minute and no data.
 
-# %%
+# %% tags=["hide-input"]
 # Finds the project that this notebook is a part of. On Colab there is none yet: write the address of
 # its git repository between the quotes, and this cell gets the project and installs it.
 import os

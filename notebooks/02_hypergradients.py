@@ -17,7 +17,7 @@
 # true hypergradient can be computed, so the error can be measured: ridge regression with one penalty
 # per feature.
 
-# %%
+# %% tags=["hide-input"]
 # Finds the project that this notebook is a part of. On Colab there is none yet: write the address of
 # its git repository between the quotes, and this cell gets the project and installs it.
 import os

@@ -19,7 +19,7 @@
 # - Lower level: a small classifier y is trained on the support set of one task.
 # - Upper level: a feature network x, shared by all tasks, is trained so that this works.
 
-# %%
+# %% tags=["hide-input"]
 # Finds the project that this notebook is a part of. On Colab there is none yet: write the address of
 # its git repository between the quotes, and this cell gets the project and installs it.
 import os

@@ -17,7 +17,7 @@
 # each training sample; the lower level trains a classifier with these weights. F is the loss on a few
 # validation samples whose labels are right. Wrong labels then get small weights.
 
-# %%
+# %% tags=["hide-input"]
 # Finds the project that this notebook is a part of. On Colab there is none yet: write the address of
 # its git repository between the quotes, and this cell gets the project and installs it.
 import os

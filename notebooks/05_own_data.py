@@ -17,7 +17,7 @@
 # and a test on data that nothing has seen. To have files at all, the notebook writes some; put in your
 # own.
 
-# %%
+# %% tags=["hide-input"]
 # Finds the project that this notebook is a part of. On Colab there is none yet: write the address of
 # its git repository between the quotes, and this cell gets the project and installs it.
 import os

@@ -16,7 +16,7 @@
 # A sweep leaves a folder for each run. This notebook makes a small one (two methods, three seeds), and
 # reads it: a table, the differences seed by seed, and the curves.
 
-# %%
+# %% tags=["hide-input"]
 # Finds the project that this notebook is a part of. On Colab there is none yet: write the address of
 # its git repository between the quotes, and this cell gets the project and installs it.
 import os

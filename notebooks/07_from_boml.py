@@ -17,7 +17,7 @@
 # MAML on Omniglot. Here each of its steps stands next to ours. BOML builds a graph and runs it in a
 # session; here everything is a function that is called.
 
-# %%
+# %% tags=["hide-input"]
 # Finds the project that this notebook is a part of. On Colab there is none yet: write the address of
 # its git repository between the quotes, and this cell gets the project and installs it.
 import os

@@ -58,7 +58,9 @@ def test_it_builds_without_a_warning(tmp_path):
 
 
 def test_every_page_is_in_the_list_of_pages():
-    listed = re.findall(r"^([\w/]+)$", (DOCS / "index.md").read_text("utf-8"), re.MULTILINE)
+    listed = re.findall(
+        r"^(?:.* <)?([\w/]+)>?$", (DOCS / "index.md").read_text("utf-8"), re.MULTILINE
+    )
     pages = {path.stem for path in DOCS.glob("*.md")} - {"index"}
     names = {name for name in listed if "/" not in name}
     assert pages <= names

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-ENTRY = re.compile(r"(\S.*?)(?:\s{2,}|(?<=\))\s)(\S.*)")
+# `name   meaning`, or a call, which may fill the column of names: `check(lower, shapes) raises ...`
+ENTRY = re.compile(r"(\S.*?(?=\s{2})|\w+\([\w, ]*\)(?=\s))\s+(\S.*)")
 
 
 def as_rst(lines: Sequence[str]) -> list[str]:
