@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from src.documentation.docstrings import as_rst  # noqa: E402
-from src.documentation.pages import copy_notebooks, page  # noqa: E402
+from src.documentation.pages import SHOWN, copy_notebooks, page  # noqa: E402
 
 project = "bilevel"
 author = "the authors of bilevel"
@@ -53,6 +53,7 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
     "navbar_persistent": [],  # one search field is enough
+    "footer_content_items": [],
 }
 html_math_renderer = "mathml"
 
@@ -71,6 +72,7 @@ def setup(app):
         (lambda writer, node: formula(writer, node, "block"), None),
     )
     app.connect("config-inited", lambda app, config: copy_notebooks(Path(app.srcdir)))
+    app.connect("env-get-outdated", lambda *_: [*SHOWN, "vocabulary", "keys", "api"])
     app.connect("source-read", read_page)
     app.connect("autodoc-process-docstring", plain_docstring)
 

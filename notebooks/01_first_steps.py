@@ -105,7 +105,7 @@ for colour, (name, method) in enumerate(methods.items()):
     axes.plot(end, seen(jnp.array([end]))[0], f"C{colour}o")
 axes.set(xlabel="x", ylabel="F(x, y_K(x))", ylim=(-0.03, 0.9))
 axes.set_title("What each method minimises; a dot is where it ended")
-axes.legend()
+figure.legend(loc="outside lower center", ncols=2, frameon=False)
 axes.grid(alpha=0.25)
 
 # %% [markdown]

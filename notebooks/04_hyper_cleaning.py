@@ -38,7 +38,7 @@ sys.path.insert(0, str(root))
 # %% tags=["parameters"]
 NUM_ITERATIONS = 100
 NUM_LOWER_STEPS = 100
-SIZES = (600, 600, None)  # images for training, validation, test; null: all that is left
+SIZES = (600, 600, None)  # images for training, validation, test; None: all that is left
 
 # %%
 import jax
@@ -113,7 +113,7 @@ left.hist(weights[~wrong], bins, color="C0", alpha=0.7, label="right labels")
 left.hist(weights[wrong], bins, color="C3", alpha=0.7, label="wrong labels")
 left.axvline(0.5, color="0.5", linestyle=":", label="weight at the start")
 left.set(xlabel="learned weight", ylabel="training samples", title="The weights tell them apart")
-left.legend()
+left.legend(loc="upper center")
 right.plot(result.history["upper_loss"], color="C0")
 right.set(xlabel="upper iteration", ylabel="F, loss on validation data", title="Learning")
 right.grid(alpha=0.25)

@@ -127,6 +127,7 @@ left.barh(features, np.exp(result.x), color="C0")
 left.set(xlabel="penalty exp(x)", xscale="log", title="Which features are penalised")
 right.barh(features, result.y, color="C1")
 right.set(xlabel="weight", title="The weights that remain")
+right.grid(axis="x", alpha=0.25)
 
 # %% [markdown]
 # ## From a folder of images
@@ -164,7 +165,8 @@ rows = {
     }
     for part in ("train", "validation", "test")
 }
-print(images.names, {part: values["inputs"].shape for part, values in rows.items()})
+print(images.num_classes, "classes")
+print({part: values["inputs"].shape for part, values in rows.items()})
 
 # %% [markdown]
 # The model is a softmax classifier of pixels. x is one number per pixel: its penalty. F also returns
@@ -209,7 +211,7 @@ height, width = images.images["train"].shape[1:3]
 figure, axes = plt.subplots(figsize=(3.6, 3), layout="constrained")
 picture = axes.imshow(result.x.reshape(height, width), cmap="viridis")
 axes.set(xticks=[], yticks=[], title="log penalty of each pixel")
-figure.colorbar(picture)
+_ = figure.colorbar(picture)
 
 # %% [markdown]
 # The scores of the test were looked at once, at the end. If you choose between settings, choose by the

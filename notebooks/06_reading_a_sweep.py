@@ -59,10 +59,9 @@ folder = Path(tempfile.mkdtemp()) / "study"
 command = [sys.executable, "-m", "src.train", "-m", "problem=hyper_cleaning", "method=rhg,bda"]
 command += [f"seed={SEEDS}", f"num_iterations={NUM_ITERATIONS}", "lower_optimizer.step_size=0.5"]
 command += ["eval_every=10", "logger=[jsonl]", f"hydra.sweep.dir={folder}"]
-print(" ".join(command[1:-1]), "hydra.sweep.dir=...")
 done = subprocess.run(command, capture_output=True, text=True, check=False)
 print(done.stderr[-300:] if done.returncode else "all six ran")
-print(sorted(path.name for path in folder.iterdir()))
+print("\n".join(sorted(path.name for path in folder.iterdir())))
 
 # %% [markdown]
 # ## The table
@@ -96,6 +95,7 @@ for seed in by_method["rhg"]:
 axes.set(xticks=[0, 1], xticklabels=["rhg", "bda"], xlim=(-0.3, 1.3), ylabel=report.metric)
 axes.set_title("Each line is one seed")
 axes.legend()
+axes.grid(axis="y", alpha=0.25)
 
 # %% [markdown]
 # ## The curves

@@ -50,7 +50,9 @@ from src.problems.adapting_network import Roles
 from src.problems.few_shot import cross_entropy, few_shot
 
 # %% [markdown]
-# ## 1. The data: `boml.load_data.meta_omniglot(std_num_classes, examples_train, examples_test)`
+# ## 1. The data
+#
+# BOML: `boml.load_data.meta_omniglot(std_num_classes, examples_train, examples_test)`
 #
 # BOML reads a folder of pictures. Its defaults are five classes, one support and 15 query drawings of
 # each. Here the letters are drawn from fonts, so that the notebook needs no download; with Omniglot the
@@ -61,13 +63,17 @@ data = glyphs(split_sizes=(1000, 100, 200))
 print(data.images.shape, {split: len(classes) for split, classes in data.splits.items()})
 
 # %% [markdown]
-# ## 2. The experiment: `ex = boml.BOMLExperiment(dataset)`
+# ## 2. The experiment
+#
+# BOML: `ex = boml.BOMLExperiment(dataset)`
 #
 # In BOML an experiment is a set of placeholders: `ex.x`, `ex.y` for the support set, `ex.x_`, `ex.y_`
 # for the query set. A batch is fed into them. Here a task is a value: two parts, each with images and
 # labels. `few_shot` returns the problem (f, F and the starts) and the source of tasks.
 #
-# ## 3. `BOMLOptimizer(method="MetaInit", inner_method="Simple", outer_method="Simple")`
+# ## 3. The method
+#
+# BOML: `BOMLOptimizer(method="MetaInit", inner_method="Simple", outer_method="Simple")`
 #
 # | BOML | here |
 # | --- | --- |
@@ -81,7 +87,9 @@ roles = Roles("all", learn_start=True)
 model = conv4(filters=FILTERS)
 
 # %% [markdown]
-# ## 4. The networks: `meta_learner(_input, dataset, meta_model="V1")`, `base_learner(_input, meta_learner)`
+# ## 4. The networks
+#
+# BOML: `meta_learner(_input, dataset, meta_model="V1")` and `base_learner(_input, meta_learner)`
 #
 # `meta_model="V1"` is `conv4`. BOML makes two networks in one graph, whose variables are the upper and
 # the lower ones. Here a network is two functions, and the roles decide which weights are x and which
@@ -100,15 +108,16 @@ print("numbers in the upper and in the lower variable:", count)
 # `ex.model.out` and `ex.model.re_forward(ex.x_).out` are the outputs for support and query. Here:
 
 # %%
-tasks = source.sample(
-    source.data, jax.random.key(0), "train", 2
-)  # BatchQueueMock(...).get_single_batch()
+# BOML: BatchQueueMock(...).get_single_batch()
+tasks = source.sample(source.data, jax.random.key(0), "train", 2)
 task = jax.tree.map(lambda leaf: leaf[0], tasks)
 outputs = problem.predict(x, task, y0)
 print({part: logits.shape for part, logits in outputs.items()})
 
 # %% [markdown]
-# ## 5. The lower problem: `ll_problem(inner_objective, learning_rate, T, experiment, var_list)`
+# ## 5. The lower problem
+#
+# BOML: `ll_problem(inner_objective, learning_rate, T, experiment, var_list)`
 #
 # `utils.cross_entropy(pred, label)` on the support set is f. T steps of size `learning_rate` follow.
 # Here f belongs to the problem, the steps to the method.
@@ -120,7 +129,9 @@ print("f:", problem.lower_objective(context, task, y0), "=", by_hand)
 method = bilevel.method("maml", bilevel.hypergradients.unrolled(), num_lower_steps=3, step_size=0.1)
 
 # %% [markdown]
-# ## 6. The upper problem: `ul_problem(outer_objective, meta_learning_rate, inner_grad, meta_param)`
+# ## 6. The upper problem
+#
+# BOML: `ul_problem(outer_objective, meta_learning_rate, inner_grad, meta_param)`
 #
 # F is the cross-entropy on the query set. `inner_grad` connects the two levels in BOML, and `meta_param`
 # lists what is learned: here both follow from the problem and the method. The upper optimizer is any of
@@ -131,7 +142,9 @@ print("F:", problem.upper_objective(context, task, y0)[0])
 optimizer = optax.adam(0.001)
 
 # %% [markdown]
-# ## 7. `aggregate_all()`: the mean over the tasks of a batch
+# ## 7. The mean over the tasks of a batch
+#
+# BOML: `aggregate_all()`
 #
 # In BOML this closes the graph. Here `minimizer` puts everything together; `meta_batch_size` is BOML's
 # `meta_batch_size`, and the hypergradient is the mean over these tasks.
@@ -142,7 +155,9 @@ minimizer = bilevel.minimizer(
 )
 
 # %% [markdown]
-# ## 8. The loop: `run(tr_fd, v_fd)` in a `tf.Session`
+# ## 8. The loop
+#
+# BOML: `run(tr_fd, v_fd)` in a `tf.Session`
 #
 # `init` is `global_variables_initializer`, `step` is `run`. Two differences:
 #
