@@ -34,7 +34,7 @@ docs: $(VENV)/.installed-docs  ## build the documentation site in build/docs (AR
 	@echo "open build/docs/index.html"
 
 notebooks: $(VENV)/.installed-docs  ## write notebooks/*.ipynb from notebooks/*.py
-	$(BIN)/jupytext --quiet --to ipynb --update notebooks/[0-9]*.py
+	$(BIN)/jupytext --quiet --to ipynb --update notebooks/[0-9]*.py notebooks/zh/[0-9]*.py
 
 notebook: $(VENV)/.installed-notebook  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
@@ -58,7 +58,7 @@ test-all: $(VENV)/.installed-dev  ## run all tests
 	$(RUN) pytest --numprocesses auto $(ARGS)
 
 clean:  ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build *.egg-info src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build docs/tutorial *.egg-info src/*.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: \

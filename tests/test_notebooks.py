@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
+IN_CHINESE = sorted((ROOT / "notebooks/zh").glob("[0-9]*.py"))
 # What the cell with the tag `parameters` says, at a small size.
 SMALL = {
     "01_first_steps": {"NUM_ITERATIONS": 100, "NUM_POINTS": 5},
@@ -73,7 +74,28 @@ def test_it_runs(path, tmp_path):
     assert done.stdout
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", IN_CHINESE, ids=lambda path: path.stem)
+def test_a_translation_has_the_same_code_and_numbers(path):
+    pairs = zip(*(cells(one.read_text("utf-8")) for one in (path, english_of(path))), strict=True)
+    for (head, source), (english_head, english) in pairs:
+        assert head == english_head
+        if "[markdown]" not in head:
+            assert source == english
+            continue
+        for pattern in (r"^# #+(?= )", r"`[^`]+`", r"(?<![A-Za-z])\d+(?:,\d{3})*(?:/\d+)?"):
+            found, expected = (
+                re.findall(pattern, text, re.MULTILINE) for text in (source, english)
+            )
+            assert sorted(found) == sorted(expected), english
+
+
+def english_of(path):
+    return path.parents[1] / path.name
+
+
+@pytest.mark.parametrize(
+    "path", [*NOTEBOOKS, *IN_CHINESE], ids=lambda path: str(path.parent.name + path.stem)
+)
 def test_both_files_have_the_same_cells(path):
     """`make notebooks` writes the second one; it holds no outputs."""
     notebook = json.loads(path.with_suffix(".ipynb").read_text(encoding="utf-8"))

@@ -31,16 +31,16 @@ def page(name: str, text: str) -> str:
 
 
 def copy_notebooks(docs: Path) -> None:
-    """notebooks/*.ipynb into docs/tutorial, which git ignores; an unchanged one keeps its time."""
-    folder = docs / TUTORIAL
-    folder.mkdir(exist_ok=True)
-    found = {path.name: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
-    for old in folder.glob("*.ipynb"):
-        if old.name not in found:
+    """The notebooks into docs/tutorial, which git ignores; an unchanged one keeps its time."""
+    source, target = ROOT / "notebooks", docs / TUTORIAL
+    found = {path.relative_to(source): path for path in sorted(source.glob("**/[0-9]*.ipynb"))}
+    for old in target.glob("**/*.ipynb"):
+        if old.relative_to(target) not in found:
             old.unlink()
     for name, path in found.items():
         text = path.read_text(encoding="utf-8")
-        copy = folder / name
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists() or copy.read_text(encoding="utf-8") != text:
             write_text(copy, text)
 
@@ -49,7 +49,7 @@ def _links_inside_the_site(text: str) -> str:
     for name, file in SHOWN.items():
         text = re.sub(rf"\]\((?:\.\./)?{re.escape(file)}(?=[)#])", f"]({name}.md", text)
     text = re.sub(r"\]\(docs/(?=[^)]+\))", "](", text)
-    return re.sub(r"\]\((?:\.\./)?notebooks/([^)/]+\.ipynb)", rf"]({TUTORIAL}/\1", text)
+    return re.sub(r"\]\((?:\.\./)?notebooks/([^)]+\.ipynb)", rf"]({TUTORIAL}/\1", text)
 
 
 def _section(file: str, title: str) -> str:
