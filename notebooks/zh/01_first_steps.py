@@ -15,8 +15,7 @@
 #
 # min over x of F(x, y\*(x))，其中 y\*(x) 是 f(x, .) 关于 y 的极小点。
 #
-# 你将看到一个常用方法解不了的问题，明白原因，并看到 BDA（Bi-level Descent Aggregation，双层下降聚合）如何解决它。
-# 整个过程约需一分钟，不需要任何数据。
+# 你将看到一个常用方法解不了的问题，明白原因，并看到 BDA（Bi-level Descent Aggregation，双层下降聚合）如何解决它。整个过程约需一分钟，不需要任何数据。
 
 # %% tags=["hide-input"]
 # Finds the project that this notebook is a part of. On Colab there is none yet: write the address of
@@ -43,8 +42,7 @@ NUM_POINTS = 81  # of each curve
 # %% [markdown]
 # ## 问题
 #
-# x 是一个数；y 有两个部分 a 和 b。b 不出现在 f 中，所以任何 b 都使 f 最小。F 希望 b = x 且 a = 1。解是 x = a = b = 1，
-# 此时 F = 0。
+# x 是一个数；y 有两个部分 a 和 b。b 不出现在 f 中，所以任何 b 都使 f 最小。F 希望 b = x 且 a = 1。解是 x = a = b = 1，此时 F = 0。
 
 # %%
 import jax
@@ -68,8 +66,7 @@ problem = bilevel.problem(f, F, upper_start=0.0, lower_start={"a": 0.0, "b": 0.0
 # %% [markdown]
 # ## 三种方法
 #
-# 一个方法规定：下层沿哪个方向走，怎样走，以及如何对结果求导。RHG（reverse hypergradient，反向超梯度）只沿 f 下降；
-# BDA 沿 F 与 f 的混合下降，其*规则*（law）规定每一步中两者各占多少。
+# 一个方法规定：下层沿哪个方向走，怎样走，以及如何对结果求导。RHG（reverse hypergradient，反向超梯度）只沿 f 下降；BDA 沿 F 与 f 的混合下降，其*规则*（law）规定每一步中两者各占多少。
 
 # %%
 lower = {"step_size": 0.5, "num_lower_steps": 40}
@@ -90,8 +87,7 @@ for name, method in methods.items():
 #
 # ## 每种方法看到的地形
 #
-# 上层看到的不是 F(x, y\*(x))，而是 F(x, y_K(x))，其中 y_K 是 K 个下层步之后的结果。`value_function` 就是这个关于 x 的
-# 函数。
+# 上层看到的不是 F(x, y\*(x))，而是 F(x, y_K(x))，其中 y_K 是 K 个下层步之后的结果。`value_function` 就是这个关于 x 的函数。
 
 # %%
 xs = jnp.linspace(-0.2, 1.8, NUM_POINTS)
@@ -108,8 +104,7 @@ figure.legend(loc="outside lower center", ncols=2, frameon=False)
 axes.grid(alpha=0.25)
 
 # %% [markdown]
-# RHG 的下层步从不移动 b：b 一直是 0，所以 RHG 看到的是 x²/2 + (x - 1)²/2，它的极小点在 1/2。BDA 的下层步则会让 b 也向
-# x 移动。
+# RHG 的下层步从不移动 b：b 一直是 0，所以 RHG 看到的是 x²/2 + (x - 1)²/2，它的极小点在 1/2。BDA 的下层步则会让 b 也向x 移动。
 #
 # harmonic 规则在 K = 40 时并不精确。其中 F 的权重像 1/k 一样趋于零，因此 K 越大，结果越接近真解：
 
