@@ -54,7 +54,7 @@ test test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
 test: $(VENV)/.installed-dev  ## run all but the slow tests (ARGS="-k name" for some of them)
 	$(RUN) pytest --numprocesses auto -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.installed-dev  ## run all tests
+test-all: $(VENV)/.installed-dev $(VENV)/.installed-docs  ## run all tests
 	$(RUN) pytest --numprocesses auto $(ARGS)
 
 clean:  ## remove .venv and caches; runs/ stays

@@ -29,6 +29,8 @@ ADDRESS = ""
 here = Path.cwd()
 root = next((p for p in (here, *here.parents) if (p / "src/train.py").exists()), None)
 if root is None:
+    if not ADDRESS:
+        sys.exit("this is not inside the project: write the address of its repository into ADDRESS")
     root = here / "bilevel-project"
     subprocess.run(["git", "clone", "--quiet", ADDRESS, str(root)], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(root)], check=True)

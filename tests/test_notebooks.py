@@ -140,3 +140,12 @@ def test_on_a_machine_without_the_project_it_is_fetched_and_installed(tmp_path):
     said = (project / "said").read_text()
     assert said.split() == ["clone", "--quiet", "https://example.org/bilevel", str(project)]
     assert done.stdout.splitlines()[-1] == f"{project} {project}"
+
+
+def test_without_an_address_it_says_what_is_missing(tmp_path):
+    _, source = cells(NOTEBOOKS[0].read_text(encoding="utf-8"))[1]
+    done = subprocess.run(
+        [sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("this is not inside the project: write the address")
