@@ -12,9 +12,7 @@ from src.output.tables import markdown
 from src.settings.cli import CONF
 
 # What every file has, and says of itself.
-UNLISTED = {"defaults", "hydra", "problem.name", "method.name", "method.reference"}
-# Groups whose files set keys of other groups.
-PRESETS = {"experiment", "debug"}
+UNLISTED = {"defaults", "problem.name", "method.name", "method.reference"}
 # Mappings that are shown as one.
 WHOLE = {
     "monitor": "the score that chooses the best state, and whether it is to grow",
@@ -34,20 +32,29 @@ def every_key() -> Iterator[str]:
     """Markdown: the keys of conf/config.yaml, then of each file of each group."""
     yield "## Keys of every run"
     yield ""
-    yield from _table(Path(CONF, "config.yaml"), "")
+    yield from _table(Path(CONF, "config.yaml"), "", hidden="hydra.")
     for group in groups():
         yield from ("", f"## {group}=", "")
         for file in files(group):
             text = file.read_text(encoding="utf-8")
             yield from (f"### {group}={file.stem}", "", _escaped(head(text)), "")
-            yield from _table(file, "" if _is_global(text) else f"{group}.", group in PRESETS)
+            yield from _table(file, "" if _is_global(text) else f"{group}.", group in presets())
 
 
 def groups() -> list[str]:
-    """The groups that conf/config.yaml composes and whose files have keys."""
+    """The groups that conf/config.yaml composes."""
+    return list(_chosen())
+
+
+def presets() -> set[str]:
+    """Those of them that are off unless chosen: their files set keys of other groups."""
+    return {name for name, file in _chosen().items() if file is None}
+
+
+def _chosen() -> dict[str, Any]:
     config = yaml.safe_load(Path(CONF, "config.yaml").read_text(encoding="utf-8"))
-    named = [next(iter(entry)) for entry in config["defaults"] if isinstance(entry, dict)]
-    return [name for name in named if "/" not in name and name != "logger"]
+    entries = [entry for entry in config["defaults"] if isinstance(entry, dict)]
+    return {name: file for entry in entries for name, file in entry.items() if "/" not in name}
 
 
 def files(group: str) -> list[Path]:
@@ -90,8 +97,11 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _table(file: Path, prefix: str, is_preset: bool = False) -> Iterator[str]:
-    keys = keys_of(file)
+def _table(
+    file: Path, prefix: str, is_preset: bool = False, hidden: str | None = None
+) -> Iterator[str]:
+    """The keys of a file but those that begin with `hidden`; of a preset without a meaning."""
+    keys = [key for key in keys_of(file) if hidden is None or not key.path.startswith(hidden)]
     if not keys:
         yield "No options."
         yield ""
