@@ -17,6 +17,7 @@ from src.running.run import run
 from src.settings.build import build
 from src.settings.cli import compose_config
 from src.settings.config import resolve
+from src.settings.groups import names_of
 from tests.conftest import QUIET, ROOT, SHORT, config_of
 
 DOCS = ROOT / "docs"
@@ -93,6 +94,12 @@ def test_every_public_name_is_in_the_reference():
         assert re.search(rf"bilevel\.(?:\w+\.)?{name}\n", text), name
     for name in modules:
         assert f"bilevel.{name}" in text, name
+
+
+def test_every_estimator_has_its_mathematics():
+    text = (DOCS / "estimators.md").read_text(encoding="utf-8")
+    for name in names_of("hypergradient"):
+        assert f"`{name}`" in text, name
 
 
 def test_every_key_has_a_meaning():
