@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train describe figures certify docs-tables bench notebook lint format test test-all clean
+.PHONY: help setup train describe figures certify docs docs-tables bench notebook notebooks lint format test test-all clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,13 @@ docs-tables: $(VENV)/.installed  ## rewrite the generated tables of docs/ (ARGS=
 bench: $(VENV)/.installed  ## time training iterations (ARGS="rows=main torch=PYTHON": beside PyTorch)
 	$(RUN) benchmarks $(ARGS)
 
+docs: $(VENV)/.installed-docs  ## build the documentation site in build/docs (ARGS=: options of Sphinx)
+	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs $(ARGS)
+	@echo "open build/docs/index.html"
+
+notebooks: $(VENV)/.installed-docs  ## write notebooks/*.ipynb from notebooks/*.py
+	$(BIN)/jupytext --quiet --to ipynb --update notebooks/[0-9]*.py notebooks/zh/[0-9]*.py
+
 notebook: $(VENV)/.installed-notebook  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
@@ -50,11 +57,11 @@ test test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
 test: $(VENV)/.installed-dev  ## run all but the slow tests (ARGS="-k name" for some of them)
 	$(RUN) pytest --numprocesses auto -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.installed-dev  ## run all tests
+test-all: $(VENV)/.installed-dev $(VENV)/.installed-docs  ## run all tests
 	$(RUN) pytest --numprocesses auto $(ARGS)
 
 clean:  ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build *.egg-info src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build docs/tutorial *.egg-info src/*.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: \

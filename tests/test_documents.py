@@ -1,7 +1,6 @@
 """Documents: the code in them runs, what they name exists, and their tables are up to date."""
 
 import importlib.util
-import json
 import math
 import re
 import sys
@@ -30,7 +29,6 @@ DOCUMENTS = {
 }
 README = DOCUMENTS[ROOT / "README.md"]
 TEXT = "\n".join(DOCUMENTS.values())
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 GROUPS = sorted(folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir())
 
 
@@ -131,15 +129,6 @@ def test_the_recipes_of_the_design_work(monkeypatch):
         assert jnp.abs(end - 1).max() < (0.3 if name == "lion" else 1e-4), name
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_run(path):
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    namespace: dict = {"__name__": "__main__"}
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), str(path), "exec"), namespace)
-
-
 # ---- names ----
 
 
@@ -161,7 +150,7 @@ def test_what_a_document_names_exists(path):
     for target in re.findall(r"(?:`|^    )make ([a-z-]+)", text, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     choices = rf"(?<![\w.])({'|'.join(GROUPS)})=(\w+)"
-    for group, name in re.findall(choices, text):
+    for group, name in re.findall(choices, re.sub(r"(?s)```python.*?```", "", text)):
         assert name in [*names_of(group), *INVENTED], f"{group}={name}"
 
 
@@ -205,6 +194,7 @@ def test_other_tables_stay_as_they_are():
 
 def test_no_placeholder_is_left():
     for path, text in DOCUMENTS.items():
-        assert not re.findall(
-            r"\b[A-Z]+_[A-Z]+\b(?!\w)", re.sub("BILEVEL_DATA|WANDB_MODE", "", text)
-        ), path
+        known = (
+            r"BILEVEL_DATA|WANDB_MODE|JAX_PLATFORMS|XLA_PYTHON_CLIENT_PREALLOCATE|SLURM_SUBMIT_DIR"
+        )
+        assert not re.findall(r"\b[A-Z]+_[A-Z]+\b(?!\w)", re.sub(known, "", text)), path

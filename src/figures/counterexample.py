@@ -113,6 +113,7 @@ def law_table(solved: dict[str | None, Solved], settings: dict[str, Any]) -> str
             ]
         )
     return (
+        "# Where each law ends on the counter-example\n\n"
         f"The counter-example (n = 1) after {settings['num_iterations']} upper iterations in "
         f"float64: K = {num_lower_steps},\nlower step {step_size:g}, alpha {settings['alpha']:g}. "
         "The solution is x = 1 with F = 0. Theory is the minimiser of\nF(x, y_K(x)) in closed "
