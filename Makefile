@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train describe figures certify docs docs-tables bench notebook notebooks lint format test test-all clean
+.PHONY: help setup train describe figures certify docs docs-tables bench notebook notebooks lint format test test-ci test-all clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,12 +53,17 @@ format: $(VENV)/.installed-dev  ## format the code and mend what lint can mend
 	$(RUN) ruff check --fix .
 
 # Most of a test is compilation, which takes half as long so; =0 tests what users run.
-test test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
-test: $(VENV)/.installed-dev  ## run all but the slow tests (ARGS="-k name" for some of them)
-	$(RUN) pytest --numprocesses auto -m "not slow" $(ARGS)
+# A file's tests stay in one process: they share compiled programs.
+test test-ci test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
+PYTEST := $(RUN) pytest --numprocesses auto --dist loadfile
+test: $(VENV)/.installed-dev  ## run the quick tests: minutes (ARGS="-k name" for some of them)
+	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.installed-dev $(VENV)/.installed-docs  ## run all tests
-	$(RUN) pytest --numprocesses auto $(ARGS)
+test-ci: $(VENV)/.installed-dev  ## run what continuous integration runs: the slow tests too
+	$(PYTEST) -m "not long" $(ARGS)
+
+test-all: $(VENV)/.installed-dev $(VENV)/.installed-docs  ## run all tests, the long ones too
+	$(PYTEST) $(ARGS)
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build docs/tutorial *.egg-info src/*.egg-info

@@ -17,6 +17,7 @@ import pytest
 from src import predict
 from src.settings.cli import compose_config, refusals_as_messages
 from src.settings.config import resolve
+from tests import slow_tests
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,8 +53,8 @@ def _rank_promotion_raises(request):
         yield
 
 
-# What takes more than about ten seconds of two cores, and has a quicker neighbour in `make test`.
-SLOW = (
+# What takes more than about ten seconds of two cores, and has a quicker neighbour.
+LONG = (
     # Whole programs, killed, stopped and continued; another of its kind is quick.
     r"test_sweeps.py::test_(a_refusal_a_divergence_and_a_kill|a_signal_ends.*SIGINT)",
     r"test_run.py::test_a_run_in_pieces_is_the_run\[few_shot-\((4|12)",
@@ -93,10 +94,26 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what `make test` leaves out, by name: the marks of the files stay theirs."""
+    """Mark what `make test` leaves out (slow), and what `make test-ci` does, too (long)."""
+    listed = slow_tests.listed()
     for item in items:
-        if any(re.search(pattern, item.nodeid) for pattern in SLOW):
+        if item.get_closest_marker("slow") or any(re.search(p, item.nodeid) for p in LONG):
+            item.add_marker(pytest.mark.long)
             item.add_marker(pytest.mark.slow)
+        elif item.nodeid in listed:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    """With MEASURE_CPU=1, note what each test costs (tests/slow_tests.py)."""
+    began = slow_tests.cpu_seconds()
+    yield
+    if os.environ.get("MEASURE_CPU") == "1":
+        slow_tests.MEASURED.mkdir(parents=True, exist_ok=True)
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+        with open(slow_tests.MEASURED / f"{worker}.tsv", "a", encoding="utf-8") as file:
+            file.write(f"{slow_tests.cpu_seconds() - began:.2f}\t{item.nodeid}\n")
 
 
 def config_of(*overrides: str) -> dict:
