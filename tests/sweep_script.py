@@ -17,7 +17,7 @@ runs = {}
 scores = iter(json.loads(os.environ.get("SCORES", "[]")))
 
 
-def run(config, folder):
+def run(config, folder, overrides):
     runs[folder.name] = config
     score = next(scores, 1.0)
     if score is None:

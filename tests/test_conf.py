@@ -17,7 +17,7 @@ from src.running.run import run
 from src.settings.build import build
 from src.settings.checked import Settings, WandbOptions, Writers
 from src.settings.cli import CONF
-from src.settings.config import NODE_LABELS, NODES
+from src.settings.config import CITE, NODE_LABELS, NODES
 from src.settings.errors import UserError
 from tests.conftest import QUIET, ROOT, config_of, linear_few_shot, python, small_few_shot
 from tests.own_files import write_images
@@ -240,7 +240,7 @@ def assert_lists_every_option(group, file):
     module, _, name = node["_target_"].rpartition(".")
     parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
     options = {n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    labels = NODE_LABELS.get(group, set())
+    labels = {CITE, *NODE_LABELS.get(group, set())}
     assert set(node) - {"_target_", *labels} == options
 
 
