@@ -1,4 +1,4 @@
-"""Which tests `make test` leaves out: those of more than 2.5 seconds of CPU time, as measured.
+"""Which tests `make test` leaves out: those of more than 1.5 seconds of CPU time, as measured.
 
     make test-ci MEASURE_CPU=1 && python -m tests.slow_tests
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 LIST = Path(__file__).with_suffix(".txt")
 MEASURED = LIST.parents[1] / "build/cpu_seconds"  # a file of "seconds<tab>test" for each worker
-MOST_SECONDS = 2.5
+MOST_SECONDS = 1.5
 
 
 def cpu_seconds() -> float:
@@ -25,7 +25,7 @@ def listed() -> set[str]:
 
 
 def slow(lines: Iterable[str]) -> list[str]:
-    """The tests of these lines that take longer than 2.5 seconds, by name."""
+    """The tests of these lines that take longer than 1.5 seconds, by name."""
     pairs = (line.rstrip("\n").split("\t", 1) for line in lines)
     return sorted({name for seconds, name in pairs if float(seconds) > MOST_SECONDS})
 
