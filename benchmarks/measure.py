@@ -7,7 +7,6 @@ tasks of the first iterations, as an npz file.
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -73,7 +72,6 @@ def measured(experiment: Any, block: int, seconds: float) -> dict[str, Any]:
         "wall": walls,
         "cpu": cpus,
         "peak_mib": peak_memory_mib(),
-        "import_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device": str(jax.devices()[0].device_kind),
     }
 

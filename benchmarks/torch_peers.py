@@ -80,15 +80,17 @@ def linear(y: Tree, inputs: Tensor) -> Tensor:
     return inputs @ y["weights"] + y["bias"]
 
 
+def loss_of(y: Tree, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of a network with its head, both in y."""
+    network = {n.removeprefix("network/"): leaf for n, leaf in y.items()}
+    head = {n.removeprefix("head/"): leaf for n, leaf in y.items()}
+    return functional.cross_entropy(linear(head, features(network, images)), labels)
+
+
 def few_shot_maml(work: Work) -> Callable[[int], float]:
     x = {name: leaf.clone().requires_grad_() for name, leaf in layout(work.x).items()}
     optimizer = torch.optim.Adam(list(x.values()), lr=work.options["upper_step_size"])
     steps, size = int(work.options["num_lower_steps"]), work.options["lower_step_size"]
-
-    def loss_of(y: Tree, images: Tensor, labels: Tensor) -> Tensor:
-        network = {n.removeprefix("network/"): leaf for n, leaf in y.items()}
-        head = {n.removeprefix("head/"): leaf for n, leaf in y.items()}
-        return functional.cross_entropy(linear(head, features(network, images)), labels)
 
     def iteration(n: int) -> float:
         task = work.tasks[n % len(work.tasks)]
@@ -113,11 +115,6 @@ def few_shot_maml_func(work: Work) -> Callable[[int], float]:
     x = {name: leaf.clone() for name, leaf in layout(work.x).items()}
     optimizer = torch.optim.Adam(list(x.values()), lr=work.options["upper_step_size"])
     steps, size = int(work.options["num_lower_steps"]), work.options["lower_step_size"]
-
-    def loss_of(y: Tree, images: Tensor, labels: Tensor) -> Tensor:
-        network = {n.removeprefix("network/"): leaf for n, leaf in y.items()}
-        head = {n.removeprefix("head/"): leaf for n, leaf in y.items()}
-        return functional.cross_entropy(linear(head, features(network, images)), labels)
 
     def of_task(y: Tree, support: Any, query: Any) -> Tensor:
         for _ in range(steps):

@@ -10,9 +10,10 @@ import yaml
 
 from src.output.tables import markdown
 from src.settings.cli import CONF
+from src.settings.config import as_typed
 
 # What every file has, and says of itself.
-UNLISTED = {"defaults", "problem.name", "method.name", "method.reference"}
+UNLISTED = {"defaults", "problem.name", "method.name"}
 # Mappings that are shown as one.
 WHOLE = {
     "monitor": "the score that chooses the best state, and whether it is to grow",
@@ -85,16 +86,8 @@ def shown(value: Any) -> str:
     if found := re.fullmatch(r"\$\{oc\.select:([\w.]+),(.*)\}", text):
         return f"`{found[1]}`, else {shown(yaml.safe_load(found[2]))}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
-    return f"`{_plain(value)}`"
-
-
-def _plain(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return f"[{','.join(map(_plain, value))}]"
-    return str(value)
+        return ", ".join(f"{name} {as_typed(one)}" for name, one in value.items())
+    return f"`{as_typed(value)}`"
 
 
 def _table(

@@ -11,8 +11,6 @@ ROOT = Path(__file__).resolve().parents[2]
 # Page of the site -> the file of the repository that it shows.
 SHOWN = {"overview": "README.md", "overview_zh": "README.zh-CN.md", "design": "DESIGN.md"}
 TUTORIAL = "tutorial"
-# Pages that the list of pages names before they are written.
-EXPECTED = ("sweeps",)
 SECTION = re.compile(r"<!-- (README\.md|DESIGN\.md): (.+?) -->\n")
 KEYS = "<!-- every key of conf/ -->"
 
@@ -24,9 +22,6 @@ def page(name: str, text: str) -> str:
     text = SECTION.sub(lambda found: _section(found[1], found[2]), text)
     if KEYS in text:
         text = text.replace(KEYS, "\n".join(every_key()))
-    for missing in EXPECTED:
-        if not (ROOT / "docs" / f"{missing}.md").exists():
-            text = re.sub(rf"^{missing}\n", "", text, flags=re.MULTILINE)
     return _links_inside_the_site(text)
 
 

@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 
 from src.files import write_atomically
-from src.output.quantities import LOGARITHMIC, PANELS, STYLES, in_order, in_words, quantity_of
+from src.output.quantities import (
+    LOGARITHMIC,
+    PANELS,
+    STYLES,
+    in_order,
+    in_words,
+    needs_logarithm,
+    quantity_of,
+)
 from src.output.writers import Row
-
-WIDE = 20  # a logarithmic axis needs values that differ by more than this factor
 
 
 def learning_curves(rows: list[Row], path: Path, title: str) -> bool:
@@ -93,8 +99,7 @@ def _draw_panels(
         for metric in metrics:
             draw(axes, metric)
         numbers = [value for metric in metrics for value in values[metric]]
-        wide = min(numbers) > 0 and max(numbers) > WIDE * min(numbers)
-        if panel in LOGARITHMIC and wide:
+        if panel in LOGARITHMIC and needs_logarithm(numbers):
             axes.set_yscale("log")
         axes.set_xlabel(xlabel)
         axes.set_title(panel, fontsize=10)

@@ -1,6 +1,7 @@
 """How a logged quantity is drawn: its panel, its colour in every picture of a run, its words."""
 
 import zlib
+from collections.abc import Collection
 from typing import NamedTuple
 
 
@@ -52,6 +53,7 @@ QUANTITIES = {
 }
 PANELS = tuple(dict.fromkeys(quantity.panel for quantity in QUANTITIES.values()))
 LOGARITHMIC = {"gradient norm", "error", "residual"}  # where the values differ much
+WIDE = 20
 SPLITS = ("train", "validation", "test")
 STYLES = {"train": "-", "validation": "--", "test": "-"}
 
@@ -70,6 +72,11 @@ def quantity_of(metric: str) -> Quantity | None:
             colour = SPARE[zlib.crc32(name.encode()) % len(SPARE)]
             return Quantity(ending, colour, name.replace("_", " "))
     return None
+
+
+def needs_logarithm(values: Collection[float]) -> bool:
+    """Whether they are positive and differ by more than a linear axis shows."""
+    return min(values) > 0 and max(values) > WIDE * min(values)
 
 
 def in_words(metric: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.output.writer import Row, Writer, nothing
+from src.settings.config import dotted
 from src.settings.errors import UserError
 
 # No options of an experiment: they would be columns of the table.
@@ -67,16 +68,10 @@ def tensorboard_writer(
     return Writer(progress=nothing, log=log, close=close)
 
 
-def options_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """{dotted key: value} of a configuration, for its table of hyperparameters; texts for lists."""
-    options: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in APART:
-            continue
-        if isinstance(value, Mapping):
-            options |= options_of(value, f"{prefix}{key}.")
-        elif isinstance(value, bool | int | float | str):
-            options[f"{prefix}{key}"] = value
-        else:
-            options[f"{prefix}{key}"] = str(value)
-    return options
+    options = dotted(config, lambda path: path.rpartition(".")[2] in APART)
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in options.items()
+    }

@@ -27,7 +27,9 @@ def open_writers(
     """The writers that the configuration chooses; `config` is what wandb shows of it."""
     chosen, settings = experiment.writers, experiment.settings
     metrics = folder / "metrics.jsonl"
-    earlier = rows_until(resume_step, read_rows(metrics))
+    earlier: list[Row] = []
+    if chosen.wandb is not None or chosen.tensorboard:
+        earlier = rows_until(resume_step, read_rows(metrics))
     writers: list[Writer] = []
     if chosen.wandb is not None:
         writers.append(wandb_writer(chosen.wandb, folder, label_of(experiment), config, earlier))

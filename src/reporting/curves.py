@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.output.writers import END_OF_RUN, Row, read_rows
+from src.output.writers import Row, read_rows
 from src.reporting.groups import Group
 from src.reporting.stored import StoredRun
 from src.running.intervals import mean_and_half_width
@@ -67,7 +67,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, Curve]:
     found: dict[str, dict[int, tuple[float, float]]] = {}
     for row in rows:
         for name, value in row.items():
-            scored = "/" in name and not name.endswith(INTERVAL) and name != END_OF_RUN
+            scored = "/" in name and not name.endswith(INTERVAL)
             if scored and isinstance(value, int | float):
                 half = row.get(f"{name}{INTERVAL}")
                 half = float(half) if isinstance(half, int | float) else np.nan

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from src.settings.config import CITE
+from src.settings.config import CITE, as_typed, dotted
 
 # Not what an experiment is about, or a consequence of what else was chosen.
 APART = (
@@ -14,18 +14,9 @@ APART = (
 FIRST = ("problem.name", "method.name", "data._target_", "model._target_", "hypergradient._target_")
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value}; lists are values."""
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        path = f"{prefix}{key}"
-        if path in APART or key == CITE:
-            continue
-        if isinstance(value, Mapping):
-            leaves |= flat(value, f"{path}.")
-        else:
-            leaves[path] = value
-    return leaves
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """{dotted key: value} of what an experiment is about."""
+    return dotted(config, lambda path: path in APART or path.rpartition(".")[2] == CITE)
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -54,10 +45,4 @@ def shown(leaves: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def _text(key: str, value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if key.endswith("_target_"):
-        return str(value).rpartition(".")[2]
-    if isinstance(value, list):
-        return f"[{','.join(map(str, value))}]"
-    return str(value)
+    return str(value).rpartition(".")[2] if key.endswith("_target_") else as_typed(value)

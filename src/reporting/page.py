@@ -23,7 +23,6 @@ from src.reporting.report import (
     short,
     versions,
 )
-from src.reporting.stored import StoredRun
 from src.settings.references import bibliography, read_references
 
 MOST_PICTURES = 24  # of learning curves
@@ -145,7 +144,7 @@ def _runs(report: Report, out: Path) -> Iterator[str]:
                 score, seconds = (scores.get(n) for n in (report.metric, "seconds"))
                 table.append(
                     [
-                        Cell(_link(run, out), str(run.folder)),
+                        Cell(_folder(str(run.folder), out), str(run.folder)),
                         *(Cell(escape(option)) for option in group.options),
                         Cell(str(seed)),
                         *(Cell(f"{v:.5g}" if v is not None else "-") for v in (score, seconds)),
@@ -201,10 +200,6 @@ def named(report: Report, group: Group) -> str:
             words.append(f"{short(key)}={group.options[i]}")
         others = alike
     return ", ".join(words) or "all runs"
-
-
-def _link(run: StoredRun, out: Path) -> str:
-    return _folder(str(run.folder), out)
 
 
 def _folder(folder: str, out: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from src.output.quantities import needs_logarithm
 from src.reporting.curves import Curve, thinned
 
 # Each is told from the page's paper, white or black.
@@ -15,7 +16,6 @@ COLOURS = (
     *("#bcbd22", "#17becf"),
 )
 MOST_GROUPS = 20  # with a colour and a dash of their own; more would not be told apart
-WIDE = 20  # a logarithmic axis needs values that differ by more than this factor
 _INK = "#010203"  # stands for the colour of the page's text
 
 
@@ -46,8 +46,7 @@ def curves(drawn: Sequence[tuple[Style, Curve]], xlabel: str, title: str) -> str
             half = np.nan_to_num(curve.half_widths)
             low, high = curve.values - half, curve.values + half
             axes.fill_between(curve.steps, low, high, color=style.colour, alpha=0.18, lw=0)
-    values = np.concatenate([curve.values for _, curve in drawn])
-    if values.min() > 0 and values.max() > WIDE * values.min():
+    if needs_logarithm(np.concatenate([curve.values for _, curve in drawn])):
         axes.set_yscale("log")
     axes.set_xlabel(xlabel)
     return _as_svg(figure, axes, title)

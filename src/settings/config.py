@@ -169,10 +169,34 @@ def check(
     return result
 
 
+def dotted(
+    tree: Mapping[str, Any], left_out: Callable[[str], bool], prefix: str = ""
+) -> dict[str, Any]:
+    """{dotted key: value} of all but what `left_out` names; lists are values."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if left_out(path):
+            continue
+        if isinstance(value, Mapping):
+            leaves |= dotted(value, left_out, f"{path}.")
+        else:
+            leaves[path] = value
+    return leaves
+
+
+def as_typed(value: Any) -> str:
+    """A value as the command line takes it: null, true, [1,2], text."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    return str(value)
+
+
 def shown(value: Any) -> str:
-    """A value as it is written on the command line."""
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else repr(value)
+    """A value in a message: text in quotes."""
+    return as_typed(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def unknown_key(prefix: str, name: str, known: Mapping[str, Any] | list[str]) -> str:

@@ -1,7 +1,9 @@
 """What a run cites: entries of docs/references.bib, which the files under conf/ name by key."""
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,8 @@ class Reference(NamedTuple):
         return ", ".join([who, when, *([f"arXiv {eprint}"] if eprint else [])])
 
 
-def read_references(file: Path = FILE) -> dict[str, Reference]:
+@cache  # every configuration that is built asks for it
+def read_references(file: Path = FILE) -> Mapping[str, Reference]:
     """{key: entry}, in the order of the file. One field per line. Raises UserError."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -93,7 +96,5 @@ _ACCENTS = {"'": "\u0301", '"': "\u0308", "^": "\u0302", "`": "\u0300", "~": "\u
 
 def _plain(value: str) -> str:
     """A field as people read it: accents put on their letters, braces left out."""
-    import unicodedata
-
     value = re.sub(r"\\(['\"^`~])\{?(\w)\}?", lambda m: m[2] + _ACCENTS[m[1]], value)
     return unicodedata.normalize("NFC", value.replace(r"\^{}", "^").translate({123: "", 125: ""}))
