@@ -46,9 +46,9 @@ def measured(experiment: Any, block: int, seconds: float) -> dict[str, Any]:
     from src.running.seeds import seed_keys
 
     settings, source = experiment.settings, experiment.source
-    chunk = make_chunk(source, experiment.algorithm, settings)
+    chunk = make_chunk(experiment)
     keys = seed_keys(settings.seed, settings.seeds)
-    state = initial_state(experiment.algorithm, settings)
+    state = initial_state(experiment)
 
     def run(state: Any, first: int, stop: int) -> Any:
         found = chunk(state, source.data, keys, jnp.int32(first), jnp.int32(stop))
@@ -85,7 +85,7 @@ def write_export(experiment: Any, config: dict[str, Any], path: Path) -> None:
     from src.running.seeds import seed_keys
 
     settings, source, problem = experiment.settings, experiment.source, experiment.problem
-    state = jax.tree.map(lambda leaf: leaf[0], initial_state(experiment.algorithm, settings))
+    state = jax.tree.map(lambda leaf: leaf[0], initial_state(experiment))
     key = seed_keys(settings.seed, 1)[0]
     seeded = source.seeded(source.data, key)
     x = state.variables["problem"]

@@ -21,6 +21,11 @@ from tests import slow_tests
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Two devices on any machine, so that an even number of seeds is shared out in each test.
+if jax.config.values["jax_num_cpu_devices"] < 0:
+    jax.config.update("jax_num_cpu_devices", 2)
+jax.devices()
+
 
 @pytest.fixture(autouse=True)
 def _float64():

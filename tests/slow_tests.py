@@ -2,8 +2,8 @@
 
     make test-ci MEASURE_CPU=1 && python -m tests.slow_tests
 
-writes the list anew, into tests/slow_tests.txt. The first test of a file often pays for what all
-share (a trained run, a compiled program), and without it the next one does. So measure the rest too:
+writes the list anew, into tests/slow_tests.txt. The first test of a file often pays for what
+all share (a trained run, a compiled program); without it the next one does. So measure the rest:
 
     make test MEASURE_CPU=1 && python -m tests.slow_tests
 

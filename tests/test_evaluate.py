@@ -69,7 +69,7 @@ def test_a_curve_is_the_mean_over_tasks_of_a_plain_loop(stored):
     _, config, _ = stored
     with jax.enable_x64(False):
         experiment = build({**config, "num_test_tasks": 1, "meta_batch_size": 1})
-        states = initial_state(experiment.algorithm, experiment.settings)
+        states = initial_state(experiment)
         curve = make_evaluate(experiment, 2, every_step=True)(states, "test", 1).means
         state = jax.tree.map(lambda leaf: leaf[0], states)
         base = jax.random.fold_in(jax.random.key(0), 2**31 - 2)
@@ -166,8 +166,8 @@ def test_a_damaged_or_running_folder(stored, tmp_path):
 def test_nothing_passes_through_the_host_inside_a_chunk(omniglot_folder):
     with jax.enable_x64(False):
         experiment = build(config_of(*small_few_shot(omniglot_folder)))
-        state = initial_state(experiment.algorithm, experiment.settings)
-        chunk = make_chunk(experiment.source, experiment.algorithm, experiment.settings)
+        state = initial_state(experiment)
+        chunk = make_chunk(experiment)
         keys, first, stop = jax.device_put((seed_keys(0, 1), jnp.int32(0), jnp.int32(2)))
         arguments = (state, experiment.source.data, keys, first, stop)
         assert "callback" not in str(jax.make_jaxpr(chunk)(*arguments))

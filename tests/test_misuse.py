@@ -145,7 +145,7 @@ REFUSED = [
     (
         FEW_SHOT,
         ["meta_batch_size=4", "tasks_at_once=3"],
-        ["tasks_at_once=3 must divide meta_batch_size=4", "null"],
+        ["tasks_at_once=3 must divide the 4 tasks of meta_batch_size=4", "null"],
     ),
     (FEW_SHOT, ["method.lower_variable=all"], ["lower_variable=all", "method.learn_start=true"]),
     (COUNTEREXAMPLE, ["meta_batch_size=2"], ["meta_batch_size=2", "meta_batch_size=1"]),

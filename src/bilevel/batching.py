@@ -1,10 +1,46 @@
-"""One function for several tasks or seeds along a leading axis."""
+"""One function for several tasks or seeds along a leading axis, on one device or shared out."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 from bilevel.types import Tree
+
+
+class Shares(NamedTuple):
+    """The devices along an axis of a mesh, each of which takes its share of a leading axis.
+
+    What uses it runs inside `jax.shard_map` over that mesh, where every device has all arguments.
+    """
+
+    axis: str
+    number: int
+
+    def own(self, tree: Tree) -> Tree:
+        """This device's share: (n, ...) becomes (n / number, ...)."""
+
+        def cut(leaf: jax.Array) -> jax.Array:
+            size = leaf.shape[0] // self.number
+            return lax.dynamic_slice_in_dim(leaf, lax.axis_index(self.axis) * size, size)
+
+        return jax.tree.map(cut, tree)
+
+    def together(self, tree: Tree) -> Tree:
+        """The shares of all devices side by side, on every device."""
+        return lax.all_gather(tree, self.axis, tiled=True)
+
+    def of_each(self, function: Callable[[jax.Array], Tree], rows: jax.Array) -> Tree:
+        """function(rows), row by row its own; where the devices do not divide them, some twice."""
+        number = -(-len(rows) // self.number) * self.number
+        results = self.together(function(self.own(rows[jnp.arange(number) % len(rows)])))
+        return jax.tree.map(lambda leaf: leaf[: len(rows)], results)
+
+    def total(self, tree: Tree) -> Tree:
+        """The sum over the devices, on every device."""
+        return lax.psum(tree, self.axis)
 
 
 def batched(function: Callable[..., Tree], size: int, axes: Sequence[int | None]) -> Callable:

@@ -13,6 +13,7 @@ from bilevel.shapes import one_task
 from bilevel.types import Array, Tree
 from src.running.intervals import mean_and_half_width
 from src.running.seeds import seed_keys, with_half_widths
+from src.running.sharing import seeds_of_device, spread
 from src.settings.build import Experiment
 
 Curve = dict[str, list[float]]
@@ -99,6 +100,7 @@ def _compiled_scores(experiment: Experiment, num_lower_steps: int, every_step: b
     problem, source, algorithm = experiment.problem, experiment.source, experiment.algorithm
     # As in training: one task at a time stays in a CPU's cache.
     tasks_at_once = 1 if jax.default_backend() == "cpu" else ACCELERATOR_TASKS
+    sharing, shares = experiment.sharing, experiment.sharing.of_tasks()
 
     def score_task(state: AlgorithmState, data: Tree, key: Array, split: str) -> dict[str, Array]:
         task_key, adapt_key = jax.random.split(key)
@@ -119,13 +121,23 @@ def _compiled_scores(experiment: Experiment, num_lower_steps: int, every_step: b
     ) -> dict[str, Array]:
         def score_seed(state: AlgorithmState, data: Tree, key: Array) -> dict[str, Array]:
             seeded = source.seeded(data, key)
-            return jax.lax.map(
-                lambda key: score_task(state, seeded, key, split),
-                score_keys(key, split, num_tasks, source.persistent),
-                batch_size=min(tasks_at_once, num_tasks),
+
+            def score_each(keys: Array) -> dict[str, Array]:
+                return jax.lax.map(
+                    lambda key: score_task(state, seeded, key, split),
+                    keys,
+                    batch_size=min(tasks_at_once, len(keys)),
+                )
+
+            task_keys = score_keys(key, split, num_tasks, source.persistent)
+            return (
+                score_each(task_keys) if shares is None else shares.of_each(score_each, task_keys)
             )
 
-        return batched(score_seed, experiment.settings.seeds, (0, None, 0))(states, data, keys)
+        each = batched(
+            score_seed, seeds_of_device(experiment.settings.seeds, sharing), (0, None, 0)
+        )
+        return spread(each, sharing, (True, False, True))(states, data, keys)
 
     return jax.jit(score, static_argnums=(3, 4))
 

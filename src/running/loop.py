@@ -16,27 +16,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bilevel.algorithm import Algorithm, AlgorithmState
+from bilevel.algorithm import AlgorithmState
 from bilevel.batching import batched
-from bilevel.types import Array, Metrics, TaskSource, Tree
+from bilevel.types import Array, Metrics, Tree
 from src.running.best import evaluation_state, with_best
 from src.running.evaluation import Evaluate, as_numbers, averaged
 from src.running.failures import in_rows, in_scores, in_variables, leave_out
 from src.running.provenance import peak_memory_mib
 from src.running.run_folder import Run
 from src.running.seeds import across, seed_keys, with_half_widths
+from src.running.sharing import seeds_of_device, spread
 from src.running.snapshot import Progress, Snapshot, no_progress
 from src.running.standstill import warn_of_standstill
 from src.running.stopping import Stopped
 from src.settings.build import Experiment
 from src.settings.checked import Settings
+from src.settings.devices import placed
 
 
-def make_chunk(source: TaskSource, algorithm: Algorithm, settings: Settings) -> Callable:
+def make_chunk(experiment: Experiment) -> Callable:
     """chunk(states, data, keys, first, stop) -> states, metrics of shape (seeds, log_every) each.
 
     The keys, those of the seeds, are data: runs of other seeds share the compiled program.
     """
+
+    source, algorithm = experiment.source, experiment.algorithm
+    settings, sharing = experiment.settings, experiment.sharing
 
     def iteration(
         state: AlgorithmState, data: Tree, key: Array, n: Array
@@ -58,8 +63,9 @@ def make_chunk(source: TaskSource, algorithm: Algorithm, settings: Settings) -> 
 
         return lax.fori_loop(first, stop, body, (state, rows))
 
-    chunk = batched(of_seed, settings.seeds, (0, None, 0, None, None))
-    return jax.jit(chunk, donate_argnums=0)
+    chunk = batched(of_seed, seeds_of_device(settings.seeds, sharing), (0, None, 0, None, None))
+    on_all = spread(chunk, sharing, (True, False, True, False, False))
+    return jax.jit(on_all, donate_argnums=0)
 
 
 def train(
@@ -71,8 +77,8 @@ def train(
     first; the last checkpoint stays usable. Raises Stopped, after a checkpoint, when asked to.
     """
     experiment = run.experiment
-    settings, source = experiment.settings, experiment.source
-    chunk = make_chunk(source, experiment.algorithm, settings)
+    settings = experiment.settings
+    chunk = make_chunk(experiment)
     keys = seed_keys(settings.seed, settings.seeds)
     began = time.perf_counter() - snapshot.progress.seconds
     compiles = True  # the first chunk of a process
@@ -81,7 +87,9 @@ def train(
         state, best, progress = snapshot
         step, stop = progress.step, _next_stop(settings, progress.step)
         chunk_began, cpu_began = time.perf_counter(), time.process_time()
-        state, columns = chunk(state, source.data, keys, jnp.int32(step), jnp.int32(stop))
+        state, columns = chunk(
+            state, experiment.source.data, keys, jnp.int32(step), jnp.int32(stop)
+        )
         columns = jax.device_get(columns)
         now = time.perf_counter()
         rows = tuple(
@@ -163,9 +171,9 @@ def in_full(row: dict[str, float], settings: Settings, progress: Progress) -> di
 def train_in_memory(experiment: Experiment) -> AlgorithmState:
     """The state of the first seed after num_iterations: no folder, no validation (for figures)."""
     settings = experiment.settings._replace(log_every=experiment.settings.num_iterations, seeds=1)
-    chunk = make_chunk(experiment.source, experiment.algorithm, settings)
-    states, _ = chunk(
-        initial_state(experiment.algorithm, settings),
+    experiment = experiment._replace(settings=settings)
+    states, _ = make_chunk(experiment)(
+        initial_state(experiment),
         experiment.source.data,
         seed_keys(settings.seed, 1),
         jnp.int32(0),
@@ -174,25 +182,26 @@ def train_in_memory(experiment: Experiment) -> AlgorithmState:
     return jax.tree.map(lambda leaf: leaf[0], states)
 
 
-def initial_state(algorithm: Algorithm, settings: Settings) -> AlgorithmState:
+def initial_state(experiment: Experiment) -> AlgorithmState:
     """The states before the first iteration; later or restored ones run the same programs."""
 
     def init(key: Array) -> AlgorithmState:
         # jnp.full and the like are weakly typed, updates are not: the loop would compile twice.
         return jax.tree.map(
             lambda leaf: lax.convert_element_type(leaf, leaf.dtype),
-            algorithm.init(jax.random.fold_in(key, 2**31 - 3)),
+            experiment.algorithm.init(jax.random.fold_in(key, 2**31 - 3)),
         )
 
+    settings = experiment.settings
     keys = seed_keys(settings.seed, settings.seeds)
     state = jax.jit(batched(init, settings.seeds, (0,)))(keys)
-    # Bound to the device, as what a checkpoint restores is: jit tells the two apart.
-    return jax.device_put(state, jax.devices()[0])
+    # Bound to the devices, as what a checkpoint restores is: jit tells the two apart.
+    return placed(state, experiment.sharing, of_seeds=True)
 
 
 def fresh_snapshot(experiment: Experiment) -> Snapshot:
     """A run before its first iteration."""
-    state = initial_state(experiment.algorithm, experiment.settings)
+    state = initial_state(experiment)
     return Snapshot(state, evaluation_state(state), no_progress(experiment.settings.seeds))
 
 

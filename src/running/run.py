@@ -47,7 +47,7 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
         experiment = build(config)
         fresh = fresh_snapshot(experiment)
         if settings.start_from is not None and not (folder / "checkpoints").exists():
-            fresh = started_from(settings, fresh)
+            fresh = started_from(experiment, fresh)
         stack.enter_context(sole_writer(folder))
         claim(folder, identity_of(config), settings.resume)
         checkpoints = stack.enter_context(closing(open_checkpoints(folder)))

@@ -11,19 +11,21 @@ from bilevel.types import Tree
 from src.running.best import evaluation_state
 from src.running.snapshot import Snapshot
 from src.running.stored_run import stored_run, stored_state
-from src.settings.checked import Settings
+from src.settings.build import Experiment
+from src.settings.devices import placed
 from src.settings.errors import UserError
 
 CHECKPOINT = re.compile(r"(.+)@(best|last|\d+)")
 
 
-def started_from(settings: Settings, fresh: Snapshot) -> Snapshot:
+def started_from(experiment: Experiment, fresh: Snapshot) -> Snapshot:
     """`fresh` with the variables that settings.start_from=DIR[@best|last|ITERATION] names.
 
     x is taken whole; alpha, s, t and lower step sizes where both runs learn them. One seed serves
     all seeds of this run. Everything else (optimizer states, iterations, best) begins anew. Raises
     UserError where the other run cannot be read or its variables do not fit.
     """
+    settings = experiment.settings
     text = str(settings.start_from)
     named = CHECKPOINT.fullmatch(text)
     folder, checkpoint = (named[1], named[2]) if named else (text, "last")
@@ -43,7 +45,8 @@ def started_from(settings: Settings, fresh: Snapshot) -> Snapshot:
             f" choose seeds={len(stored.alive)}, or a run of one seed, which serves all"
         )
     variables = _taken(text, settings.seeds, fresh.state.variables, stored.state.variables)
-    state = fresh.state._replace(variables=variables)
+    placed_variables = placed(variables, experiment.sharing, of_seeds=True)
+    state = fresh.state._replace(variables=placed_variables)
     return fresh._replace(state=state, best=evaluation_state(state))
 
 
@@ -77,7 +80,7 @@ def _fitted(text: str, name: str, seeds: int, ours: Tree, theirs: Tree) -> Tree:
         # A copy: the loop donates its state.
         return jnp.asarray(np.broadcast_to(np.asarray(b), (seeds, *b.shape[1:])), a.dtype)
 
-    return jax.device_put(jax.tree.map(fit, ours, theirs), jax.devices()[0])
+    return jax.tree.map(fit, ours, theirs)
 
 
 def _shapes(name: str, tree: Tree) -> dict[str, str]:

@@ -29,6 +29,7 @@ from src.settings.checked import (
     named_seeds,
 )
 from src.settings.config import Node, about, call, misfit, takes
+from src.settings.devices import Sharing, placed, sharing_of, start_devices
 from src.settings.errors import UserError
 from src.settings.references import cited
 
@@ -47,6 +48,7 @@ class Experiment(NamedTuple):
     test_dynamics: LowerDynamics
     algorithm: Algorithm
     hypergradient: Hypergradient
+    sharing: Sharing
     cite: list[str]  # keys of docs/references.bib
 
     def title(self) -> str:
@@ -59,6 +61,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     """Check everything, then build. Raises UserError before anything is compiled."""
     checked = check_config(config)
     settings, name = checked.settings, checked.problem_name
+    start_devices(settings)
     aggregation = call(checked.node("aggregation"))
     optimizer = call(checked.node("lower_optimizer"))
     dynamics = compose(aggregation, optimizer)
@@ -82,6 +85,9 @@ def build(config: Mapping[str, Any]) -> Experiment:
         if settings.test_step_size == "initial":
             test_optimizer = _with_initial_step_size(checked.node("lower_optimizer"), optimizer)
         test_dynamics = compose(for_testing(aggregation), test_optimizer)
+    sharing = sharing_of(
+        settings, source.persistent, len(jax.devices()), jax.default_backend() == "cpu"
+    )
     algorithm = hypergradient_descent(
         problem,
         dynamics,
@@ -91,9 +97,11 @@ def build(config: Mapping[str, Any]) -> Experiment:
         num_lower_steps=settings.num_lower_steps,
         persistent=source.persistent,
         meta_batch_size=settings.meta_batch_size,
-        tasks_at_once=_tasks_at_once(settings),
+        tasks_at_once=_tasks_at_once(settings, sharing),
         lower_start=settings.lower_start,
+        shares=sharing.of_tasks(),
     )
+    source = source._replace(data=placed(source.data, sharing, of_seeds=False))
     return Experiment(
         name,
         checked.method,
@@ -106,6 +114,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         test_dynamics,
         algorithm,
         hypergradient,
+        sharing,
         cited(config),
     )
 
@@ -175,14 +184,19 @@ def _check_start_and_tasks(
         )
 
 
-def _tasks_at_once(settings: Settings) -> int:
+def _tasks_at_once(settings: Settings, sharing: Sharing) -> int:
     """null: one on a CPU, where a task then stays in the cache; all of them on accelerators."""
+    of_device, shared = settings.meta_batch_size, ""
+    if sharing.what == "tasks":
+        of_device //= sharing.number
+        shared = f" on each of {sharing.number} devices"
     if settings.tasks_at_once is None:
-        return 1 if jax.default_backend() == "cpu" else settings.meta_batch_size
-    if settings.tasks_at_once < 1 or settings.meta_batch_size % settings.tasks_at_once:
+        return 1 if jax.default_backend() == "cpu" else of_device
+    if settings.tasks_at_once < 1 or of_device % settings.tasks_at_once:
         raise UserError(
-            f"tasks_at_once={settings.tasks_at_once} must divide meta_batch_size="
-            f"{settings.meta_batch_size}; choose tasks_at_once=null to follow the platform"
+            f"tasks_at_once={settings.tasks_at_once} must divide the {of_device} tasks{shared} of "
+            f"meta_batch_size={settings.meta_batch_size}; choose tasks_at_once=null to follow "
+            "the platform"
         )
     return settings.tasks_at_once
 

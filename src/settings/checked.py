@@ -47,6 +47,8 @@ class Settings(NamedTuple):
     proximal_weight: float
     test_step_size: Literal["learned", "initial"]
     dtype: Literal["float32", "float64"]
+    platform: Literal["auto", "cpu", "gpu", "tpu"]
+    devices: int | Literal["auto"]
     log_every: int
     eval_every: int
     checkpoint_every: int
@@ -162,11 +164,12 @@ def named_seeds(first: int, number: int) -> str:
 
 
 def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same run: all but how long, how resumed, how shown, what it cites.
+    """What makes two runs the same run: all but how long, how resumed, shown, where, what it cites.
 
     As JSON gives it back, so that it equals what a file of it holds.
     """
     apart = {"num_iterations", "resume", "logger", "traceback", "compilation_cache"}
+    apart |= {"platform", "devices"}
     kept = {key: value for key, value in config.items() if key not in apart}
     return json.loads(json.dumps(_without(CITE, kept)))
 

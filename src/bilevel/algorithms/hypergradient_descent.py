@@ -11,6 +11,7 @@ shared convolution weights would get one gradient per task before the mean.
 
 The meta-batch may be walked in groups of `tasks_at_once` whose gradients are summed: the memory is
 that of one group, and on a CPU one task at a time stays in the cache, which is over twice as fast.
+It may also be shared out over devices, each of which walks its own tasks.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ import optax
 from jax import lax
 
 from bilevel.algorithm import Algorithm, AlgorithmState
-from bilevel.batching import batched
+from bilevel.batching import Shares, batched
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics, LowerProblem, Point, trajectory
 from bilevel.types import Array, BilevelProblem, DynamicsParams, Metrics, Tree
@@ -61,16 +62,20 @@ def hypergradient_descent(
     tasks_at_once: int | None = None,
     lower_start: LowerStart = "fixed",
     test_dynamics: LowerDynamics | None = None,
+    shares: Shares | None = None,
 ) -> Algorithm:
     """Compose the choices and an upper optimizer into an `Algorithm`.
 
     persistent: the task is the same in every iteration. lower_start: y0 from one key (fixed), from
     a new key each iteration (redrawn), or the y_K of the iteration before (warm; only for a
-    persistent task). `tasks_at_once` divides meta_batch_size; None: all. `test_dynamics` is what
-    `adapt` runs (the same learned parameters, another aggregation); None: `dynamics`.
+    persistent task). `tasks_at_once` divides what a device has of meta_batch_size; None: all of it.
+    `test_dynamics` is what `adapt` runs (the same learned parameters, another aggregation); None:
+    `dynamics`. shares: devices over which the tasks are shared out; then `step` runs inside
+    `jax.shard_map`, and its arguments and results are the same on each device.
     """
     lower = LowerProblem(problem, dynamics, num_lower_steps, persistent)
-    tasks_at_once = meta_batch_size if tasks_at_once is None else tasks_at_once
+    own_tasks = meta_batch_size // (shares.number if shares else 1)
+    tasks_at_once = own_tasks if tasks_at_once is None else tasks_at_once
     # A fixed start is shared by all tasks (axis None): its gradient is averaged before pull-back.
     start_axis = None if lower_start == "fixed" else 0
 
@@ -132,11 +137,14 @@ def hypergradient_descent(
         everything = Group(tasks, state.carry, warm, keys)
         # state.start is a fixed start's key; the other starts read their group's own.
         gradient_of = partial(of_group, x, dynamics_params, state.start)
-        if tasks_at_once == meta_batch_size:
-            total, outcome = gradient_of(everything)
+        mine = shares.own(everything) if shares else everything
+        if tasks_at_once == own_tasks:
+            total, outcome = gradient_of(mine)
         else:
             zeros = jax.tree.map(jnp.zeros_like, state.variables)
-            total, outcome = _accumulate(gradient_of, everything, tasks_at_once, zeros)
+            total, outcome = _accumulate(gradient_of, mine, tasks_at_once, zeros)
+        if shares:
+            total, outcome = shares.total(total), shares.together(outcome)
         gradient = jax.tree.map(lambda leaf: leaf / meta_batch_size, total)
 
         updates, upper_state = upper_optimizer.update(gradient, state.upper_state, state.variables)
