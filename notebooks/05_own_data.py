@@ -67,15 +67,18 @@ print((folder / "mine.csv").read_text(encoding="utf-8").splitlines()[0])
 # ## From a CSV file
 #
 # Read it, draw which rows are for training, validation and test, and bring the columns to mean 0 and
-# deviation 1. The means are those of the training rows: nothing of the other rows may be used.
+# deviation 1. The means are those of the training rows: nothing of the other rows may be used. For a file
+# of your own, change `FILE` and `TARGET`; all columns must be numbers.
 
 # %%
-with open(folder / "mine.csv", newline="", encoding="utf-8") as file:
+FILE, TARGET = folder / "mine.csv", "progress"
+with open(FILE, newline="", encoding="utf-8") as file:
     names, *lines = csv.reader(file)
 values = np.array(lines, dtype=float)
-target = names.index("progress")
+target = names.index(TARGET)
 order = np.random.default_rng(0).permutation(len(values))
-parts = dict(zip(("train", "validation", "test"), np.split(order, [170, 300]), strict=True))
+cuts = (len(values) * np.array([0.4, 0.7])).astype(int)  # 40, 30 and 30 percent
+parts = dict(zip(("train", "validation", "test"), np.split(order, cuts), strict=True))
 mean, deviation = values[parts["train"]].mean(axis=0), values[parts["train"]].std(axis=0)
 values = (values - mean) / deviation
 data = {
@@ -86,7 +89,7 @@ print({part: rows["inputs"].shape for part, rows in data.items()})
 
 # %% [markdown]
 # The question: how strongly should each weight of a linear model be penalised? x is the logarithm of
-# ten penalties. f fits the training rows with these penalties; F is the error on the validation rows.
+# one penalty for each column. f fits the training rows with these penalties; F is the error on the validation rows.
 
 
 # %%
@@ -109,7 +112,7 @@ problem = bilevel.problem(
     upper_start=jnp.full(num_features, -1.0),
     lower_start=jnp.zeros(num_features),
     **data,
-    project=lambda x: jnp.clip(x, -8.0, 4.0),
+    project=lambda x: jnp.clip(x, -8.0, 2.0),
 )
 result = bilevel.minimize(
     problem,
@@ -120,11 +123,18 @@ result = bilevel.minimize(
 first = bilevel.value_function(problem, bilevel.methods.rhg(step_size=0.05, num_lower_steps=300))
 print(f"validation, equal penalties  {float(first(jnp.full(num_features, -1.0))):.3f}")
 print(f"validation, learned          {result.scores['validation/upper_loss']:.3f}")
+with_equal = bilevel.minimize(  # x stays where it starts
+    problem,
+    bilevel.methods.hoag(step_size=0.05, num_lower_steps=300),
+    optimizer=optax.sgd(0.0),
+    num_iterations=1,
+)
+print(f"test, equal penalties        {with_equal.scores['test/upper_loss']:.3f}")
 print(f"test, learned                {result.scores['test/upper_loss']:.3f}")
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-features = [name for name in names if name != "progress"]
+features = [name for name in names if name != TARGET]
 left.barh(features, np.exp(result.x), color="C0")
 left.set(xlabel="penalty exp(x)", xscale="log", title="Which features are penalised")
 right.barh(features, result.y, color="C1")
@@ -149,8 +159,9 @@ for number, (image, label) in enumerate(zip(pixels[:NUM_IMAGES], labels, strict=
     array = np.rint(image.reshape(8, 8) * 255 / 16).astype(np.uint8)
     Image.fromarray(array).save(place / f"{number}.png")
 
+PHOTOS = folder / "photos"  # or a folder of your own; size=28 then brings all to 28x28
 pool = image_folder(
-    root=str(folder / "photos"),
+    root=str(PHOTOS),
     size=None,
     width=None,
     channels=None,
@@ -209,10 +220,10 @@ for name in ("validation/accuracy", "test/accuracy", "test/upper_loss"):
     print(f"{name:<20} {result.scores[name]:.3f}")
 
 # %%
-height, width = images.images["train"].shape[1:3]
+shape = images.images["train"].shape[1:]
 figure, axes = plt.subplots(figsize=(3.6, 3), layout="constrained")
-picture = axes.imshow(result.x.reshape(height, width), cmap="viridis")
-axes.set(xticks=[], yticks=[], title="log penalty of each pixel")
+picture = axes.imshow(result.x.reshape(shape).mean(axis=-1), cmap="viridis")
+axes.set(xticks=[], yticks=[], title="log penalty of each pixel, mean over colours")
 _ = figure.colorbar(picture)
 
 # %% [markdown]

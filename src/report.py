@@ -54,7 +54,7 @@ def main() -> None:
         }
         for name, text in written.items():
             write_text(out / name, text)
-    print("\n".join([*as_lines(report), "", *(str(out / name) for name in written)]))
+        print("\n".join([*as_lines(report), "", *(str(out / name) for name in written)]))
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ def summary(result: Mapping[str, Any]) -> str:
     table += [
         [name, *(_score(result, prefix + name) for prefix in columns.values())] for name in names
     ]
-    speed = f"{result['iterations_per_second']:.4g} iterations/s, {result['seconds']:.1f} s in all"
+    rate, seconds = result["iterations_per_second"], result["seconds"]
+    speed = f"{rate:.4g} iterations/s, {seconds:.1f} s of training"
     seeds = result.get("seeds", [])
     if seeds:
         failed = result["failed_seeds"]

@@ -9,18 +9,23 @@ from src.output.plots import save
 from src.output.quantities import RIGHT, WRONG
 from src.problems.weighted_samples import WeightedSamples
 
-COLOURS = {"right label": RIGHT, "wrong label": WRONG}
+UNKNOWN = "training samples"
+COLOURS = {"right label": RIGHT, "wrong label": WRONG, UNKNOWN: RIGHT}
 
 
 def weight_histogram(samples: WeightedSamples, path: Path, title: str) -> bool:
-    """Draw the weights of samples whose labels are right, and of those whose labels are wrong."""
+    """Draw the weights of samples whose labels are right, and of those whose labels are wrong.
+
+    Where the run made none wrong, nobody knows which are: then all are of one kind.
+    """
     from matplotlib.figure import Figure
 
     weights, wrong = np.asarray(samples.weights), np.asarray(samples.wrong)
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.subplots()
     edges = np.linspace(0, max(1.0, float(weights.max())), 41).tolist()
-    for name, rows in (("right label", ~wrong), ("wrong label", wrong)):
+    parts = {"right label": ~wrong, "wrong label": wrong} if wrong.any() else {UNKNOWN: ~wrong}
+    for name, rows in parts.items():
         axes.hist(
             weights[rows],
             edges,
@@ -54,7 +59,8 @@ def trust_sheet(samples: WeightedSamples, path: Path, rows: int = 3, columns: in
     halves: Any = figure.subfigures(2, 1)
     parts = {"largest weights": order[:count], "smallest weights": order[::-1][:count]}
     for half, (title, chosen) in zip(halves, parts.items(), strict=True):
-        half.suptitle(f"{title} (a red label is wrong)", fontsize=10)
+        known = " (a red label is wrong)" if np.any(samples.wrong) else ""
+        half.suptitle(f"{title}{known}", fontsize=10)
         grid = half.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:
             axes.axis("off")

@@ -23,8 +23,9 @@ def prediction_sheet(
 ) -> None:
     """Draw support images left, a class per row, and queries right: class and probability of each.
 
-    support, query: (uint8 images as they are to be shown, labels). A wrong class is red, where the
-    labels of the queries are known. At most 20 classes, 5 images of each, and 48 queries are shown.
+    support, query: (uint8 images as they are to be shown, labels). Where the labels of the queries
+    are known, a wrong class is red, and the right one stands behind it. At most 20 classes, 5
+    images of each, and 48 queries are shown.
     """
     from matplotlib.figure import Figure
 
@@ -37,6 +38,11 @@ def prediction_sheet(
     figure.suptitle(_short(title, 100), fontsize=10, parse_math=False)
     halves: Any = figure.subfigures(1, 2, width_ratios=[shots + 1.4, COLUMNS])
     left, right = halves
+    for half, text in (
+        (left, "support, a class per row"),
+        (right, "queries in order: what is said"),
+    ):
+        half.text(0.5, 0.935, text, ha="center", fontsize=8, color="0.35")
     grid = left.subplots(rows, shots, squeeze=False)
     left.subplots_adjust(left=1.3 / (shots + 1.4), right=0.97, top=0.9, bottom=0.03)
     for row, label in enumerate(shown_classes):
@@ -60,9 +66,11 @@ def prediction_sheet(
     for axes, index in zip(answers.flat, shown, strict=False):
         _show(axes, images[index])
         said = int(probabilities[index].argmax())
-        wrong = labels is not None and labels[index] != said
+        label = said if labels is None else int(labels[index])
+        wrong = label != said
+        but = f" (is {_short(classes[label], 8)})" if wrong else ""
         axes.set_title(
-            f"{_short(classes[said], 12)}\n{probabilities[index, said]:.2f}",
+            f"{_short(classes[said], 12)}\n{probabilities[index, said]:.2f}{but}",
             fontsize=7,
             color=WRONG if wrong else "black",
             pad=2,

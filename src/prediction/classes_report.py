@@ -99,6 +99,7 @@ def report_classes(run: Run, options: Options) -> Report:
     if known:
         right = int((said == folders.query.labels).sum())
         lines.append(f"accuracy: {right / len(said):.3f} ({right} of {len(said)} query images)")
+    lines.append(f"the same as a picture: {path.with_suffix('.png')}")
     return lines + _remarks(run, folders, ways), path
 
 

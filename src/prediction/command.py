@@ -98,7 +98,13 @@ def _suspects(run: Run, options: Options) -> Report:
     lines = [
         heading(run, found.state.step, options),
         f"{reported} of {number} training labels are suspected: a weight below {found.threshold:g}",
+        f"weights from {found.weights.min():.2g} to {found.weights.max():.2g}",
     ]
+    if found.weights.min() > found.threshold / 2:
+        lines.append(
+            "note: no weight is near 0, so nothing stands out; let the run go on (num_iterations), "
+            "or compare the order of the weights only"
+        )
     if found.wrong is not None:
         hits = int((found.wrong & found.suspected).sum())
         lines.append(

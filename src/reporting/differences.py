@@ -1,6 +1,6 @@
 """What differs between runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from src.settings.config import CITE, as_typed, dotted
@@ -10,6 +10,7 @@ APART = (
     *("seed", "seeds", "resume", "traceback", "compilation_cache", "logger", "start_from"),
     *("log_every", "eval_every", "checkpoint_every", "problem.recommended"),
     *("method.recommended", "num_validation_tasks", "num_test_tasks", "tasks_at_once"),
+    *("platform", "devices"),
 )
 FIRST = ("problem.name", "method.name", "data._target_", "model._target_", "hypergradient._target_")
 
@@ -19,11 +20,12 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return dotted(config, lambda path: path in APART or path.rpartition(".")[2] == CITE)
 
 
-def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing(configs: Sequence[Mapping[str, Any]], typed: Collection[str] = ()) -> list[str]:
     """The keys that tell the runs apart.
 
-    All names and top-level keys that differ; an option of a group only where runs that agree in
-    all keys taken before differ in it, for the options of a method follow from its name.
+    All names, top-level keys, and keys that were typed for a run, where they differ; any other
+    option of a group only where runs that agree in all keys taken before differ in it, for the
+    options of a method follow from its name.
     """
     leaves = [flat(config) for config in configs]
     keys = {key for one in leaves for key in one}
@@ -33,10 +35,22 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         alone = {shown(one, [key]) for one in leaves}
         before = {shown(one, chosen) for one in leaves}
         after = {shown(one, [*chosen, key]) for one in leaves}
-        always = "." not in key or key in ("problem.name", "method.name")
+        always = "." not in key or key in ("problem.name", "method.name") or key in typed
         if len(alone) > 1 and (always or len(after) > len(before)):
             chosen.append(key)
     return chosen
+
+
+def typed_keys(overrides: Iterable[str]) -> set[str]:
+    """The dotted keys of what was typed: aggregation.alpha of ++aggregation.alpha=0.5."""
+    return {text.lstrip("+~").partition("=")[0] for text in overrides}
+
+
+def shared(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, str]:
+    """{key: its value} of those of the keys that all runs have alike."""
+    leaves = [flat(config) for config in configs]
+    values = {key: {shown(one, [key])[0] for one in leaves} for key in keys}
+    return {key: found.pop() for key, found in values.items() if len(found) == 1}
 
 
 def shown(leaves: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:

@@ -87,6 +87,11 @@ def _pictures(report: Report) -> Iterator[str]:
         yield f"<span>{_chip(style)}{escape(named(report, group))}</span>"
     yield "</div>"
     learned = [(style, learning_curves(group)) for style, group in shown]
+    if any(name.endswith("_labels_seen") for _, of in learned for name in of):
+        yield (
+            "<p>Labels seen: the lower steps of some methods descend F itself, so their training "
+            "scores on F's data are drawn apart from those of the others.</p>"
+        )
     names = sorted({name for _, of in learned for name in of}, key=lambda n: _place(report, n))
     trajectories = [name for name in names if name.partition("/")[2] in LEARNED]
     others = [name for name in names if name not in trajectories]
@@ -111,10 +116,10 @@ def _pictures(report: Report) -> Iterator[str]:
 
 
 def _place(report: Report, name: str) -> tuple[int, str, str]:
-    """The compared score first, then the order of training, validation and test."""
+    """The compared score first; of each quantity validation first, which all methods have."""
     split, _, quantity = name.partition("/")
     first = report.metric.rpartition("/")[2] == quantity
-    return (-1 if first else 0, quantity, {"train": "0", "validation": "1"}.get(split, split))
+    return (-1 if first else 0, quantity, {"validation": "0", "train": "1"}.get(split, split))
 
 
 def _gallery(

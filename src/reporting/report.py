@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from src.output.tables import aligned, markdown, with_interval
-from src.reporting.differences import differing
+from src.reporting.differences import differing, shared, typed_keys
 from src.reporting.groups import Group, grouped, paired, summary
 from src.reporting.stored import StoredRun
 from src.settings.errors import UserError
 
 COSTS = {"seconds": "seconds", "peak_memory_mib": "MiB"}
+# What a study is of, where it is the same in all runs.
+SETTING = (
+    *("problem.name", "method.name", "data._target_", "model._target_"),
+    *("num_iterations", "num_lower_steps", "meta_batch_size"),
+)
 
 
 class Report(NamedTuple):
@@ -38,7 +43,8 @@ def make_report(
     if not finished:
         reasons = "".join(f"; {run.folder}: {run.problem}" for run in unfinished[:3])
         raise UserError(f"no finished run was found: name run folders, or a sweep's{reasons}")
-    keys = differing([run.config for run in finished])
+    typed = typed_keys(text for run in finished for text in (run.result or {}).get("overrides", []))
+    keys = differing([run.config for run in finished], typed)
     groups = grouped(finished, keys)
     chosen = metric or _monitored(finished[0])
     known = sorted({name for group in groups for of in group.scores.values() for name in of})
@@ -75,7 +81,16 @@ def rows(report: Report) -> list[list[str]]:
 def notes(report: Report) -> list[str]:
     """What a reader of the table must know."""
     several = any(len(group.scores) > 1 for group in report.groups)
-    found = ["+- is half of a 95 % interval over seeds (Student's t)."] if several else []
+    configs = [run.config for group in report.groups for run in group.runs]
+    alike = shared(configs, SETTING)
+    found = []
+    if alike:
+        listed = ", ".join(f"{short(key)}={value}" for key, value in alike.items() if value != "-")
+        found.append(f"All runs: {listed}.")
+    if report.metric.startswith("best/"):
+        found.append(f"{report.metric} is the score of the state that was best in validation.")
+    if several:
+        found.append("+- is half of a 95 % interval over seeds (Student's t).")
     if report.baseline is not None:
         found.append("difference: to the baseline, seed by seed.")
     if len(versions(report)) > 1:

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from src.running.run_folder import FAILURE
 from src.settings.sweep import read_failures
 
 DEEPEST = 6  # folders between a folder that is named and a run
@@ -84,6 +86,8 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _how_far(folder: Path, config: Mapping[str, Any]) -> str:
+    with suppress(OSError):
+        return (folder / FAILURE).read_text(encoding="utf-8").strip()
     steps = [p.name for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdigit()]
     done = max(map(int, steps), default=0)
     return f"unfinished: a checkpoint of {done} of {config.get('num_iterations', '?')} iterations"

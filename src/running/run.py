@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from src.running.loop import fresh_snapshot, in_full, logged, train
 from src.running.pictures import draw_pictures
 from src.running.provenance import record_provenance
 from src.running.result import described, result_of
-from src.running.run_folder import Run, claim, finished_result, sole_writer
+from src.running.run_folder import FAILURE, Run, claim, finished_result, sole_writer
 from src.running.snapshot import Snapshot
 from src.running.starting import started_from
 from src.running.stopping import stop_requests
@@ -58,10 +58,16 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
         record_provenance(folder / "provenance.json", step)
         # A longer run of the same identity goes on: its old result is no longer the result.
         (folder / "result.json").unlink(missing_ok=True)
+        (folder / FAILURE).unlink(missing_ok=True)
         writer = open_writers(experiment, config, folder, step)
         stack.enter_context(memory_as_message())
         whole = Run(experiment, config, folder, checkpoints, writer)
-        return _train_and_score(whole, snapshot, described(experiment, overrides))
+        try:
+            return _train_and_score(whole, snapshot, described(experiment, overrides))
+        except UserError as error:
+            with suppress(OSError):  # the error itself may be a full disk
+                write_text(folder / FAILURE, f"{error}\n")
+            raise
 
 
 def _where_it_stands(

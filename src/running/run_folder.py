@@ -15,6 +15,7 @@ from src.settings.checked import Settings
 from src.settings.errors import UserError
 
 FORMAT = 3
+FAILURE = "failure.txt"  # why the last process ended without a result
 OURS = (
     *("config.json", "result.json", "metrics.jsonl", "provenance.json", "checkpoints"),
     "citations.bib",

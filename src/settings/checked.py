@@ -47,8 +47,6 @@ class Settings(NamedTuple):
     proximal_weight: float
     test_step_size: Literal["learned", "initial"]
     dtype: Literal["float32", "float64"]
-    platform: Literal["auto", "cpu", "gpu", "tpu"]
-    devices: int | Literal["auto"]
     log_every: int
     eval_every: int
     checkpoint_every: int
@@ -58,6 +56,9 @@ class Settings(NamedTuple):
     start_from: str | None
     compilation_cache: bool
     traceback: bool
+    # With defaults, as older runs have no such keys.
+    platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    devices: int | Literal["auto"] = "auto"
 
 
 class WandbOptions(NamedTuple):
@@ -120,7 +121,7 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
     """The top-level keys, typed and in range. Raises UserError naming the key."""
     groups = {*NODES, "method", "logger"}
     top = {key: value for key, value in config.items() if key not in groups}
-    settings = Settings(**check("", get_type_hints(Settings), top))
+    settings = Settings(**check("", get_type_hints(Settings), top, Settings._field_defaults))
     for name in (
         "seeds",
         "num_iterations",

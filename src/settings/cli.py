@@ -4,16 +4,17 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from traceback import print_exc
-from typing import Literal
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from src.settings.config import NODES, unknown_key
+from src.settings.config import NODES, dotted, unknown_key
 from src.settings.errors import UserError, first_line
 from src.settings.launchers import EXTRAS, choice_message, message_of_launcher
 
@@ -76,9 +77,11 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, str]:
 def refusals_as_messages(traceback: bool) -> Iterator[None]:
     """Turn errors that are meant for people into `error: ...` and exit status 1.
 
-    Anything else is a defect of ours and keeps its traceback.
+    Anything else is a defect of ours and keeps its traceback. Warnings are one line each.
     """
+    before = warnings.formatwarning
     try:
+        warnings.formatwarning = _warning_for_people
         yield
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,6 +96,15 @@ def refusals_as_messages(traceback: bool) -> Iterator[None]:
         if message is None:
             raise
         sys.exit(f"error: {message}")
+    finally:
+        warnings.formatwarning = before
+
+
+def _warning_for_people(message: Warning | str, category: type[Warning], *where: object) -> str:
+    """`warning: ...` of what is meant for people; of libraries with its place, as python does."""
+    if category is UserWarning:
+        return f"warning: {message}\n"
+    return f"{where[0]}:{where[1]}: {category.__name__}: {message}\n"
 
 
 def message_of(error: Exception) -> str | None:
@@ -151,19 +163,29 @@ def _composition_message(error: Exception) -> str:
     if not first.startswith("Could not override '"):
         return text
     prefix, _, name = first.split("'")[1].rpartition(".")
-    known = _known_keys(prefix)
-    return unknown_key(f"{prefix}." if prefix else "", name, known) if known else text
+    config = _chosen_config()
+    node = OmegaConf.select(config, prefix) if prefix else config
+    if not isinstance(node, DictConfig) or not node:
+        return text
+    known = [str(key) for key in node]
+    elsewhere = [] if prefix else _meant_by_people(config)
+    return unknown_key(f"{prefix}." if prefix else "", name, known, elsewhere)
 
 
-def _known_keys(path: str) -> list[str]:
-    """The keys at a dotted path of the composition; the group choices decide which it has."""
+def _meant_by_people(config: DictConfig) -> list[str]:
+    """All dotted keys but numbers that other keys take over, and what is cited."""
+    apart = ("recommended", "cite")
+    plain: Any = OmegaConf.to_container(config)
+    return list(dotted(plain, lambda path: path.rpartition(".")[2] in apart))
+
+
+def _chosen_config() -> DictConfig:
+    """The composition of the groups that were typed, without any other key; {} for wrong ones."""
     from hydra.errors import HydraException
 
     groups = {*NODES, "method", "experiment", "debug"}
     chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in groups]
     try:
-        config, _ = compose_config(chosen)
+        return compose_config(chosen)[0]
     except HydraException:  # a choice that does not exist either
-        return []
-    node = OmegaConf.select(config, path) if path else config
-    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+        return OmegaConf.create()

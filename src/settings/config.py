@@ -8,7 +8,7 @@ import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from types import UnionType
@@ -199,10 +199,18 @@ def shown(value: Any) -> str:
     return as_typed(value) if value is None or isinstance(value, bool) else repr(value)
 
 
-def unknown_key(prefix: str, name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """The message for a key that does not exist."""
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {prefix}{near[0]}? " if near else ""
+# What other programs call a step size.
+ALSO_CALLED = {"lr": "step_size", "learning_rate": "step_size"}
+
+
+def unknown_key(
+    prefix: str, name: str, known: Mapping[str, Any] | list[str], elsewhere: Iterable[str] = ()
+) -> str:
+    """The message for a key that does not exist. elsewhere: dotted keys that may be meant too."""
+    words = set(ALSO_CALLED.get(name, name).split("_"))
+    within = [key for key in elsewhere if words <= set(re.split("[._]", key)) and "." in key]
+    near = within[:2] or [f"{prefix}{key}" for key in get_close_matches(name, known, n=1)]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
     place = f"{prefix.rstrip('.')} has" if prefix else "there is"
     listed = ", ".join(sorted(key for key in known if key != "_target_")) or "no options"
     return f"{prefix}{name} is not a key: {hint}{place} {listed}"
@@ -232,8 +240,13 @@ def about(node: Node) -> Iterator[None]:
         subject = re.split("[=: ]", str(error))[0]
         if subject.partition(".")[0] in NODES:
             raise UserError(str(error)) from error  # it names another node
-        about_option = subject in node.options
-        raise UserError(f"{node.path}{'.' if about_option else ': '}{error}") from error
+        names = "|".join(map(re.escape, node.options)) or "$"
+        # So that a remedy can be pasted: shots=1 is problem.shots=1 on the command line.
+        text = re.sub(rf"(?<![\w.])({names})=", rf"{node.path}.\1=", str(error))
+        named = text.startswith(f"{node.path}.")
+        about_option = subject in node.options and not named
+        between = "." if about_option else "" if named else ": "
+        raise UserError(f"{node.path if between else ''}{between}{text}") from error
 
 
 def misfit(node: Node, name: str, supplier: Node) -> str | None:

@@ -1,7 +1,6 @@
 """Which devices a run uses, and what they share out: its seeds, or the tasks of a meta-batch."""
 
 import os
-from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,11 +13,12 @@ from src.settings.checked import Settings
 from src.settings.errors import UserError
 
 AXIS = "devices"  # of the mesh
-REMEDY = {
-    "gpu": "install the extra for it (pip install -e '.[cuda]'), or choose platform=cpu",
-    "tpu": "install the extra for it (pip install -e '.[tpu]'), or choose platform=cpu",
-    "cpu": "choose platform=auto",
-}
+EXTRAS = {"gpu": "pip install -e '.[cuda]'", "tpu": "pip install -e '.[tpu]'"}
+BACKENDS = {
+    "cpu": ("cpu",),
+    "gpu": ("cuda,cpu", "rocm,cpu"),
+    "tpu": ("tpu,cpu",),
+}  # as jax names them
 
 
 class Sharing(NamedTuple):
@@ -41,38 +41,54 @@ def start_devices(settings: Settings) -> None:
     A CPU is one device per core, or more if asked for: they cost nothing while they are not used.
     Raises UserError where there is no such platform, or where the process has begun with another.
     """
-    before = jax.config.values["jax_platforms"]
-    asked = settings.devices if isinstance(settings.devices, int) else 1
-    flags = os.environ.get("XLA_FLAGS", "")
-    by_hand = "xla_force_host_platform_device_count" in flags
-    if not by_hand and jax.config.values["jax_num_cpu_devices"] < 0:
-        with suppress(RuntimeError):  # it has begun
-            jax.config.update("jax_num_cpu_devices", max(asked, _cores()))
-    if settings.platform == "auto":
+    has_begun = _has_begun(settings.devices if isinstance(settings.devices, int) else 1)
+    platform = settings.platform
+    if platform == "auto" or (not has_begun and _begins_with(platform)):
         return
-    jax.config.update("jax_platforms", settings.platform)  # without effect once it has begun
-    try:
-        found = jax.devices()[0].platform
-    except (RuntimeError, AssertionError) as error:  # what jax raises where there is none
-        reason = (str(error).splitlines() or ["jax finds no such device"])[0]
+    if not has_begun:
+        extra = "" if platform == "cpu" else f"install the extra for it ({EXTRAS[platform]}), or "
+        raise UserError(f"platform={platform}: jax finds none here; {extra}choose platform=auto")
+    found = jax.devices()[0].platform
+    if found != platform:
         raise UserError(
-            f"platform={settings.platform}: there is none here ({reason}); "
-            f"{REMEDY[settings.platform]}"
-        ) from error
-    finally:
-        jax.config.update("jax_platforms", before)
-    if found != settings.platform:
-        raise UserError(
-            f"platform={settings.platform}: this process computes on {found} already; start a "
-            f"process of its own, or choose platform={found}"
+            f"platform={platform}: this process computes on {found} already; start a process of "
+            f"its own, or choose platform={found}"
         )
+
+
+def _has_begun(devices: int) -> bool:
+    """Whether jax has chosen its devices; if not, a CPU will be this many, or one per core."""
+    by_hand = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    number = jax.config.values["jax_num_cpu_devices"]
+    if number < 0 and not by_hand:
+        number = max(devices, _cores())
+    try:
+        jax.config.update("jax_num_cpu_devices", number)
+    except RuntimeError:
+        return True
+    return False
+
+
+def _begins_with(platform: str) -> bool:
+    """Let jax choose its devices, of this platform; False where it finds none."""
+    before = jax.config.values["jax_platforms"]
+    for names in BACKENDS[platform]:
+        try:
+            jax.config.update("jax_platforms", names)
+            return jax.devices()[0].platform == platform
+        except (RuntimeError, AssertionError):  # what jax raises where there is none
+            continue
+        finally:
+            jax.config.update("jax_platforms", before)
+    return False
 
 
 def sharing_of(settings: Settings, persistent: bool, there: int, on_cpu: bool) -> Sharing:
     """Seeds are shared out where the devices divide them, else the tasks of a meta-batch.
 
-    there: how many devices there are. devices=auto: as many as divide one of the two; on a CPU seeds alone, as one task already uses
-    all cores. Raises UserError where there are not so many devices, or they divide neither.
+    there: how many devices there are. devices=auto: as many as divide one of the two; on a CPU
+    seeds alone, as one task already uses all cores. Raises UserError where there are not so many
+    devices, or they divide neither.
     """
     tasks = 1 if persistent else settings.meta_batch_size
     if settings.devices == "auto":
