@@ -285,7 +285,7 @@ def test_methods_run_and_resume_bit_for_bit(method, batch_norm, omniglot_folder,
         ),
         (
             ["model.normalise=false", "model.batch_norm=support"],
-            "model.batch_norm=support chooses the statistics of batch norm, and normalise=false",
+            "model.batch_norm=support chooses the statistics of batch norm, and model.normalise=f",
         ),
         (["model=linear", "+model.batch_norm=support"], "model.batch_norm is not a key"),
     ],

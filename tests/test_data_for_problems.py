@@ -91,8 +91,8 @@ def test_each_data_set_serves_every_problem_whose_form_it_has(own, data, refusal
             "few_shot",
             "image_folder",
             ["problem.queries=6"],
-            "problem.shots=1 and queries=6 need 7 different images of a class, which has 6; choose "
-            "queries=5 or fewer",
+            "problem.shots=1 and problem.queries=6 need 7 different images of a class, which has "
+            "6; choose problem.queries=5 or fewer",
         ),
         (
             "few_shot",

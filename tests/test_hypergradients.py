@@ -117,7 +117,8 @@ def test_forward_is_reverse_and_checkpoints_change_nothing(name):
     at = where(CASES["learned_start"](), lower_dynamics()[name], K)
     expected = estimate(unrolled(), at, KEY)
     outputs_agree(estimate(forward(), at, KEY), expected)
-    outputs_agree(estimate(unrolled(checkpoints="sqrt"), at, KEY), expected, 1e-14)
+    for checkpoints in ("steps", "sqrt"):
+        outputs_agree(estimate(unrolled(checkpoints=checkpoints), at, KEY), expected, 1e-14)
     outputs_agree(estimate(truncated(keep_last=K), at, KEY), expected)
 
 

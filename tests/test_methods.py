@@ -215,11 +215,11 @@ REFUSED = [
     ([*RIDGE, "method=rhg", "proximal_weight=-1"], ["proximal_weight=-1"]),
     (
         [*RIDGE, "lower_optimizer=projected", "lower_optimizer.set=box"],
-        ["lower_optimizer.lower=None does not go with set=box"],
+        ["lower_optimizer.lower=None does not go with lower_optimizer.set=box"],
     ),
     (
         [*RIDGE, "method=rhg", "hypergradient.checkpoints=all"],
-        ["hypergradient.checkpoints='all'", "'none' or 'sqrt'"],
+        ["hypergradient.checkpoints='all'", "'none', 'steps' or 'sqrt'"],
     ),
 ]
 

@@ -26,6 +26,10 @@ def refusal(monkeypatch, overrides) -> str:
 REFUSED = [
     # Keys and choices that do not exist.
     ([], ["num_iteration=5"], ["num_iteration is not a key", "did you mean num_iterations?"]),
+    # Keys of a group, typed without it; and what other programs call them.
+    ([], ["shots=3"], ["shots is not a key", "did you mean problem.shots?"]),
+    ([], ["lower_step_size=1"], ["did you mean lower_optimizer.step_size?"]),
+    ([], ["lr=1"], ["did you mean lower_optimizer.step_size or upper_optimizer.step_size?"]),
     ([], ["problem.shot=3"], ["did you mean problem.shots?", "queries"]),
     (COUNTEREXAMPLE, ["problem.dimensions=3"], ["did you mean problem.dimension?"]),
     (COUNTEREXAMPLE, ["hypergradient.keep_last=1"], ["hypergradient.keep_last is not a key"]),
@@ -107,10 +111,14 @@ REFUSED = [
     ),
     # Values that do not fit together.
     (FEW_SHOT, ["problem.ways=7"], ["problem.ways=7", "6 classes", "ways=6", "that split more"]),
-    (FEW_SHOT, ["problem.queries=6"], ["problem.shots=1 and queries=6", "has 6", "queries=5"]),
+    (
+        FEW_SHOT,
+        ["problem.queries=6"],
+        ["problem.shots=1 and problem.queries=6", "has 6", "queries=5"],
+    ),
     (FEW_SHOT, ["data.split_sizes=[19,6,6]"], ["data.split_sizes=[19, 6, 6]", "31", "has 30"]),
     (FEW_SHOT, ["data.split_sizes=[18,6]"], ["data.split_sizes=[18, 6] has too few entries"]),
-    (FEW_SHOT, ["problem.ways=1"], ["problem.ways=1", "choose ways=5"]),
+    (FEW_SHOT, ["problem.ways=1"], ["problem.ways=1", "choose problem.ways=5"]),
     (
         ["problem=ridge", "method=trhg"],
         ["hypergradient.keep_last=0", "lower_optimizer.learn=scalar"],
@@ -153,7 +161,7 @@ REFUSED = [
     (
         COUNTEREXAMPLE,
         ["aggregation.law=harmonic", "aggregation.ratio=0.9"],
-        ["aggregation.ratio=0.9 does nothing with law=harmonic", "ratio=null"],
+        ["aggregation.ratio=0.9 does nothing with aggregation.law=harmonic", "ratio=null"],
     ),
     (COUNTEREXAMPLE, ["model=conv4"], ["model is set", "model=none"]),
     ([], ["data=none"], ["data=none", "few_shot needs one"]),

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from src.report import main
-from src.reporting.differences import differing
+from src.reporting.differences import differing, shared, typed_keys
 from src.reporting.report import as_csv, as_lines, as_markdown, make_report, rows
 from src.reporting.stored import find_runs
 from src.running.run import run
@@ -94,6 +94,10 @@ def test_what_differs():
     # A number of its own is never hidden behind a name.
     longer = config(method={"name": "hoag"}, num_iterations=7)
     assert differing([config(), longer]) == ["method.name", "num_iterations"]
+    # Nor is what was typed, though it follows from another.
+    typed = typed_keys(["+h.damping=1.0", "num_iterations=7"])
+    assert differing([config(), other], typed) == ["method.name", "h.damping"]
+    assert shared([config(), longer], ["method.name", "h.damping"]) == {"h.damping": "0.0"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from src import train
+from src.reporting.stored import read_run
 from src.running import run as run_module
 from src.running.checkpoint import open_checkpoints
 from src.running.loop import fresh_snapshot
@@ -180,6 +181,7 @@ def test_divergence_is_named_and_the_checkpoint_before_it_is_usable(case, tmp_pa
     assert f"at iteration {(last_good or 0) + 1};" in message
     assert "upper_optimizer.step_size" in message
     assert not (tmp_path / "result.json").exists()
+    assert read_run(tmp_path).problem == message  # what a report says of it
     if last_good is None:
         return
     with jax.enable_x64(False):

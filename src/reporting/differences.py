@@ -35,10 +35,16 @@ def differing(configs: Sequence[Mapping[str, Any]], typed: Collection[str] = ())
         alone = {shown(one, [key]) for one in leaves}
         before = {shown(one, chosen) for one in leaves}
         after = {shown(one, [*chosen, key]) for one in leaves}
-        always = "." not in key or key in ("problem.name", "method.name") or key in typed
+        always = "." not in key or key in ("problem.name", "method.name")
+        always |= key in typed or (short(key) in typed and short(key) not in map(short, chosen))
         if len(alone) > 1 and (always or len(after) > len(before)):
             chosen.append(key)
     return chosen
+
+
+def short(key: str) -> str:
+    """method for method.name, data for data._target_."""
+    return key.removesuffix(".name").removesuffix("._target_")
 
 
 def typed_keys(overrides: Iterable[str]) -> set[str]:

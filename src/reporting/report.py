@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from src.output.tables import aligned, markdown, with_interval
-from src.reporting.differences import differing, shared, typed_keys
+from src.reporting.differences import differing, shared, short, typed_keys
 from src.reporting.groups import Group, grouped, paired, summary
 from src.reporting.stored import StoredRun
 from src.settings.errors import UserError
@@ -189,11 +189,6 @@ def _remarks(report: Report, mark: str) -> list[str]:
         lines += ["", f"{len(missing)} without a result:"]
         lines += [f"{mark}{folder}: {reason}" for folder, reason in missing]
     return lines
-
-
-def short(key: str) -> str:
-    """method for method.name, data for data._target_."""
-    return key.removesuffix(".name").removesuffix("._target_")
 
 
 def _seeds(group: Group) -> str:

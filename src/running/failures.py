@@ -121,7 +121,7 @@ def memory_as_message() -> Iterator[None]:
         what = re.sub(r"^RESOURCE_EXHAUSTED: *", "", (text.splitlines() or [""])[0])[:200]
         raise UserError(
             f"there is not enough memory ({what or 'allocation failed'}); the last checkpoint is "
-            "kept. Less memory take tasks_at_once=1, hypergradient.checkpoints=sqrt (unrolled), "
+            "kept. Less memory take tasks_at_once=1, hypergradient.checkpoints=steps (unrolled), "
             "another hypergradient (truncated, implicit_cg), problem.batch_size where the problem "
             "has it, and a smaller model"
         ) from error

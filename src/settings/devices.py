@@ -63,7 +63,9 @@ def _has_begun(devices: int) -> bool:
     if number < 0 and not by_hand:
         number = max(devices, _cores())
     try:
-        jax.config.update("jax_num_cpu_devices", number)
+        # jax refuses any other number once it has begun, and the same one never.
+        for value in (number + 1, number):
+            jax.config.update("jax_num_cpu_devices", value)
     except RuntimeError:
         return True
     return False

@@ -5,15 +5,16 @@ optimization, ICML 2017 (arXiv 1703.01785), Alg. 1.
 
     phi_K(x) = F(x, y_K(x)),   y_k = Phi_k(x, y_{k-1}),   y_0 = y_0(x)
 
-Time: about 3 to 4 lower solves. Memory: K lower iterates; with checkpoints=sqrt about 2 sqrt(K)
-of them, for one more solve. Valid whenever the steps are differentiable; exact for phi_K, which
+Time: about 3 to 4 lower solves. Memory: K lower iterates and what each step computes on its way;
+for one more solve, with checkpoints=steps the iterates alone, with sqrt about 2 sqrt(K) of them and
+as many steps. Valid whenever the steps are differentiable; exact for phi_K, which
 for a strongly convex f tends to F(x, y*(x)) as K grows.
 """
 
 from typing import Literal
 
 from bilevel.estimator import Hypergradient, HypergradientOutput, Target, by_reverse_mode
-from bilevel.lower_level import LowerProblem, Point, run_in_segments
+from bilevel.lower_level import LowerProblem, Point, run_in_segments, run_step_by_step
 from bilevel.types import Array, Metrics, Tree
 
 # F(x, y_K(x)) as a function of the point; also forward mode's target.
@@ -27,20 +28,21 @@ def solve_and_score(lower: LowerProblem, point: Point) -> tuple[Array, tuple[Tre
     return lower.at(point).score(lower.solve(point))
 
 
-def unrolled(*, checkpoints: Literal["none", "sqrt"] = "none") -> Hypergradient:
+def unrolled(*, checkpoints: Literal["none", "steps", "sqrt"] = "none") -> Hypergradient:
     """d phi_K / d (context, dynamics_params, y0) by reverse mode through the K steps.
 
-    checkpoints: none keeps all K iterates, sqrt about 2 sqrt(K) of them (the same numbers). Raises
-    ValueError for anything else.
+    checkpoints: none keeps all that the K steps compute, steps their results y_k, sqrt about
+    2 sqrt(K) of these (the same numbers). Raises ValueError for anything else.
     """
+    recomputed = {"steps": run_step_by_step, "sqrt": run_in_segments}
+    if checkpoints != "none" and checkpoints not in recomputed:
+        raise ValueError(f"checkpoints={checkpoints!r} is not none, steps or sqrt; choose none")
 
-    def in_segments(lower: LowerProblem, point: Point) -> tuple[Array, tuple[Tree, Metrics]]:
+    def score(lower: LowerProblem, point: Point) -> tuple[Array, tuple[Tree, Metrics]]:
+        if checkpoints == "none":
+            return solve_and_score(lower, point)
         level = lower.at(point)
-        return level.score(run_in_segments(level, level.init(point.y0), lower.num_steps).y)
-
-    if checkpoints not in ("none", "sqrt"):
-        raise ValueError(f"checkpoints={checkpoints!r} is neither none nor sqrt; choose none")
-    score = {"none": solve_and_score, "sqrt": in_segments}[checkpoints]
+        return level.score(recomputed[checkpoints](level, level.init(point.y0), lower.num_steps).y)
 
     def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
         return by_reverse_mode(lambda moved: score(lower, moved), point)
@@ -50,6 +52,6 @@ def unrolled(*, checkpoints: Literal["none", "sqrt"] = "none") -> Hypergradient:
         estimate,
         "g = d F(x, y_K(x)) / dx, reverse mode through all K steps",
         PHI_K,
-        certified_with={"checkpoints": ("none", "sqrt")},
+        certified_with={"checkpoints": ("none", "steps", "sqrt")},
         exact_with={},
     )
