@@ -1,6 +1,6 @@
 """Describe: `python -m src.describe [key=value ...]` says what a configuration would do.
 
-Nothing is trained or compiled: shapes come from tracing.
+Nothing is trained or compiled: shapes come from tracing. With --memory one iteration is compiled.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,12 +21,17 @@ def main() -> None:
     """Print the description of the config that the command line composes."""
     parser = argument_parser("src.describe", __doc__)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as of a run")
-    overrides: list[str] = parser.parse_args().overrides
+    parser.add_argument("--memory", action="store_true", help="say how much an iteration takes")
+    arguments = parser.parse_args()
+    overrides: list[str] = arguments.overrides
     with refusals_as_messages(traceback="traceback=true" in overrides):
         from src.settings.config import resolve
 
         config, run_dir = compose_config(overrides)
-        print("\n".join(description(resolve(config), run_dir)))
+        plain = resolve(config)
+        print("\n".join(description(plain, run_dir)))
+        if arguments.memory:
+            print(f"  {_memory(plain)}")
 
 
 def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
@@ -81,6 +86,25 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
     others = [references[key].short() for key in experiment.cite if key not in method.cite]
     yield f"  also uses {'; '.join(others)}"
     yield f"  results go to {run_dir}: result.json, metrics.jsonl, pictures, checkpoints"
+
+
+def _memory(config: Mapping[str, Any]) -> str:
+    """What one iteration takes on a device, and by which plan where there is a budget."""
+    import jax
+
+    from src.running.memory import in_words, mib, needed_memory, within_budget
+    from src.settings.build import build
+    from src.settings.checked import check_settings
+
+    settings = check_settings(config)
+    with jax.enable_x64(settings.dtype == "float64"):
+        if settings.memory_budget is None:
+            return f"an iteration takes {mib(needed_memory(build(config)))} of memory on a device"
+        plan, needed = within_budget(config, settings.memory_budget)
+    return (
+        f"an iteration takes {mib(needed)} of memory on a device, with {in_words(plan.changed)} "
+        f"(memory_budget={settings.memory_budget})"
+    )
 
 
 def _shapes(experiment: Any) -> dict[str, Any]:

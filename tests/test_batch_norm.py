@@ -35,6 +35,7 @@ NETWORKS = {
     ),
     "resnet12": lambda **o: resnet12(block_filters=(2, 3), **o),
     "mlp": lambda **o: mlp(hidden_sizes=(5, 4), **o),
+    "centred": lambda **o: mlp(hidden_sizes=(5, 4), centre=True, **o),
 }
 ROLES = {
     "head": Roles("head", False),
@@ -76,7 +77,8 @@ def test_measured_statistics_give_the_same_features_to_the_same_images(network):
     np.testing.assert_allclose(features, model.apply(weights, one, statistics), rtol=1e-12)
     assert not np.allclose(model.apply(weights, other), model.apply(weights, other, statistics))
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(statistics)}
-    assert names == {"batch_norm_mean", "batch_norm_variance"}
+    assert names - {"feature_mean"} == {"batch_norm_mean", "batch_norm_variance"}
+    assert ("feature_mean" in names) == (network == "centred")
 
 
 def test_statistics_are_the_mean_and_the_variance_of_each_channel():
@@ -92,6 +94,40 @@ def test_statistics_are_the_mean_and_the_variance_of_each_channel():
     )
     given = model.measure(weights, images)[1]
     np.testing.assert_allclose(model.apply(weights, other, given), np.maximum(normal, 0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"filters": 2, "num_blocks": 1}, {"filters": 2, "num_blocks": 1, "features": "mean"}],
+)
+def test_centred_features_are_the_same_less_their_mean(options):
+    images, other = jax.random.uniform(KEY, (2, 5, 6, 6, 1))
+    plain, model = conv4(**options), conv4(**options, centre=True)
+    weights = model.init(KEY, images)
+    features = np.asarray(plain.apply(weights, images))
+    np.testing.assert_allclose(
+        model.apply(weights, images), features - features.mean(0), atol=1e-14
+    )
+    assert features.mean() > 0.1  # after a ReLU
+    # Of others: less the mean of those that were measured, with their batch norm.
+    measured = model.measure(weights, images)[1]
+    without = {name: of for name, of in measured.items() if "feature_mean" not in of}
+    np.testing.assert_allclose(
+        model.apply(weights, other, measured),
+        np.asarray(plain.apply(weights, other, without)) - features.mean(0),
+        atol=1e-14,
+    )
+
+
+def test_a_network_without_batch_norm_can_be_centred_on_the_support_set():
+    images = jax.random.uniform(KEY, (2, 5, 3, 3, 1))
+    model = mlp(hidden_sizes=(4,), normalise=False, centre=True, batch_norm="support")
+    weights = model.init(KEY, images[0])
+    measured = model.measure(weights, images[0])[1]
+    assert model.batch_norm == "support"
+    difference = model.apply(weights, images[1]) - model.apply(weights, images[1], measured)
+    np.testing.assert_allclose(difference, jnp.broadcast_to(difference[:1], difference.shape))
+    assert np.abs(difference).max() > 0.01
 
 
 def test_networks_without_batch_norm_measure_nothing():

@@ -29,6 +29,7 @@ def conv4(
     downsample: Downsample = "stride",
     offset: Offset = "learned",
     features: Features = "flatten",
+    centre: bool = False,
     batch_norm: BatchNorm = "batch",
     extra: Extra = "none",
     convolution: ConvolutionName = "auto",
@@ -40,7 +41,8 @@ def conv4(
     and no scale (`batch_norm`: on whose statistics, in training and in testing alike), then ReLU.
     The image is halved by the convolution's stride of 2 (rounded up: 28, 14, 7, 4, 2) or by a 2x2
     max-pool after the ReLU (rounded down: 84, 42, 21, 10, 5). `features`: all pixels of the last
-    block, or their mean.
+    block, or their mean. `centre`: less their mean over the batch, whose statistics are chosen as
+    those of batch norm.
 
     28x28x1 images, 64 filters, stride: d = 256 (mean: 64), 111,424 weights. 84x84x3 images, 32
     filters, max-pool: d = 800, 28,640 weights. BOML's MetaInit has offset=zero and convolution
@@ -62,6 +64,7 @@ def conv4(
                 hidden = jax.nn.relu(layers.batch_norm(hidden, offset=offset))
             if downsample == "max_pool":
                 hidden = max_pool(hidden, "VALID")
-        return hidden.mean((1, 2)) if features == "mean" else hidden.reshape(len(hidden), -1)
+        flat = hidden.mean((1, 2)) if features == "mean" else hidden.reshape(len(hidden), -1)
+        return layers.centred(flat) if centre else flat
 
     return as_model(forward, batch_norm, FIXED[extra], transforms_head=extra == "t_layers")

@@ -107,6 +107,18 @@ def batch_norm(
     return normal + per_channel(shift, inputs)
 
 
+def centred(features: Array) -> Array:
+    """Features (n, d) less their mean over a batch: the statistics of a batch norm, as above.
+
+    After a ReLU all features of a network share a large mean. It makes one large eigenvalue of the
+    lower Hessian, past which steps of gradient descent diverge, and tells no class from another.
+    """
+    mean = hk.get_state(
+        "feature_mean", features.shape[-1:], features.dtype, lambda *_: features.mean(0)
+    )
+    return features - per_channel(mean, features)
+
+
 def per_channel(vector: Array, images: Array) -> Array:
     """(channels,) as (1, ..., 1, channels), of the rank of the images."""
     return jax.lax.broadcast_to_rank(vector, images.ndim)

@@ -14,20 +14,22 @@ def mlp(
     *,
     hidden_sizes: tuple[int, ...] = (256, 128, 64, 64),
     normalise: bool = True,
+    centre: bool = False,
     batch_norm: BatchNorm = "batch",
     weights_init: WeightsInit = "xavier_uniform",
 ) -> Model:
     """Images (n, height, width, channels) -> features (n, hidden_sizes[-1]).
 
     Each layer: linear, batch norm (where `normalise`; then without a bias, which it would cancel;
-    `batch_norm`: on whose statistics), ReLU. The default sizes are those of MAML's Omniglot network
+    `batch_norm`: on whose statistics), ReLU. `centre`: the last less their mean over the batch of
+    which these statistics are. The default sizes are those of MAML's Omniglot network
     without convolutions (Finn et al., ICML 2017).
 
     Raises ValueError where there is no layer, a size is below 1, or the statistics are chosen of a
     batch norm that is not there.
     """
     refuse_sizes_below_one(hidden_sizes=hidden_sizes)
-    if batch_norm != "batch" and not normalise:
+    if batch_norm != "batch" and not (normalise or centre):
         raise ValueError(
             f"batch_norm={batch_norm} chooses the statistics of batch norm, and normalise=false "
             "leaves none; choose normalise=true, or batch_norm=batch"
@@ -47,9 +49,9 @@ def mlp(
                 with name_scope(f"layer_{layer}_norm"):
                     hidden = layers.batch_norm(hidden)
             hidden = jax.nn.relu(hidden)
-        return hidden
+        return layers.centred(hidden) if centre else hidden
 
-    return as_model(forward, batch_norm if normalise else None)
+    return as_model(forward, batch_norm if normalise or centre else None)
 
 
 def flat() -> Model:

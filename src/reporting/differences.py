@@ -10,7 +10,7 @@ APART = (
     *("seed", "seeds", "resume", "traceback", "compilation_cache", "logger", "start_from"),
     *("log_every", "eval_every", "checkpoint_every", "problem.recommended"),
     *("method.recommended", "num_validation_tasks", "num_test_tasks", "tasks_at_once"),
-    *("platform", "devices"),
+    *("platform", "devices", "memory_budget"),
 )
 FIRST = ("problem.name", "method.name", "data._target_", "model._target_", "hypergradient._target_")
 

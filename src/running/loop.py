@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.stages import Wrapped
 
 from bilevel.algorithm import AlgorithmState
 from bilevel.batching import batched
@@ -34,7 +35,7 @@ from src.settings.checked import Settings
 from src.settings.devices import placed
 
 
-def make_chunk(experiment: Experiment) -> Callable:
+def make_chunk(experiment: Experiment) -> Wrapped:
     """chunk(states, data, keys, first, stop) -> states, metrics of shape (seeds, log_every) each.
 
     The keys, those of the seeds, are data: runs of other seeds share the compiled program.

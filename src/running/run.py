@@ -15,6 +15,7 @@ from src.running.compilation import use_compilation_cache
 from src.running.evaluation import make_evaluate
 from src.running.failures import memory_as_message
 from src.running.loop import fresh_snapshot, in_full, logged, train
+from src.running.memory import in_words, mib, within_budget
 from src.running.pictures import draw_pictures
 from src.running.provenance import record_provenance
 from src.running.result import described, result_of
@@ -22,7 +23,7 @@ from src.running.run_folder import FAILURE, Run, claim, finished_result, sole_wr
 from src.running.snapshot import Snapshot
 from src.running.starting import started_from
 from src.running.stopping import stop_requests
-from src.settings.build import build
+from src.settings.build import Experiment, build
 from src.settings.checked import Settings, check_settings, identity_of
 from src.settings.errors import UserError
 from src.settings.references import bibliography
@@ -44,7 +45,7 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
         return stored
     use_compilation_cache(settings.compilation_cache)
     with jax.enable_x64(settings.dtype == "float64"), ExitStack() as stack:
-        experiment = build(config)
+        experiment = _built(config, settings)
         fresh = fresh_snapshot(experiment)
         if settings.start_from is not None and not (folder / "checkpoints").exists():
             fresh = started_from(experiment, fresh)
@@ -68,6 +69,19 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
             with suppress(OSError):  # the error itself may be a full disk
                 write_text(folder / FAILURE, f"{error}\n")
             raise
+
+
+def _built(config: Mapping[str, Any], settings: Settings) -> Experiment:
+    """The experiment, by the plan that fits the budget where there is one."""
+    if settings.memory_budget is None:
+        return build(config)
+    plan, needed = within_budget(config, settings.memory_budget)
+    print(
+        f"memory_budget={settings.memory_budget}: {in_words(plan.changed)}; an iteration takes "
+        f"{mib(needed)}",
+        file=sys.stderr,
+    )
+    return plan.experiment
 
 
 def _where_it_stands(

@@ -59,6 +59,7 @@ class Settings(NamedTuple):
     # With defaults, as older runs have no such keys.
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     devices: int | Literal["auto"] = "auto"
+    memory_budget: str | None = None
 
 
 class WandbOptions(NamedTuple):
@@ -170,7 +171,7 @@ def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
     As JSON gives it back, so that it equals what a file of it holds.
     """
     apart = {"num_iterations", "resume", "logger", "traceback", "compilation_cache"}
-    apart |= {"platform", "devices"}
+    apart |= {"platform", "devices", "memory_budget"}
     kept = {key: value for key, value in config.items() if key not in apart}
     return json.loads(json.dumps(_without(CITE, kept)))
 
