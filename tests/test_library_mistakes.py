@@ -124,7 +124,10 @@ MISTAKES = {
     "half a step": (lambda: RHG_OF(num_lower_steps=2.5), "num_lower_steps=2.5 must be a whole"),
     "no step": (lambda: RHG_OF(num_lower_steps=0), "num_lower_steps=0 must be at least 1"),
     "half a kept step": (lambda: bilevel.methods.trhg(keep_last=1.5), "keep_last=1.5 must be"),
-    "checkpoints": (lambda: RHG_OF(checkpoints=True), "checkpoints=True is neither"),
+    "checkpoints": (
+        lambda: RHG_OF(checkpoints=True),
+        "checkpoints=True is not none, steps or sqrt",
+    ),
     "learn": (lambda: bilevel.methods.bda(learn="alpha"), "learn='alpha' must list"),
     "unknown option": (lambda: RHG_OF(lr=5), "rhg has no option lr; for the lower level"),
     "text for a number": (lambda: RHG_OF(step_size="0.1"), "step_size='0.1' must be a number"),
