@@ -51,6 +51,14 @@ def test_the_plan_that_fits_gives_the_same_numbers(tmp_path, capsys):
     assert "implicit_cg" in str(refused.value)
 
 
+def test_the_devices_are_those_that_were_asked_for(tmp_path):
+    """Of a process in which nothing has asked jax for its devices before."""
+    options = ["problem=ridge", "seeds=2", "devices=2", "memory_budget=4GiB", *QUIET, *SHORT]
+    ended = python("-m", "src.train", *options, f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.returncode == 0, ended.stderr
+    assert "memory_budget=4GiB: the configuration as it is; an iteration takes" in ended.stderr
+
+
 def test_describe_says_how_much():
     ended = python("-m", "src.describe", "problem=ridge", "--memory")
     assert ended.returncode == 0, ended.stderr

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,10 @@ from src.running.loop import initial_state, make_chunk
 from src.running.seeds import seed_keys
 from src.settings.build import Experiment, build
 from src.settings.checked import check_settings
+from src.settings.devices import start_devices
 from src.settings.errors import UserError
 
 UNITS = {"MiB": 2**20, "GiB": 2**30}
-PLANS = ("none", "steps", "sqrt")  # of hypergradient.checkpoints; the fastest first
 
 
 class Plan(NamedTuple):
@@ -75,22 +76,22 @@ def mib(size: int) -> str:
 
 def in_words(changed: Mapping[str, Any]) -> str:
     """A plan as it would be typed."""
-    return " ".join(f"{key}={value}" for key, value in changed.items()) or "nothing is changed"
+    return (
+        " ".join(f"{key}={value}" for key, value in changed.items()) or "the configuration as it is"
+    )
 
 
 def _plans(config: Mapping[str, Any]) -> Iterator[Plan]:
-    estimator = config["hypergradient"]
     settings = check_settings(config)
-    unrolls = "checkpoints" in estimator and estimator["checkpoints"] == "none"
-    fewer: list[dict[str, Any]] = [{}]
+    start_devices(settings)  # before anything else asks jax for its devices
+    keeps: list[dict[str, Any]] = [{}]  # the fastest first
+    takes: list[dict[str, Any]] = [{}]
+    if config["hypergradient"].get("checkpoints") == "none":
+        keeps += [{"checkpoints": "steps"}, {"checkpoints": "sqrt"}]
     on_cpu = jax.default_backend() == "cpu"  # takes one task at a time already
     if settings.tasks_at_once is None and settings.meta_batch_size > 1 and not on_cpu:
-        fewer.append({"tasks_at_once": 1})
-    for checkpoints in PLANS if unrolls else ("",):
-        for tasks in fewer:
-            changed = dict(tasks)
-            chosen = {**config, **tasks}
-            if checkpoints not in ("", "none"):
-                changed["hypergradient.checkpoints"] = checkpoints
-                chosen["hypergradient"] = {**estimator, "checkpoints": checkpoints}
-            yield Plan(changed, build(chosen))
+        takes += [{"tasks_at_once": 1}]
+    for kept, taken in product(keeps, takes):
+        changed = taken | {f"hypergradient.{key}": value for key, value in kept.items()}
+        chosen = {**config, **taken, "hypergradient": {**config["hypergradient"], **kept}}
+        yield Plan(changed, build(chosen))
