@@ -34,7 +34,8 @@ def prediction_sheet(
     shown = range(min(len(images), MOST_QUERIES))
     rows = max(len(shown_classes), -(-len(shown) // COLUMNS))
     shots = min(MOST_SHOTS, max(int((support[1] == label).sum()) for label in shown_classes))
-    figure = Figure(figsize=(1.4 + 0.9 * (shots + COLUMNS), 1.2 * rows + 0.6))
+    height = 1.2 * rows + 0.9  # inches
+    figure = Figure(figsize=(1.4 + 0.9 * (shots + COLUMNS), height))
     figure.suptitle(_short(title, 100), fontsize=10, parse_math=False)
     halves: Any = figure.subfigures(1, 2, width_ratios=[shots + 1.4, COLUMNS])
     left, right = halves
@@ -42,9 +43,9 @@ def prediction_sheet(
         (left, "support, a class per row"),
         (right, "queries in order: what is said"),
     ):
-        half.text(0.5, 0.935, text, ha="center", fontsize=8, color="0.35")
+        half.text(0.5, 1 - 0.5 / height, text, ha="center", fontsize=8, color="0.35")
     grid = left.subplots(rows, shots, squeeze=False)
-    left.subplots_adjust(left=1.3 / (shots + 1.4), right=0.97, top=0.9, bottom=0.03)
+    left.subplots_adjust(left=1.3 / (shots + 1.4), right=0.97, top=1 - 0.7 / height, bottom=0.03)
     for row, label in enumerate(shown_classes):
         for axes, index in zip(grid[row], np.flatnonzero(support[1] == label), strict=False):
             _show(axes, support[0][index])
@@ -60,7 +61,7 @@ def prediction_sheet(
             parse_math=False,
         )
     answers = right.subplots(rows, COLUMNS, squeeze=False)
-    right.subplots_adjust(left=0.04, right=0.98, top=0.88, bottom=0.03, hspace=0.6)
+    right.subplots_adjust(left=0.04, right=0.98, top=1 - 0.9 / height, bottom=0.03, hspace=0.6)
     for axes in (*grid.flat, *answers.flat):
         axes.axis("off")
     for axes, index in zip(answers.flat, shown, strict=False):
