@@ -29,11 +29,11 @@ def machine() -> dict[str, Any]:
     import jax
 
     from src.running.provenance import versions
+    from src.settings.devices import cores
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": platform.processor() or platform.machine(),
-        "cores": cores,
+        "cores": cores(),
         "load": list(os.getloadavg()),
         "device": str(jax.devices()[0].device_kind),
         "gflop_per_second": matrix_product_rate(),

@@ -6,14 +6,14 @@ import jax
 import pytest
 
 from src.settings.build import build
+from src.settings.checked import check_settings
 from src.settings.devices import ALONE, Sharing, sharing_of
 from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, python
 
 
 def settings_of(**changed):
-    settings = build(config_of("problem=ridge", *QUIET)).settings
-    return settings._replace(**changed)
+    return check_settings(config_of("problem=ridge", *QUIET))._replace(**changed)
 
 
 # devices, seeds, tasks, there, on a CPU

@@ -54,6 +54,11 @@ def make_report(
     return Report(keys, groups, chosen, _chosen(keys, groups, baseline), unfinished)
 
 
+def with_result(report: Report) -> list[StoredRun]:
+    """The runs of all groups."""
+    return [run for group in report.groups for run in group.runs]
+
+
 def column_names(report: Report) -> list[str]:
     """The header of the table of groups."""
     compared = [report.metric] if report.baseline is None else [report.metric, "difference"]
@@ -81,7 +86,7 @@ def rows(report: Report) -> list[list[str]]:
 def notes(report: Report) -> list[str]:
     """What a reader of the table must know."""
     several = any(len(group.scores) > 1 for group in report.groups)
-    configs = [run.config for group in report.groups for run in group.runs]
+    configs = [run.config for run in with_result(report)]
     alike = shared(configs, SETTING)
     found = []
     if alike:
@@ -101,7 +106,7 @@ def notes(report: Report) -> list[str]:
 def left_out(report: Report) -> list[tuple[str, str]]:
     """(folder, reason) of every run, and of every seed of a run, that gave no result."""
     found = [(str(run.folder), run.problem) for run in report.without_result]
-    for run in (run for group in report.groups for run in group.runs):
+    for run in with_result(report):
         for seed, reason in (run.result or {}).get("failed_seeds", {}).items():
             found.append((str(run.folder), f"seed {seed}: {reason}"))
     return found
@@ -109,14 +114,14 @@ def left_out(report: Report) -> list[tuple[str, str]]:
 
 def cited(report: Report) -> list[str]:
     """The keys that any of the runs cites, each once."""
-    runs = [run for group in report.groups for run in group.runs]
+    runs = with_result(report)
     return list({key: None for run in runs for key in (run.result or {}).get("cite", [])})
 
 
 def versions(report: Report) -> dict[str, int]:
     """{the versions that made a result: how many runs}."""
     found: Counter[str] = Counter()
-    for run in (run for group in report.groups for run in group.runs):
+    for run in with_result(report):
         of = (run.result or {}).get("versions", {})
         packages = {"python": of.get("python"), **of.get("packages", {})}
         text = ", ".join(f"{name} {version}" for name, version in packages.items() if version)

@@ -171,12 +171,12 @@ def in_full(row: dict[str, float], settings: Settings, progress: Progress) -> di
 
 def train_in_memory(experiment: Experiment) -> AlgorithmState:
     """The state of the first seed after num_iterations: no folder, no validation (for figures)."""
-    settings = experiment.settings._replace(log_every=experiment.settings.num_iterations, seeds=1)
+    settings = experiment.settings._replace(log_every=experiment.settings.num_iterations)
     experiment = experiment._replace(settings=settings)
     states, _ = make_chunk(experiment)(
         initial_state(experiment),
         experiment.source.data,
-        seed_keys(settings.seed, 1),
+        seed_keys(settings.seed, settings.seeds),
         jnp.int32(0),
         jnp.int32(settings.num_iterations),
     )

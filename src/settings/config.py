@@ -240,13 +240,15 @@ def about(node: Node) -> Iterator[None]:
         subject = re.split("[=: ]", str(error))[0]
         if subject.partition(".")[0] in NODES:
             raise UserError(str(error)) from error  # it names another node
-        names = "|".join(map(re.escape, node.options)) or "$"
+
+        def in_full(found: re.Match[str]) -> str:
+            return f"{node.path}.{found[0]}" if found[1] in node.options else found[0]
+
         # So that a remedy can be pasted: shots=1 is problem.shots=1 on the command line.
-        text = re.sub(rf"(?<![\w.])({names})=", rf"{node.path}.\1=", str(error))
-        named = text.startswith(f"{node.path}.")
-        about_option = subject in node.options and not named
-        between = "." if about_option else "" if named else ": "
-        raise UserError(f"{node.path if between else ''}{between}{text}") from error
+        text = re.sub(r"(?<![\w.])(\w+)=", in_full, str(error))
+        if not text.startswith(f"{node.path}."):
+            text = f"{node.path}{'.' if subject in node.options else ': '}{text}"
+        raise UserError(text) from error
 
 
 def misfit(node: Node, name: str, supplier: Node) -> str | None:

@@ -14,11 +14,8 @@ from src.settings.errors import UserError
 
 AXIS = "devices"  # of the mesh
 EXTRAS = {"gpu": "pip install -e '.[cuda]'", "tpu": "pip install -e '.[tpu]'"}
-BACKENDS = {
-    "cpu": ("cpu",),
-    "gpu": ("cuda,cpu", "rocm,cpu"),
-    "tpu": ("tpu,cpu",),
-}  # as jax names them
+# As jax names them.
+BACKENDS = {"cpu": ("cpu",), "gpu": ("cuda,cpu", "rocm,cpu"), "tpu": ("tpu,cpu",)}
 
 
 class Sharing(NamedTuple):
@@ -61,7 +58,7 @@ def _has_begun(devices: int) -> bool:
     by_hand = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     number = jax.config.values["jax_num_cpu_devices"]
     if number < 0 and not by_hand:
-        number = max(devices, _cores())
+        number = max(devices, cores())
     try:
         # jax refuses any other number once it has begun, and the same one never.
         for value in (number + 1, number):
@@ -143,7 +140,7 @@ def _largest_divisor(size: int, most: int) -> int:
     return max(number for number in range(1, most + 1) if size % number == 0)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
