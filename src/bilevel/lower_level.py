@@ -173,18 +173,6 @@ class LowerProblem(NamedTuple):
         return state.y, done
 
 
-def run_step_by_step(level: LowerLevel, state: LowerState, num_steps: int) -> LowerState:
-    """Lower steps 1..num_steps whose reverse pass keeps the iterates, and nothing within a step.
-
-    What a step computes on its way (the layers of a network) is computed again when reverse mode
-    gets there.
-    """
-    recomputed = jax.checkpoint(level.step, prevent_cse=False)
-    return lax.scan(
-        lambda state, k: (recomputed(state, k), None), state, jnp.arange(1, num_steps + 1)
-    )[0]
-
-
 def run_in_segments(level: LowerLevel, state: LowerState, num_steps: int) -> LowerState:
     """Lower steps 1..num_steps whose reverse pass keeps about 2 sqrt(num_steps) iterates.
 

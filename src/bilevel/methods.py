@@ -112,7 +112,9 @@ def method(
     )
 
 
-def rhg(*, checkpoints: Literal["none", "sqrt"] = "none", **lower: Unpack[LowerChoices]) -> Method:
+def rhg(
+    *, checkpoints: Literal["none", "steps", "sqrt"] = "none", **lower: Unpack[LowerChoices]
+) -> Method:
     """Reverse HyperGradient: unrolls all K lower steps. Franceschi et al., ICML 2017."""
     return method("rhg", hypergradients.unrolled(checkpoints=checkpoints), **lower)
 

@@ -38,6 +38,7 @@ def hypergradient_figure(path: Path) -> None:
         label: [unrolled_bytes(estimator, k, MEMORY_SIZE) / 2**20 for k in MEMORY_STEPS]
         for label, estimator in {
             "all iterates": unrolled(checkpoints="none"),
+            "checkpoints=steps": unrolled(checkpoints="steps"),
             "checkpoints=sqrt": unrolled(checkpoints="sqrt"),
         }.items()
     }

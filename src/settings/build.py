@@ -18,6 +18,7 @@ from bilevel.shapes import Shapes, shapes_of
 from bilevel.types import BilevelProblem, LowerOptimizer, TaskSource, Tree
 from src.data.forms import convert, is_form
 from src.data.remarks import remarks
+from src.models.precision import in_precision
 from src.problems.adapting_network import Roles
 from src.settings.checked import (
     Checked,
@@ -211,7 +212,7 @@ def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource]:
             f"problem={node.factory.__name__} has no start to learn; choose a method with "
             "method.learn_start=false, such as method=rhg or method=bda"
         )
-    pieces = {"roles": roles, **_data_and_model(node, checked.nodes, checked.settings.dtype)}
+    pieces = {"roles": roles, **_data_and_model(node, checked.nodes, checked.settings)}
     extra = method.recommended.get("extra", "none")
     model = checked.nodes["model"]
     if extra != "none" and (model is None or "extra" not in model.options):
@@ -229,7 +230,9 @@ def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource]:
     return pair
 
 
-def _data_and_model(problem: Node, nodes: Mapping[str, Node | None], dtype: str) -> dict[str, Any]:
+def _data_and_model(
+    problem: Node, nodes: Mapping[str, Node | None], settings: Settings
+) -> dict[str, Any]:
     """What the problem's factory names of the two, built. Raises UserError on a misfit."""
     pieces: dict[str, Any] = {}
     factory = problem.factory.__name__
@@ -254,6 +257,13 @@ def _data_and_model(problem: Node, nodes: Mapping[str, Node | None], dtype: str)
         if is_form(needed):
             with about(chosen):
                 pieces[name] = convert(pieces[name], needed)
-            for remark in remarks(pieces[name], dtype):
+            for remark in remarks(pieces[name], settings.dtype):
                 print(f"warning: data: {remark}", file=sys.stderr)
-    return pieces
+    if settings.feature_dtype is None:
+        return pieces
+    if "model" not in pieces:
+        raise UserError(
+            f"feature_dtype={settings.feature_dtype}: problem={factory} has no network "
+            "whose layers could compute in it; choose feature_dtype=null"
+        )
+    return {**pieces, "model": in_precision(pieces["model"], settings.feature_dtype)}

@@ -60,6 +60,7 @@ class Settings(NamedTuple):
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     devices: int | Literal["auto"] = "auto"
     memory_budget: str | None = None
+    feature_dtype: Literal["bfloat16", "float16"] | None = None
 
 
 class WandbOptions(NamedTuple):
