@@ -11,7 +11,7 @@ from bilevel.lower_level import LowerProblem, Point
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.proximal import proximal
-from bilevel.refusals import refuse
+from bilevel.refusals import refuse, refuse_start
 from bilevel.shapes import one_task, shapes_of
 from bilevel.types import Array, DynamicsParams, Metrics, Tree
 
@@ -121,5 +121,6 @@ def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
     lower = LowerProblem(
         bilevel_problem, method.dynamics, method.num_lower_steps, source.persistent
     )
+    refuse_start(method.hypergradient, method.lower_start, source.persistent)
     refuse(method.hypergradient, lower, shapes_of(bilevel_problem, source, "train"))
     return lower

@@ -42,6 +42,15 @@ def refuse(hypergradient: Hypergradient, lower: LowerProblem, shapes: Shapes) ->
     _refuse_unreached_x(hypergradient, lower, reads_of_x(lower, shapes))
 
 
+def refuse_start(hypergradient: Hypergradient, lower_start: str, persistent: bool) -> None:
+    """Raises ValueError where an estimator that goes on from the last y would not get it."""
+    if hypergradient.follows and persistent and lower_start != "warm":
+        raise ValueError(
+            f"lower_start={lower_start}: hypergradient={hypergradient.name} goes on from the y of "
+            "the iteration before; choose lower_start=warm"
+        )
+
+
 def refuse_unlearnable(hypergradient: Hypergradient, lower: LowerProblem) -> None:
     """Raises ValueError for a learned parameter of the lower step without a gradient."""
     name, sees, steps = hypergradient.name, hypergradient.differentiates, lower.num_steps

@@ -13,7 +13,7 @@ from bilevel.dynamics import compose, for_testing
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics, LowerProblem
 from bilevel.proximal import proximal
-from bilevel.refusals import refuse
+from bilevel.refusals import refuse, refuse_start
 from bilevel.shapes import Shapes, shapes_of
 from bilevel.types import BilevelProblem, LowerOptimizer, TaskSource, Tree
 from src.data.forms import convert, is_form
@@ -78,6 +78,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     _check_start_and_tasks(name, settings, problem, source)
     lower = LowerProblem(problem, dynamics, settings.num_lower_steps, source.persistent)
     hypergradient = make_hypergradient(checked.node("hypergradient"), lower, shapes)
+    with about(checked.node("hypergradient")):
+        refuse_start(hypergradient, settings.lower_start, source.persistent)
     # A new task has no query labels when it is adapted to, so the steps that are scored do not
     # use them; a persistent task is scored as it was trained.
     test_dynamics = dynamics

@@ -1,22 +1,36 @@
 """Hypergradient estimators, one file each: a factory of options that returns a `Hypergradient`."""
 
+from bilevel.hypergradients.dynamic_barrier import dynamic_barrier
 from bilevel.hypergradients.finite_difference import finite_difference
 from bilevel.hypergradients.first_order import first_order
 from bilevel.hypergradients.forward import forward
+from bilevel.hypergradients.gradient_penalty import gradient_penalty
 from bilevel.hypergradients.implicit import implicit
+from bilevel.hypergradients.moreau_envelope import moreau_envelope
+from bilevel.hypergradients.pessimistic import pessimistic
 from bilevel.hypergradients.reptile import reptile
+from bilevel.hypergradients.sequential_penalty import sequential_penalty
+from bilevel.hypergradients.single_loop import single_loop
 from bilevel.hypergradients.truncated import one_step, truncated
 from bilevel.hypergradients.unrolled import unrolled
+from bilevel.hypergradients.value_function import value_function
 from bilevel.hypergradients.warp_grad import warp_grad
 
 __all__ = [
+    "dynamic_barrier",
     "finite_difference",
     "first_order",
     "forward",
+    "gradient_penalty",
     "implicit",
+    "moreau_envelope",
     "one_step",
+    "pessimistic",
     "reptile",
+    "sequential_penalty",
+    "single_loop",
     "truncated",
     "unrolled",
+    "value_function",
     "warp_grad",
 ]

@@ -1,0 +1,75 @@
+"""Dynamic barrier: F is descended as far as f still falls fast enough (BOME).
+
+    z      = y after K lower steps on f, held fixed
+    q(x,y) = f(x, y) - f(x, z)
+    lambda = max(phi - <grad F, grad q>, 0) / |grad q|^2,    phi = share |grad q|^2
+    y      = y - eta (grad_y F + lambda grad_y q),   g = grad_x F + lambda grad_x q
+
+Liu, Ye, Wright, Stone, Liu: BOME! Bilevel optimization made easy, NeurIPS 2022 (arXiv 2209.08709),
+Alg. 1. Gradients and inner products are in (context, y): in (x, y) where the objectives read x
+itself. x and y move by one step each; K is of z alone.
+
+Time: one lower solve, and four gradients. No second derivatives. Memory: two lower iterates. Valid
+where f(x, y) - min f bounds the distance to a lower solution (Polyak and Lojasiewicz); several
+lower solutions are admitted.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.estimator import Hypergradient, HypergradientOutput
+from bilevel.lower_level import LowerProblem, Point
+from bilevel.penalties import descend, objectives, refuse_dynamics
+from bilevel.types import Array, Index, Tree
+
+
+def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
+    """g = dF/dx + lambda dq/dx with the smallest lambda >= 0 for which q falls at the rate phi.
+
+    share: phi = share |grad q|^2. Raises ValueError unless share > 0; `check` does for lower
+    dynamics that mix in F.
+    """
+    if not share > 0:
+        raise ValueError(f"share={share} must be positive; choose share=0.5")
+
+    def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
+        def lower_alone(y: Tree, k: Index) -> Array:
+            return objectives(lower, k).f(point.context, y)
+
+        z = descend(lower, point, point.y0, lower_alone, lower.num_steps)
+        rows = objectives(lower, lower.num_steps + 1)
+        here = (point.context, point.y0)
+        gap, of_gap = jax.value_and_grad(
+            lambda context, y: rows.f(context, y) - rows.f(context, z), argnums=(0, 1)
+        )(*here)
+        of_upper = jax.grad(rows.F, argnums=(0, 1))(*here)
+        size = optax.tree.norm(of_gap, squared=True)
+        # Where q has no slope there is nothing to hold it down with.
+        wanted = share - optax.tree.vdot(of_upper, of_gap) / jnp.where(size > 0, size, 1)
+        weight = jnp.where(size > 0, jnp.maximum(wanted, 0), 0)
+        of_context, of_y = jax.tree.map(lambda a, b: a + weight * b, of_upper, of_gap)
+        level = lower.at(point)
+        y = level.move(of_y, level.init(point.y0), 1).y
+        value, metrics = level.upper(y)
+        gradient = jax.tree.map(jnp.zeros_like, point)._replace(context=of_context)
+        return HypergradientOutput(
+            value,
+            gradient,
+            y,
+            metrics,
+            diagnostics={"penalty_weight": weight, "value_gap": gap},
+        )
+
+    return Hypergradient(
+        "dynamic_barrier",
+        estimate,
+        "g = dF/dx + lambda dq/dx, q = f(x, y) - f(x, z), "
+        f"lambda = max({share:g} - <grad F, grad q> / |grad q|^2, 0);  z: K steps on f from y;  "
+        "y moves once along grad_y F + lambda grad_y q",
+        None,
+        differentiates=frozenset({"context"}),
+        through_steps=False,
+        follows=True,
+        check=refuse_dynamics,
+    )

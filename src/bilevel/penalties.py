@@ -1,0 +1,126 @@
+"""What methods share that follow the lower level by first derivatives alone.
+
+They move y, and often a second lower variable, along directions of their own: not along the d_k of
+the lower dynamics, of which they take the step (size, momentum, projection) only.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bilevel.estimator import Limit
+from bilevel.lower_level import LowerProblem, LowerState, Point
+from bilevel.types import Array, Index, Tree
+
+LARGEST_WEIGHT = 1e6  # float32 holds f(x, y) - f(x, z) to about 1e-7 of f
+
+
+class Followed(NamedTuple):
+    """What one iteration hands to the next.
+
+    iteration   upper iterations done, n
+    other       the second lower variable; () where there is none, or where tasks change
+    """
+
+    iteration: Array
+    other: Tree = ()
+
+
+def first(lower: LowerProblem, y0: Tree) -> Followed:
+    """Before the first iteration: a second lower variable starts where y does."""
+    return Followed(jnp.zeros((), jnp.int32), y0 if lower.persistent else ())
+
+
+def counted(lower: LowerProblem, y0: Tree) -> Followed:
+    """Before the first iteration, where there is no second lower variable."""
+    del lower, y0
+    return Followed(jnp.zeros((), jnp.int32))
+
+
+def other_of(followed: Followed, point: Point) -> Tree:
+    """The second lower variable: of the iteration before, or a new one at y0."""
+    return followed.other if jax.tree.leaves(followed.other) else point.y0
+
+
+def following(followed: Followed, other: Tree = ()) -> Followed:
+    """What the next iteration starts from; `other` is dropped where tasks change."""
+    return Followed(followed.iteration + 1, other if jax.tree.leaves(followed.other) else ())
+
+
+class Objectives(NamedTuple):
+    """f and F as functions of (context, y), on the rows of one step."""
+
+    f: Callable[[Tree, Tree], Array]
+    F: Callable[[Tree, Tree], Array]
+
+
+def objectives(lower: LowerProblem, k: Index) -> Objectives:
+    """f and F of the task; of a problem with mini-batches on the rows of step k."""
+    problem = lower.problem
+
+    def seen(context: Tree) -> tuple[Tree, Tree]:
+        if problem.mini_batch is None:
+            return context, lower.task
+        return problem.mini_batch(context, lower.task, k)
+
+    return Objectives(
+        lambda context, y: problem.lower_objective(*seen(context), y),
+        lambda context, y: problem.upper_objective(*seen(context), y)[0],
+    )
+
+
+def descend(
+    lower: LowerProblem,
+    point: Point,
+    y: Tree,
+    objective: Callable[[Tree, Index], Array],
+    num_steps: int,
+) -> Tree:
+    """y after num_steps lower steps along the gradient in y of objective(y, k), k = 1, 2, ..."""
+    level = lower.at(point)
+
+    def body(state: LowerState, k: Index) -> tuple[LowerState, None]:
+        return level.move(jax.grad(objective)(state.y, k), state, k), None
+
+    return lax.scan(body, level.init(y), jnp.arange(1, num_steps + 1))[0].y
+
+
+def growing(weight: float, power: float, iteration: Array) -> Array:
+    """weight (n + 1)^power."""
+    return weight * jnp.power(iteration + 1.0, power)
+
+
+def refuse_weight(weight: float, power: float) -> None:
+    """Raises ValueError unless 0 < weight <= 1e6 and 0 <= power <= 1."""
+    if not 0 < weight <= LARGEST_WEIGHT:
+        raise ValueError(f"weight={weight} is outside (0, {LARGEST_WEIGHT:g}]; choose weight=10")
+    if not 0 <= power <= 1:
+        raise ValueError(
+            f"power={power} is outside [0, 1]: the weight is weight (n + 1)^power; choose power=0"
+        )
+
+
+def refuse_dynamics(lower: LowerProblem, shapes: Point) -> None:
+    """Raises ValueError where the lower dynamics mix in F, or are a solver of their own."""
+    del shapes
+    if lower.dynamics.sees_upper:
+        raise ValueError(
+            "this estimator mixes F into the lower steps by a weight of its own; choose "
+            "aggregation=lower_only"
+        )
+    if lower.dynamics.no_derivative is not None:
+        raise ValueError(
+            "this estimator moves y along directions of its own, but the lower optimizer is a "
+            "solver of f; choose lower_optimizer=sgd"
+        )
+
+
+WEIGHT_LIMIT = Limit(
+    LARGEST_WEIGHT,
+    f"the weight of the penalty grew past {LARGEST_WEIGHT:g}, where float32 no longer holds the "
+    "difference that it multiplies",
+    "hypergradient.power=0, or a smaller hypergradient.weight",
+)
