@@ -23,7 +23,7 @@ from bilevel.hypergradients import (
     sequential_penalty,
     single_loop,
     unrolled,
-    value_function,
+    value_penalty,
 )
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_optimizers import sgd
@@ -77,7 +77,7 @@ PROBLEM = problem_from_objectives(
 # One iteration in numpy: (x, y, other lower variable, n) -> (g, y, other).
 
 
-def by_value_function(x, y, z, n, weight=4.0, power=0.5, num_steps=3):
+def by_value_penalty(x, y, z, n, weight=4.0, power=0.5, num_steps=3):
     scale = weight * (n + 1) ** power
     for _ in range(K):
         z = z - ETA * fy(x, z)
@@ -133,7 +133,7 @@ def by_single_loop(x, y, q, n, step_size=0.2, damping=0.3):
 
 
 RULES = {
-    "value_function": (value_function(weight=4.0, power=0.5, num_steps=3), by_value_function),
+    "value_penalty": (value_penalty(weight=4.0, power=0.5, num_steps=3), by_value_penalty),
     "gradient_penalty": (gradient_penalty(weight=4.0, power=0.5), by_gradient_penalty),
     "dynamic_barrier": (dynamic_barrier(share=0.7), by_dynamic_barrier),
     "sequential_penalty": (
@@ -175,7 +175,7 @@ def test_three_iterations_are_those_of_plain_numpy(name):
     assert name != "sequential_penalty" or max(gaps) > 0, "or no penalty was seen"
 
 
-@pytest.mark.parametrize("name", ["value_function", "sequential_penalty", "moreau_envelope"])
+@pytest.mark.parametrize("name", ["value_penalty", "sequential_penalty", "moreau_envelope"])
 def test_tasks_that_change_begin_anew(name):
     estimator = RULES[name][0]
     lower = lower_of(sgd_of(ETA))._replace(persistent=False)
@@ -202,7 +202,7 @@ def bias_of(estimator, iterations=1, steps=4000):
 
 
 def test_the_bias_of_a_penalty_shrinks_like_its_inverse_weight():
-    biases = [bias_of(value_function(weight=weight)) for weight in (1e2, 1e3, 1e4)]
+    biases = [bias_of(value_penalty(weight=weight)) for weight in (1e2, 1e3, 1e4)]
     assert biases[0] < 0.2
     np.testing.assert_allclose(np.array(biases[:2]) / biases[1:], 10, rtol=0.15)
 
@@ -314,9 +314,9 @@ def test_a_loop_on_a_mix_of_f_and_f_is_that_of_the_mix():
 @pytest.mark.parametrize(
     ("factory", "options", "message"),
     [
-        (value_function, {"weight": 0.0}, "weight=0.0 is outside (0, 1e+06]; choose weight=10"),
+        (value_penalty, {"weight": 0.0}, "weight=0.0 is outside (0, 1e+06]; choose weight=10"),
         (moreau_envelope, {"power": 2.0}, "power=2.0 is outside [0, 1]"),
-        (value_function, {"num_steps": 0}, "num_steps=0 must be at least 1"),
+        (value_penalty, {"num_steps": 0}, "num_steps=0 must be at least 1"),
         (moreau_envelope, {"gamma": 0.0}, "gamma=0.0 must be positive; choose gamma=1"),
         (sequential_penalty, {"mu": -1.0}, "mu=-1.0 must not be negative"),
         (dynamic_barrier, {"share": 0.0}, "share=0.0 must be positive"),
@@ -334,7 +334,7 @@ def test_options_out_of_range(factory, options, message):
     [
         (
             ["problem=ridge", "method=f2sa", "lower_start=fixed"],
-            "lower_start=fixed: hypergradient=value_function goes on from the y of the iteration "
+            "lower_start=fixed: hypergradient=value_penalty goes on from the y of the iteration "
             "before; choose lower_start=warm",
         ),
         (
@@ -371,6 +371,6 @@ def test_the_library_refuses_alike():
         upper_start=jnp.ones(2),
         lower_start=jnp.zeros(2),
     )
-    method = methods.method("f2sa", value_function())
+    method = methods.method("f2sa", value_penalty())
     with pytest.raises(ValueError, match=r"lower_start=fixed: .* choose lower_start=warm"):
         suited_lower_problem(problem, method)

@@ -202,3 +202,62 @@ def imaml(
     solver = linear_solvers.gmres(max_steps=max_steps)
     estimator = hypergradients.implicit(solver=solver)
     return method("imaml", estimator, proximal_weight=proximal_weight, **lower)
+
+
+# ---- y goes on from the iteration before; on tasks that change, lower_start="fixed" ----
+
+
+def f2sa(*, weight: float = 10.0, power: float = 0.0, **lower: Unpack[LowerChoices]) -> Method:
+    """Fully first-order: y descends f + F / lambda, z descends f. Kwon et al., ICML 2023.
+
+    lambda = weight (n + 1)^power in upper iteration n, here and in the functions below.
+    """
+    estimator = hypergradients.value_penalty(weight=weight, power=power)
+    return method("f2sa", estimator, **_following(lower))
+
+
+def pbgd(*, weight: float = 10.0, power: float = 0.0, **lower: Unpack[LowerChoices]) -> Method:
+    """The same with one step of y: V-PBGD. Shen and Chen, ICML 2023."""
+    estimator = hypergradients.value_penalty(weight=weight, power=power, num_steps=1)
+    return method("pbgd", estimator, **_following(lower))
+
+
+def bome(*, share: float = 0.5, **lower: Unpack[LowerChoices]) -> Method:
+    """F falls as far as f still falls fast enough. Liu et al., NeurIPS 2022."""
+    return method("bome", hypergradients.dynamic_barrier(share=share), **_following(lower))
+
+
+def bvfsm(*, weight: float = 10.0, power: float = 0.25, **lower: Unpack[LowerChoices]) -> Method:
+    """F with a penalty on f(x, y) - min f. Liu et al., ICML 2021 and arXiv 2110.04974."""
+    estimator = hypergradients.sequential_penalty(weight=weight, power=power)
+    return method("bvfsm", estimator, **_following(lower))
+
+
+def meha(
+    *,
+    weight: float = 10.0,
+    power: float = 0.25,
+    gamma: float = 1.0,
+    **lower: Unpack[LowerChoices],
+) -> Method:
+    """Moreau envelope, for f that is not convex; one lower step. Liu et al., ICML 2024."""
+    estimator = hypergradients.moreau_envelope(weight=weight, power=power, gamma=gamma)
+    return method("meha", estimator, **_following({"num_lower_steps": 1, **lower}))
+
+
+def soba(
+    *, step_size_of_system: float = 0.1, damping: float | None = None, **lower: Unpack[LowerChoices]
+) -> Method:
+    """Single loop: y, the linear system and x take one step each. Dagreou et al., NeurIPS 2022."""
+    estimator = hypergradients.single_loop(step_size=step_size_of_system, damping=damping)
+    return method("soba", estimator, **_following({"num_lower_steps": 1, **lower}))
+
+
+def iaptt(**lower: Unpack[LowerChoices]) -> Method:
+    """The worst of the K lower steps is scored and differentiated. Liu et al., NeurIPS 2021."""
+    return method("iaptt", hypergradients.pessimistic(), **lower)
+
+
+def _following(lower: LowerChoices) -> LowerChoices:
+    """The choices, with a warm start where nothing else is chosen."""
+    return {"lower_start": "warm", **lower}

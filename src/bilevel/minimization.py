@@ -18,6 +18,7 @@ from bilevel.dynamics import compose, for_testing
 from bilevel.estimate import suited_lower_problem
 from bilevel.estimator import Limit
 from bilevel.finiteness import not_finite_at_start
+from bilevel.lower_optimizers import confined
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.score_keys import score_keys
@@ -64,7 +65,8 @@ def minimizer(
     check.whole_number("num_scored_tasks", num_scored_tasks)
     lower, source = suited_lower_problem(problem, method), problem.source
     data = source.seeded(source.data, jax.random.key(seed))
-    unseen = compose(for_testing(method.aggregation), method.lower_optimizer)
+    optimizer_below = confined(method.lower_optimizer, lower.problem.project_lower)
+    unseen = compose(for_testing(method.aggregation), optimizer_below)
     if source.persistent and meta_batch_size != 1:
         raise ValueError(
             f"meta_batch_size={meta_batch_size}: this problem is one fixed task; choose 1"

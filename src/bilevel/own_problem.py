@@ -41,6 +41,7 @@ def problem(
     test: Any = None,
     batch_size: int | None = None,
     project: Projection = unchanged,
+    project_lower: Projection | None = None,
     exact: Exact | None = None,
 ) -> Problem:
     """min over x of F(x, y*(x)), y*(x) in argmin over y of f(x, y), from two functions.
@@ -60,6 +61,7 @@ def problem(
     batch_size      number of rows of f, and of F where the lower steps descend it too, drawn anew
                     for every lower step with replacement; None: all rows
     project(x)      the nearest x inside its bounds, taken after each upper step
+    project_lower(y)   the nearest y inside its bounds, taken after each lower step
     exact           closed forms, if there are any (`bilevel.Exact`)
 
     Raises TypeError or ValueError, in one line, on data that are no arrays, on objectives that
@@ -78,12 +80,10 @@ def problem(
     key = jax.random.key(0)
     x = check.floats("x", check.traced("upper_start", lambda: init_x(key, ())))
     y = check.floats("y", check.traced("lower_start", init_lower, key, x))
-    if not callable(project):
-        raise TypeError(
-            f"project={project!r} must be a function of x, such as lambda x: jnp.clip(x, 0, 1)"
-        )
     if project is not unchanged:
-        check.same_form("project(x)", check.traced("project", project, x), "x", x)
+        check.projection("project", project, "x", x)
+    if project_lower is not None:
+        check.projection("project_lower", project_lower, "y", y)
     one = jax.eval_shape(lambda data: source.sample(data, key, "train", 1), source.data)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), one)
     kind = "task" if "task" in one else "rows" if one else ""
@@ -113,6 +113,7 @@ def problem(
             formulas={"f": check.summary(f), "F": check.summary(F)},
             exact=exact or Exact(),
             project_upper=project,
+            project_lower=project_lower,
             learned_start=any(jax.tree.leaves(read_by(init_lower, key, x)[1])),
             mini_batch=mini_batch,
         ),

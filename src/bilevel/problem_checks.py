@@ -237,3 +237,13 @@ def summary(function: Callable[..., Any]) -> str:
     """The first line of a function's docstring, or its name."""
     text = function.__doc__ or getattr(function, "__name__", type(function).__name__)
     return text.strip().splitlines()[0]
+
+
+def projection(name: str, project: Any, of: str, point: Tree) -> None:
+    """Raises TypeError or ValueError unless `project` keeps the form of a variable."""
+    if not callable(project):
+        raise TypeError(
+            f"{name}={project!r} must be a function of {of}, such as lambda {of}: "
+            f"jnp.clip({of}, 0, 1)"
+        )
+    same_form(f"{name}({of})", traced(name, project, point), of, point)

@@ -125,6 +125,7 @@ class BilevelProblem(NamedTuple):
     formulas            {"f": ..., "F": ...} for `python -m src.describe`
     exact               closed forms (oracle problems only)
     project_upper       keeps x inside its bounds, after each upper update
+    project_lower       keeps y inside its bounds, after each lower step; None: it has none
     learned_start       whether init_lower reads x
     singular_hessians   which objectives (f, F, any mix of the two) are known to have a singular
                         Hessian in y
@@ -143,6 +144,7 @@ class BilevelProblem(NamedTuple):
     formulas: Mapping[str, str]
     exact: Exact = Exact()
     project_upper: Projection = unchanged
+    project_lower: Projection | None = None
     learned_start: bool = False
     singular_hessians: frozenset[Objectives] = frozenset()
     damping: float = 0.0

@@ -12,6 +12,7 @@ from bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from bilevel.dynamics import compose, for_testing
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics, LowerProblem
+from bilevel.lower_optimizers import confined
 from bilevel.proximal import proximal
 from bilevel.refusals import refuse, refuse_start
 from bilevel.shapes import Shapes, shapes_of
@@ -64,10 +65,10 @@ def build(config: Mapping[str, Any]) -> Experiment:
     settings, name = checked.settings, checked.problem_name
     start_devices(settings)
     aggregation = call(checked.node("aggregation"))
-    optimizer = call(checked.node("lower_optimizer"))
-    dynamics = compose(aggregation, optimizer)
     upper_optimizer = call(checked.node("upper_optimizer"))
     problem, source = _build_problem(checked)
+    optimizer = _lower_optimizer(checked.node("lower_optimizer"), problem)
+    dynamics = compose(aggregation, optimizer)
     if settings.proximal_weight:
         try:
             problem = proximal(problem, settings.proximal_weight)
@@ -86,7 +87,9 @@ def build(config: Mapping[str, Any]) -> Experiment:
     if not source.persistent:
         test_optimizer = optimizer
         if settings.test_step_size == "initial":
-            test_optimizer = _with_initial_step_size(checked.node("lower_optimizer"), optimizer)
+            test_optimizer = _with_initial_step_size(
+                checked.node("lower_optimizer"), problem, optimizer
+            )
         test_dynamics = compose(for_testing(aggregation), test_optimizer)
     sharing = sharing_of(
         settings, source.persistent, len(jax.devices()), jax.default_backend() == "cpu"
@@ -122,11 +125,21 @@ def build(config: Mapping[str, Any]) -> Experiment:
     )
 
 
-def _with_initial_step_size(node: Node, optimizer: LowerOptimizer) -> LowerOptimizer:
+def _lower_optimizer(node: Node, problem: BilevelProblem) -> LowerOptimizer:
+    """The lower optimizer, inside the bounds of y where the problem has some."""
+    optimizer = call(node)
+    with about(node):
+        return confined(optimizer, problem.project_lower)
+
+
+def _with_initial_step_size(
+    node: Node, problem: BilevelProblem, optimizer: LowerOptimizer
+) -> LowerOptimizer:
     """The optimizer that ignores what was learned of its step size, but nothing else."""
     if "learn" not in node.options:
         return optimizer
-    plain = call(node._replace(options={**node.options, "learn": "none"}))
+    plain = node._replace(options={**node.options, "learn": "none"})
+    plain = _lower_optimizer(plain, problem)
 
     def update(params: Mapping[str, Tree], *rest: Tree) -> tuple[Tree, Tree]:
         others = {name: value for name, value in params.items() if name != "step_size"}

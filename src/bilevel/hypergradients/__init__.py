@@ -13,7 +13,7 @@ from bilevel.hypergradients.sequential_penalty import sequential_penalty
 from bilevel.hypergradients.single_loop import single_loop
 from bilevel.hypergradients.truncated import one_step, truncated
 from bilevel.hypergradients.unrolled import unrolled
-from bilevel.hypergradients.value_function import value_function
+from bilevel.hypergradients.value_penalty import value_penalty
 from bilevel.hypergradients.warp_grad import warp_grad
 
 __all__ = [
@@ -31,6 +31,6 @@ __all__ = [
     "single_loop",
     "truncated",
     "unrolled",
-    "value_function",
+    "value_penalty",
     "warp_grad",
 ]

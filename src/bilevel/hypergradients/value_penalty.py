@@ -37,7 +37,7 @@ from bilevel.penalties import (
 from bilevel.types import Array, Index, Tree
 
 
-def value_function(
+def value_penalty(
     *, weight: float = 10.0, power: float = 0.0, num_steps: int | None = None
 ) -> Hypergradient:
     """g = dF/dx + lambda (df/dx(y) - df/dx(z)), y and z by K lower steps each.
@@ -84,7 +84,7 @@ def value_function(
         )
 
     return Hypergradient(
-        "value_function",
+        "value_penalty",
         estimate,
         f"g = dF/dx(y) + lambda (df/dx(y) - df/dx(z)), lambda = {weight:g} (n + 1)^{power:g};  y "
         "descends f + F / lambda, z descends f",
