@@ -1,1 +1,1 @@
-"""Rows of docs/results.md: what is run for each, what is published, stored, and how they compare."""
+"""Rows of docs/results.md: what is run, published and stored for each, and how they compare."""

@@ -91,14 +91,17 @@ def _run_and_compare(
     typed = [f"data.root={options['data.root']}"] if "data.root" in options else []
     new = {}
     for seed in seeds:
-        print(f"\nseed {seed}, in {folder_of(row, seed, runs)}", flush=True)
+        folder = folder_of(row, seed, runs)
+        print(f"\nseed {seed}, in {folder}", flush=True)
+        if (folder / "result.json").exists():
+            print("it was run before: what it gave is read; remove this folder to run it anew")
         try:
             new[seed] = rerun(row, seed, runs, typed)
         except Stopped as stop:
             print(f"{stop}; to go on, type the same line again", file=sys.stderr)
             sys.exit(stop.status)
         if keeps:
-            print(keep(row, seed, folder_of(row, seed, runs), cores()))
+            print(keep(row, seed, folder, cores()))
     print("\n" + "\n".join(estimates(row, new)))
     if keeps:
         print("make docs-tables writes it into docs/results.md")
@@ -117,20 +120,20 @@ def _seeds(
 
     if "seeds" not in options:
         return chosen
-    typed = options["seeds"].split(",")
     names = {str(seed): seed for seed in known}
+    typed = dict.fromkeys(options["seeds"].split(","))
     for text in typed:
         if text not in names:
-            listed = ",".join(names)
             raise UserError(
-                f"seeds={options['seeds']}: {text!r} is no seed of this row; it has {listed}"
+                f"seeds={options['seeds']}: {text!r} is no seed of this row; choose some of "
+                f"{','.join(names)}"
             )
         if names[text] not in chosen:
             raise UserError(
-                f"seeds={options['seeds']}: seed {text} has no stored result to compare with; those "
-                f"that have are {','.join(map(str, chosen))}; keep=true runs and stores seed {text}"
+                f"seeds={options['seeds']}: there is no stored result of seed {text} to compare "
+                f"with; choose some of {','.join(map(str, chosen))}, or keep=true to store one"
             )
-    return [names[text] for text in dict.fromkeys(typed)]
+    return [names[text] for text in typed]
 
 
 def _refuse_others(options: Mapping[str, str]) -> None:

@@ -24,7 +24,7 @@ TINY = (
         ("problem=regularisation", "method=hoag"),
         (
             Quoted("test/value_function", "h", tolerance=1e-5),
-            Quoted("test/value_function_gradient_norm", "|grad h|", tolerance=1e-5),
+            Quoted("test/value_function_gradient_norm", "norm of grad h", tolerance=1e-5),
         ),
         differs="another data set than HOAG's paper: breast cancer",
     ),
