@@ -9,18 +9,16 @@ import pytest
 from src.results import __main__ as program
 from src.results.comparing import compared, estimate
 from src.results.few_shot_rows import OF_PAPERS, OMNIGLOT
+from src.results.keeping import LONGEST, keep, shortened
 from src.results.rerun import config_of as config_of_row
 from src.results.rerun import rerun
 from src.results.row import Published, Quoted, Row
 from src.results.rows import GROUPS, ROWS, named
 from src.results.stored import (
     FORMAT,
-    LONGEST,
     STORE,
     Stored,
     differing_keys,
-    keep,
-    shortened,
     stored_of,
     usable,
 )
@@ -74,7 +72,6 @@ def test_a_row_is_a_configuration(row):
         check_node(group, config[group])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", OF_PAPERS)
 def test_rows_of_omniglot_are_built(method, omniglot_folder):
     """With six drawings of each character in place of twenty."""
@@ -313,7 +310,7 @@ def call(monkeypatch, capsys, store, tmp_path):
         lambda row, folder=tmp_path / "store": stored_of(row, folder),
     )
     monkeypatch.setattr(
-        "src.results.stored.keep",
+        "src.results.keeping.keep",
         lambda row, seed, folder, cores: keep(row, seed, folder, cores, tmp_path / "store"),
     )
 

@@ -81,8 +81,8 @@ def _run_and_compare(
     keeps: bool,
 ) -> bool:
     from src.results.comparing import compared
+    from src.results.keeping import keep
     from src.results.rerun import folder_of, rerun
-    from src.results.stored import keep
     from src.results.tables import comparison_lines, estimates
     from src.running.stopping import Stopped
     from src.settings.devices import cores

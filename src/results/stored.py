@@ -6,14 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.files import write_json
 from src.results.row import Row
-from src.settings.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = ROOT / "results"
 FORMAT = 1
-LONGEST = 20  # entries of a list that is kept
 OF_A_MACHINE = ("root", "path", "validation_path")  # keys of data that say where it lies there
 
 
@@ -75,44 +72,6 @@ def differing_keys(stored: Stored, config: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in theirs.keys() & mine.keys() if theirs[key] != mine[key])
 
 
-def keep(row: Row, seed: int, folder: Path, cores: int, store: Path = STORE) -> Path:
-    """Store the result of a finished run folder; the path of the file.
-
-    Raises UserError where the folder lacks a file that a finished run has.
-    """
-    try:
-        config, result, provenance = (
-            json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-            for name in ("config", "result", "provenance")
-        )
-        last = provenance["processes"][-1]
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise UserError(
-            f"{folder} is no finished run ({error}): remove it, and run the row again"
-        ) from error
-    content = {
-        "format": FORMAT,
-        "row": row.name,
-        "seed": seed,
-        "git": last["git"],
-        "machine": {"platform": last["platform"], "devices": last["devices"], "cores": cores},
-        "config": without_places(config),
-        "result": shortened({**result, "overrides": list(row.overrides)}),
-    }
-    path = store / row.name / f"{seed}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, content)
-    return path
-
-
-def shortened(tree: Any) -> Any:
-    """Without lists of more than LONGEST entries: curves by lower step, a large x."""
-    if isinstance(tree, Mapping):
-        kept = {key: value for key, value in tree.items() if not _is_long(value)}
-        return {key: shortened(value) for key, value in kept.items()}
-    return [shortened(value) for value in tree] if isinstance(tree, list) else tree
-
-
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without folders of one machine and without what shows or stores a run."""
     apart = ("logger", "compilation_cache", "traceback", "resume")
@@ -159,10 +118,6 @@ def _damage(content: Mapping[str, Any], row: Row) -> str:
     except (KeyError, TypeError, IndexError) as error:
         return f"lacks {error}: it is damaged, or of an older table of rows"
     return "" if whole else "is damaged: a number in it is none"
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > LONGEST
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
