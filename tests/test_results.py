@@ -89,6 +89,20 @@ def test_features_are_centred_where_the_head_alone_adapts_to_them():
         assert ("model.centre=true" in row.overrides) == row.name.endswith(("bda", "rhg"))
 
 
+def test_names_of_cleaning_say_what_is_run():
+    for row in GROUPS["cleaning"].rows:
+        data, pollution, noise, model, method = row.name.split("-")
+        chosen = {text.partition("=")[0]: text.partition("=")[2] for text in row.overrides}
+        assert chosen["problem.pollution"] == pollution
+        assert chosen["problem.noise"] == noise
+        assert chosen["model"] == {"linear": "flat", "mlp": "mlp300"}[model]
+        assert chosen["method"] == method
+        assert chosen.get("data", "mnist").startswith(data)
+        assert (row.needs == "MNIST") == (data == "mnist")
+        # Conjugate gradients would stop the run: the Hessian of a network is indefinite.
+        assert ("hypergradient" in chosen) == ((model, method) == ("mlp", "hoag"))
+
+
 def test_published_numbers_are_shares_and_say_their_source():
     for row in ROWS.values():
         for quoted in row.quoted:
