@@ -3,11 +3,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+ROW ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train describe figures certify docs docs-tables bench notebook notebooks lint format test test-ci test-all clean
+.PHONY: help setup train describe figures certify docs docs-tables bench results notebook notebooks lint format test test-ci test-all clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ docs-tables: $(VENV)/.installed  ## rewrite the generated tables of docs/ (ARGS=
 
 bench: $(VENV)/.installed  ## time training iterations (ARGS="rows=main torch=PYTHON": beside PyTorch)
 	$(RUN) benchmarks $(ARGS)
+
+results: $(VENV)/.installed  ## rerun a line of docs/results.md and compare (ROW=name; without: list)
+	@$(RUN) src.results $(if $(ROW),row=$(ROW)) $(ARGS)
 
 docs: $(VENV)/.installed-docs  ## build the documentation site in build/docs (ARGS=: options of Sphinx)
 	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs $(ARGS)

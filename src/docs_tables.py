@@ -8,12 +8,13 @@ minutes, with --certify alone. docs/laws.md is a table as a whole.
 import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- (?!end)(.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-GROUPS = (
+GROUPS_OF_CONF = (
     "aggregation",
     "lower_optimizer",
     "hypergradient",
@@ -56,8 +57,12 @@ def main() -> None:
 def cheap_tables() -> Tables:
     """The tables that are the same wherever they are made; the last one is a whole file."""
     from src import methods
+    from src.results.rows import GROUPS
+    from src.results.tables import table
 
-    return {"python -m src.methods": methods.tables, "conf": files_of_conf, LAWS: laws}
+    results = {f"results {group}": partial(table, group) for group in GROUPS}
+    found = {"python -m src.methods": methods.tables, "conf": files_of_conf, **results}
+    return {**found, LAWS: laws}
 
 
 def measured_tables() -> Tables:
@@ -91,7 +96,7 @@ def files_of_conf() -> Iterable[str]:
     from src.settings.groups import names_of
 
     rows = [["choice", "meaning"]]
-    for group in GROUPS:
+    for group in GROUPS_OF_CONF:
         for name in names_of(group):
             text = (ROOT / "conf" / group / f"{name}.yaml").read_text(encoding="utf-8")
             comment = re.sub(r"^# @package.*\n", "", text)

@@ -32,7 +32,10 @@ FILES = {group: sorted(f.stem for f in (ROOT / "conf" / group).glob("*.yaml")) f
 # Options that make what has them small.
 SMALL = ["num_drawings=6", "block_filters=[4,4]", "pooled_filters=8", "num_features=8"]
 IDX = {"mnist", "fashion_mnist"}
-DATA_OF = {"bda_cleaning": "mnist"}  # of experiments that name a data set with files
+DATA_OF = {
+    "bda_cleaning": "mnist",
+    "cleaning": "mnist",
+}  # of experiments that name a data set with files
 SHORT = ["num_iterations=2", "log_every=1", "num_validation_tasks=2", "num_test_tasks=2"]
 
 
@@ -263,7 +266,7 @@ def test_describe_as_a_program(tmp_path):
 
 
 PROGRAMS = ["train", "evaluate", "describe", "methods", "certify", "boml", "predict", "report"]
-PROGRAMS += ["workspace"]
+PROGRAMS += ["workspace", "results"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -1,0 +1,54 @@
+"""All rows, in groups: a table of docs/results.md for each."""
+
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from src.results.cleaning_rows import CLEANING
+from src.results.few_shot_rows import OMNIGLOT
+from src.results.measured_rows import MEASURED
+from src.results.row import Row
+from src.results.tiny_rows import TINY
+from src.settings.errors import UserError
+
+
+class Group(NamedTuple):
+    """Rows of one table.
+
+    shared   what differs from the published protocols in all of them
+    """
+
+    title: str
+    shared: str
+    rows: tuple[Row, ...]
+
+
+GROUPS = {
+    "tiny": Group("seconds each, data bundled; a test reruns them", "", TINY),
+    "measured": Group("numbers of README.md and docs/", "", MEASURED),
+    "omniglot": Group(
+        "Omniglot with rotations, beside the papers",
+        "6,000 iterations of 8 tasks where the command names no others (published: from 3,000 of "
+        "16 in the code of BDA to 60,000 of 32, recalled, in MAML's); 100 of the 423 test "
+        "characters are for validation; turned characters are classes in tests too; last state",
+        OMNIGLOT,
+    ),
+    "cleaning": Group(
+        "data hyper-cleaning, beside the papers",
+        "100 iterations with Adam's step 0.1 (published: 3,000 with 0.01 in the code of IAPTT-GM, "
+        "100 with 0.001 in PBGD's); the network has ReLU units (IAPTT-GM none, PBGD sigmoids); "
+        "our F1 is that of the polluted samples found, theirs that of the clean samples kept; "
+        "last state",
+        CLEANING,
+    ),
+}
+ROWS = {row.name: row for group in GROUPS.values() for row in group.rows}
+
+
+def named(name: str) -> Row:
+    """The row of this name. Raises UserError, which lists all rows, the nearest first."""
+    if name in ROWS:
+        return ROWS[name]
+    near = get_close_matches(name, ROWS, n=3, cutoff=0.4)
+    listed = "\n".join(f"  {row}" for row in [*near, *(row for row in ROWS if row not in near)])
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"row={name} is not known: {hint}The rows, nearest first:\n{listed}")
