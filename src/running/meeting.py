@@ -120,7 +120,7 @@ def _listening(hosts: Hosts) -> socket.socket:
     except OSError as error:
         raise UserError(
             f"coordinator={hosts.address()}: process 0 cannot listen there ({error.strerror}): "
-            "choose another port, the same in all processes"
+            "choose another port, the same in all processes, and give process_id=0 to one alone"
         ) from error
 
 

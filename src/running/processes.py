@@ -147,7 +147,7 @@ def leaving(processes: Processes) -> Iterator[None]:
             raise
         # At its end jax would wait for the others, which wait for this one.
         atexit.register(_leave_at_once)
-        if isinstance(error, jax.errors.JaxRuntimeError) and "gloo" in str(error).lower():
+        if isinstance(error, jax.errors.JaxRuntimeError | ValueError) and "Gloo" in str(error):
             raise UserError(
                 "another process of this run has ended, and says why; the last checkpoint is "
                 "kept: start all processes again, or fewer, with the same hydra.run.dir to go on"
