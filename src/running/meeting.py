@@ -25,16 +25,15 @@ def meet(hosts: Hosts, notes: Mapping[str, Any], seconds: float) -> None:
 
     Raises UserError, in all that have come, where one does not come in time, or does not agree.
     """
-    ours = json.loads(json.dumps({"process": hosts.index, "number": hosts.number, **notes}))
-    deadline = time.monotonic() + seconds
-    refusal = (_receive if hosts.index == 0 else _report)(hosts, ours, deadline)
+    ours = json.loads(json.dumps({"process": hosts.rank, "number": hosts.number, **notes}))
+    refusal = (_receive if hosts.rank == 0 else _report)(hosts, ours, seconds)
     if refusal:
         raise UserError(refusal)
 
 
-def _receive(hosts: Hosts, ours: Mapping[str, Any], deadline: float) -> str:
+def _receive(hosts: Hosts, ours: Mapping[str, Any], seconds: float) -> str:
     """In process 0: hear all others, and tell each what becomes of the run."""
-    refusal, guests = "", {}
+    refusal, guests, deadline = "", {}, time.monotonic() + seconds
     with ExitStack() as stack:
         server = stack.enter_context(_listening(hosts))
         while not refusal and len(guests) < hosts.number - 1:
@@ -60,12 +59,12 @@ def _receive(hosts: Hosts, ours: Mapping[str, Any], deadline: float) -> str:
     return refusal
 
 
-def _report(hosts: Hosts, ours: Mapping[str, Any], deadline: float) -> str:
+def _report(hosts: Hosts, ours: Mapping[str, Any], seconds: float) -> str:
     """In any other process: say who this is to process 0, and hear what becomes of the run."""
-    address = f"coordinator={hosts.address()}"
+    address, deadline = f"coordinator={hosts.address()}", time.monotonic() + seconds
     while True:
+        left = max(deadline - time.monotonic(), 0.1)
         try:
-            left = max(deadline - time.monotonic(), 0.1)
             guest = socket.create_connection((hosts.host, hosts.port), timeout=left)
             break
         except OSError as error:
@@ -79,8 +78,8 @@ def _report(hosts: Hosts, ours: Mapping[str, Any], deadline: float) -> str:
     with guest:
         with suppress(OSError):
             _write(guest, ours)
-        # Process 0 may have begun later than this one, and waits for the last to come.
-        told = _read(guest, max(deadline - time.monotonic(), 0) + 3600)
+        # Process 0 may have begun later than this one, and waits as long for the last to come.
+        told = _read(guest, seconds + 60)
     if told is None or "refusal" not in told:
         return (
             f"{address}: what answers there is not process 0 of this run, or it has ended; see "

@@ -9,42 +9,34 @@ import atexit
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bilevel.types import Tree
-from src.running.meeting import meet
-from src.running.provenance import versions
 from src.running.stopping import Stopped
-from src.settings.checked import Settings
-from src.settings.devices import start_devices
 from src.settings.errors import UserError
-from src.settings.hosts import hosts_of
-from src.settings.placing import devices_by_process, on_host
+from src.settings.placing import devices_by_process
 
 T = TypeVar("T")
 TOLD = "(the other processes of the run have been told, and end, too)"
-SILENCE_SECONDS = 60  # after which jax takes a process for dead, and ends the others
 
 
 class Processes(NamedTuple):
-    """How many processes share out the run, and which one this is."""
+    """How many processes share out the run, and which one this is, from 0."""
 
     number: int
-    index: int
+    rank: int
 
     def first(self, action: Callable[[], T]) -> T:
         """What `action` gives in process 0, in all; nobody else acts. Errors are raised in all."""
         if self.number == 1:
             return action()
-        told, own = _attempt(action) if self.index == 0 else ((None, None), None)
-        value, why = pickle.loads(_from_first(self.number, self.index, pickle.dumps(told)))
+        told, own = _attempt(action) if self.rank == 0 else ((None, None), None)
+        value, why = pickle.loads(_from_first(self, pickle.dumps(told)))
         if own is not None:
             own.add_note(TOLD)
             raise own
@@ -61,78 +53,28 @@ class Processes(NamedTuple):
         if own is not None:
             own.add_note(TOLD)
             raise own
-        for index, reason in enumerate(reasons):
+        for rank, reason in enumerate(reasons):
             if reason:
-                raise UserError(f"process {index} of {self.number}: {reason}")
+                raise UserError(f"process {rank} of {self.number}: {reason}")
         return value  # type: ignore[return-value]
 
     def said(self, text: str) -> list[str]:
         """What each process says, in all of them."""
         own = np.frombuffer(text.encode(), np.uint8)
-        lengths = _total(self.number, _row(self.number, self.index, np.int32([len(own)])))
+        lengths = _gathered(self, np.array([len(own)], np.int32))
         padded = np.zeros(max(int(lengths.max()), 1), np.uint8)
         padded[: len(own)] = own
-        rows = _total(self.number, _row(self.number, self.index, padded))
+        rows = _gathered(self, padded)
         return [row[:n].tobytes().decode() for row, (n,) in zip(rows, lengths, strict=True)]
 
     def largest(self, number: int) -> int:
         """The largest of the numbers of all."""
         if self.number == 1:
             return number
-        return int(_total(self.number, _row(self.number, self.index, np.int32([number]))).max())
+        return int(_gathered(self, np.array([number], np.int32)).max())
 
 
 ONE = Processes(1, 0)
-
-
-def joined(config: Mapping[str, Any], settings: Settings) -> Processes:
-    """Join the other processes, where the keys name such; jax must not have begun.
-
-    Raises UserError where they do not come, or were started with other keys or packages.
-    """
-    hosts = hosts_of(settings.coordinator, settings.num_processes, settings.process_id)
-    if hosts is None:
-        return ONE
-    kept = {key: value for key, value in config.items() if key != "process_id"}
-    notes = {"configuration": kept, "set of packages": versions()["packages"]}
-    meet(hosts, notes, settings.connect_seconds)
-    # Its handler would take SIGTERM, of which stopping.py makes a checkpoint.
-    jax.config.update("jax_enable_preemption_service", False)
-    bound = {"coordinator_bind_address": hosts.address()} if hosts.is_here_alone() else {}
-    try:
-        jax.distributed.initialize(
-            hosts.address(),
-            hosts.number,
-            hosts.index,
-            initialization_timeout=SILENCE_SECONDS,
-            heartbeat_timeout_seconds=SILENCE_SECONDS,
-            shutdown_timeout_seconds=SILENCE_SECONDS,
-            **bound,
-        )
-    except RuntimeError as error:
-        raise UserError(
-            f"coordinator={hosts.address()}: jax cannot join the other processes ({error}); a run "
-            "of several processes needs processes in which nothing else has run"
-        ) from error
-    start_devices(settings)
-    return Processes(hosts.number, hosts.index)
-
-
-def refuse_other_data(processes: Processes, data: Tree) -> None:
-    """Raises UserError, in all, where a process has read other data than process 0."""
-    if processes.number == 1:
-        return
-    digest = blake2b(digest_size=16)
-    for leaf in jax.tree.leaves(on_host(data)):
-        digest.update(f"{leaf.dtype} {leaf.shape}\n".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    digests = processes.said(digest.hexdigest())
-    others = [str(index) for index, other in enumerate(digests) if other != digests[0]]
-    if others:
-        raise UserError(
-            f"process {', '.join(others)} has read other data than process 0: copy the files of "
-            "the data (data.root) of process 0 to its machine"
-        )
 
 
 @contextmanager
@@ -171,18 +113,21 @@ def _attempt(action: Callable[[], T]) -> tuple[tuple[T | None, str | None], Exce
         return (None, f"a defect of the program: {type(error).__name__}: {error}"), error
 
 
-def _from_first(number: int, index: int, blob: bytes) -> bytes:
+def _from_first(processes: Processes, blob: bytes) -> bytes:
     """The blob of process 0, in all."""
-    own = np.frombuffer(blob if index == 0 else b"", np.uint8)
-    length = int(_total(number, np.int32([len(own)]))[0])
-    return _total(number, own if index == 0 else np.zeros(length, np.uint8)).tobytes()
+    own = np.frombuffer(blob if processes.rank == 0 else b"", np.uint8)
+    # As eight bytes: without float64, jax has no integers beyond 2 GiB.
+    told = _total(processes.number, np.frombuffer(len(own).to_bytes(8, "big"), np.uint8))
+    length = int.from_bytes(told.tobytes(), "big")
+    padded = own if processes.rank == 0 else np.zeros(length, np.uint8)
+    return _total(processes.number, padded).tobytes()
 
 
-def _row(number: int, index: int, own: np.ndarray) -> np.ndarray:
-    """A matrix with a row for each process, of which this one fills its own."""
-    rows = np.zeros((number, len(own)), own.dtype)
-    rows[index] = own
-    return rows
+def _gathered(processes: Processes, own: np.ndarray) -> np.ndarray:
+    """A row of each process, in all."""
+    rows = np.zeros((processes.number, len(own)), own.dtype)
+    rows[processes.rank] = own
+    return _total(processes.number, rows)
 
 
 def _total(number: int, array: np.ndarray) -> np.ndarray:

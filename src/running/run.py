@@ -14,10 +14,11 @@ from src.running.checkpoint import Checkpoints, open_checkpoints
 from src.running.compilation import use_compilation_cache
 from src.running.evaluation import make_evaluate
 from src.running.failures import memory_as_message
+from src.running.joining import joined, refuse_other_data
 from src.running.loop import fresh_snapshot, in_full, logged, train
 from src.running.memory import in_words, mib, within_budget
 from src.running.pictures import draw_pictures
-from src.running.processes import joined, leaving, refuse_other_data
+from src.running.processes import leaving
 from src.running.provenance import record_provenance
 from src.running.result import described, result_of
 from src.running.run_folder import FAILURE, Run, claim, finished_result, sole_writer
@@ -83,7 +84,7 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
         try:
             return _train_and_score(whole, snapshot, described(experiment, overrides))
         except UserError as error:
-            if processes.index == 0:
+            if processes.rank == 0:
                 with suppress(OSError):  # the error itself may be a full disk
                     write_text(folder / FAILURE, f"{error}\n")
             raise

@@ -14,12 +14,12 @@ SLURM_NAMES = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PRO
 
 
 class Hosts(NamedTuple):
-    """host, port: of process 0. number: of processes. index: of this one."""
+    """host, port: of process 0. number: of processes. rank: of this one."""
 
     host: str
     port: int
     number: int
-    index: int
+    rank: int
 
     def address(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -71,9 +71,9 @@ def refuse_sweep(coordinator: str | None) -> None:
     """
     if coordinator is not None:
         raise UserError(
-            f"coordinator={coordinator} is for one run, not for a sweep (-m), whatever its launcher:"
-            " leave out coordinator, num_processes and process_id, or start the runs one by one "
-            "without -m"
+            f"coordinator={coordinator} is for one run, not for a sweep (-m), whatever its "
+            "launcher: leave out coordinator, num_processes and process_id, or start the runs one "
+            "by one without -m"
         )
 
 
@@ -110,9 +110,9 @@ def _by_slurm(environment: Mapping[str, str]) -> Hosts:
             f"coordinator=slurm, but Slurm has not started this process ({missing[0]} is not set): "
             "start it with srun, or choose coordinator=HOST:PORT"
         )
-    job, nodes, number, index = (environment[name] for name in SLURM_NAMES)
+    job, nodes, number, rank = (environment[name] for name in SLURM_NAMES)
     # node7, or node7,node9, or node[07-09,12]: the first is what stands before a comma or a dash.
     first = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", nodes)
     assert first is not None
     host = first[1] + (first[2] or "")
-    return Hosts(host, 61440 + int(job) % 4096, int(number), int(index))
+    return Hosts(host, 61440 + int(job) % 4096, int(number), int(rank))

@@ -21,9 +21,9 @@ def mesh_of(sharing: Sharing) -> Mesh:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def devices_by_process() -> list[list[jax.Device]]:
+def devices_by_process() -> list[list[Any]]:
     """The devices of each process."""
-    found: dict[int, list[jax.Device]] = {}
+    found: dict[int, list[Any]] = {}
     for device in jax.devices():
         found.setdefault(device.process_index, []).append(device)
     return [found[index] for index in sorted(found)]
