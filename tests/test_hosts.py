@@ -104,7 +104,7 @@ def test_seeds_on_four_devices_of_two_processes_stopped_and_continued_on_one(tmp
 def test_tasks_in_two_processes_go_on_with_a_run_of_one(tmp_path, omniglot_folder):
     """Process 0 tells the other the checkpoint, and alone writes: the other has no folder."""
     few_shot = [*small_few_shot(omniglot_folder), *OFTEN, "method=bda", "meta_batch_size=4"]
-    few_shot += ["lower_optimizer.learn=scalar", "num_validation_tasks=5"]
+    few_shot += ["lower_optimizer.learn=scalar", "num_validation_tasks=5", "model.num_blocks=1"]
     folder, alone = tmp_path / "two", tmp_path / "alone"
     run(config_of(*few_shot, "devices=1", "num_iterations=4"), folder)
     with two_processes(folder, [*few_shot, "num_iterations=8"]) as started:
