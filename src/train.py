@@ -38,6 +38,8 @@ def main(config: DictConfig) -> float | None:
 def _run(config: Mapping[str, Any], folder: Path, where: str) -> float:
     """One run and its printed summary; `where` is what continues it, as an override."""
     # Imported here so that --help and refusals by Hydra do not wait for jax.
+    import jax
+
     from src.running.run import run
     from src.running.stopping import TIME_IS_UP, Stopped
 
@@ -52,8 +54,9 @@ def _run(config: Mapping[str, Any], folder: Path, where: str) -> float:
     finally:
         with suppress(OSError):
             folder.rmdir()  # Hydra makes it before anything is checked; it stays if not empty
-    print(summary(result))
-    print(folder / "result.json")
+    if jax.process_index() == 0:  # of several processes the one that writes
+        print(summary(result))
+        print(folder / "result.json")
     return result[f"best/{result['monitor']}"]
 
 
@@ -62,6 +65,7 @@ def _job_of_sweep(config: DictConfig, folder: Path) -> float | None:
 
     Optuna's sweeper takes None for a failed trial, and stops at a nan.
     """
+    from src.settings.hosts import refuse_sweep
     from src.settings.sweep import record_failure
     from src.settings.sweep_names import labelled
 
@@ -69,6 +73,7 @@ def _job_of_sweep(config: DictConfig, folder: Path) -> float | None:
     sweep_dir = Path(hydra_config.sweep.dir).resolve()
     try:
         plain = labelled(resolve(config), str(sweep_dir), folder.name)
+        refuse_sweep(plain.get("coordinator"))
         return _run(plain, folder, f"hydra.sweep.dir={sweep_dir}")
     except Exception as error:
         reason = message_of(error)

@@ -64,6 +64,7 @@ LONG = (
     r"test_sweeps.py::test_(a_refusal_a_divergence_and_a_kill|a_signal_ends.*SIGINT)",
     r"test_run.py::test_a_run_in_pieces_is_the_run\[few_shot-\((4|12)",
     r"test_seeds.py::test_(in_pieces|a_stored_run)",
+    r"test_hosts.py::test_(tasks_in_two_processes|no_process_waits.*disk)",
     r"test_boml.py::test_bomls_own_network_runs",
     r"test_boml.py::test_each_file_runs\[(maml_simple_version|meta_feat_small|trhg_simple_version)\]",
     r"test_evaluate.py::test_(steps_learned_one_by_one|a_learned_alpha_is_not_used|a_curve_is_the)",

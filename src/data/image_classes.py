@@ -117,7 +117,7 @@ def overfills(size: int) -> bool:
     """Whether `size` bytes are over half of the accelerator's memory; False where it is unknown."""
     import jax
 
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         return False
     limit = (device.memory_stats() or {}).get("bytes_limit")

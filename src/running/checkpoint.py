@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from src.files import write_json
 from src.running.snapshot import Progress, Snapshot, digest_of
 from src.settings.errors import UserError, first_line
+from src.settings.placing import on_host, placed_like, plain
 
 # Of these orbax and tensorstore make no pattern, address or separator.
 PLAIN_PATH = re.compile(r"[\w /.,=+@~-]*")
@@ -45,6 +48,8 @@ class Checkpoints(NamedTuple):
 
         Raises UserError where it cannot be written: the one before it is then still there.
         """
+        # Numpy arrays are one form for all runs: on one process or several, on any device.
+        snapshot = snapshot._replace(state=on_host(snapshot.state), best=on_host(snapshot.best))
         progress = {**snapshot.progress._asdict(), "digest": digest_of(snapshot)}
         step, before = snapshot.progress.step, self.latest()
         try:
@@ -71,7 +76,14 @@ class Checkpoints(NamedTuple):
             ) from error
 
     def restore(self, like: Snapshot, step: int | None = None) -> Snapshot | None:
-        """A checkpoint (None: the latest) in the shapes of `like`; None where there is none.
+        """A checkpoint (None: the latest) on the devices of `like`; None where there is none.
+
+        Raises UserError as `read` does.
+        """
+        return on_devices(self.read(like, step), like)
+
+    def read(self, like: Snapshot, step: int | None = None) -> Snapshot | None:
+        """A checkpoint (None: the latest) in numpy, in the shapes of `like`; None without one.
 
         Raises UserError where that step is not kept, where its files cannot be read, and where
         they do not hold what was written.
@@ -85,9 +97,7 @@ class Checkpoints(NamedTuple):
         step = self.latest() if step is None else step
         if step is None:
             return None
-        shapes = jax.tree.map(
-            ocp.utils.to_shape_dtype_struct, {"last": like.state, "best": like.best}
-        )
+        shapes = jax.tree.map(_empty, {"last": like.state, "best": like.best})
         try:
             # Before orbax reads anything: it prints traces of its own where files are damaged.
             written = self._remembered().get(str(step))
@@ -144,9 +154,24 @@ class Checkpoints(NamedTuple):
         )
 
 
+def on_devices(read: Snapshot | None, like: Snapshot) -> Snapshot | None:
+    """What was read, as arrays like those of `like`."""
+    if read is None:
+        return None
+    state, best = placed_like((read.state, read.best), (like.state, like.best))
+    return read._replace(state=state, best=best)
+
+
+def _empty(leaf: jax.Array) -> np.ndarray:
+    """What orbax is told of a leaf: shape and type, here of the numbers of a random key."""
+    shape = jax.eval_shape(plain, leaf)
+    return np.empty(shape.shape, shape.dtype)
+
+
 def open_checkpoints(run_dir: Path, read_only: bool = False) -> Checkpoints:
     """The checkpoints of a run folder: the last two are kept, half-written ones removed.
 
+    Of several processes that have joined a run, this one alone reads and writes them.
     read_only: nothing is touched, so a run that is still going on may be looked at.
     """
     for name in ("absl", "orbax"):
@@ -157,16 +182,32 @@ def open_checkpoints(run_dir: Path, read_only: bool = False) -> Checkpoints:
         # Orbax reads some characters as a pattern or an address, and would lose the files.
         alias = tempfile.TemporaryDirectory(prefix="bilevel-")
         (Path(alias.name) / "run").symlink_to(folder.parent, target_is_directory=True)
+    if not read_only:
+        folder.mkdir(parents=True, exist_ok=True)
     manager = ocp.CheckpointManager(
         folder if alias is None else Path(alias.name) / "run" / folder.name,
         options=ocp.CheckpointManagerOptions(
             max_to_keep=2,
+            create=False,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            multiprocessing_options=_this_process_alone(),
         ),
     )
     return Checkpoints(manager, folder, alias)
+
+
+def _this_process_alone() -> MultiprocessingOptions:
+    """So that orbax waits for no other process."""
+    number = jax.process_index()
+    if jax.process_count() == 1:
+        return MultiprocessingOptions()
+    return MultiprocessingOptions(
+        primary_host=number,
+        active_processes={number},
+        barrier_sync_key_prefix=f"process{number}",
+    )
 
 
 def digest_of_files(folder: Path) -> str:

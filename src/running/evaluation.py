@@ -15,6 +15,7 @@ from src.running.intervals import mean_and_half_width
 from src.running.seeds import seed_keys, with_half_widths
 from src.running.sharing import seeds_of_device, spread
 from src.settings.build import Experiment
+from src.settings.placing import on_host
 
 Curve = dict[str, list[float]]
 
@@ -55,7 +56,7 @@ def make_evaluate(
         tasks = 1 if source.persistent else num_tasks
         # Without what only training needs, so that the last and the best state share a program.
         state = state._replace(upper_state=(), carry=())
-        scores = jax.device_get(compiled(state, source.data, keys, split, tasks))
+        scores = on_host(compiled(state, source.data, keys, split, tasks))
         return over_tasks({f"{split}/{name}": values for name, values in scores.items()})
 
     return evaluate

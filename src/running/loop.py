@@ -32,7 +32,7 @@ from src.running.standstill import warn_of_standstill
 from src.running.stopping import Stopped
 from src.settings.build import Experiment
 from src.settings.checked import Settings
-from src.settings.devices import placed
+from src.settings.placing import on_host, placed
 
 
 def make_chunk(experiment: Experiment) -> Wrapped:
@@ -91,7 +91,7 @@ def train(
         state, columns = chunk(
             state, experiment.source.data, keys, jnp.int32(step), jnp.int32(stop)
         )
-        columns = jax.device_get(columns)
+        columns = on_host(columns)
         now = time.perf_counter()
         rows = tuple(
             {name: column[:, i].tolist() for name, column in columns.items()}
@@ -127,7 +127,9 @@ def train(
         at_end = stop == settings.num_iterations
         signal_number = None if at_end else stop_requested()
         if stop % settings.checkpoint_every == 0 or at_end or signal_number:
-            progress = leave_out(run, snapshot.progress, in_variables(state.variables, stop))
+            progress = leave_out(
+                run, snapshot.progress, in_variables(on_host(state.variables), stop)
+            )
             progress = progress._replace(seconds=time.perf_counter() - began)
             snapshot = snapshot._replace(progress=progress)
             run.checkpoints.save(snapshot)

@@ -60,7 +60,7 @@ def record_provenance(path: Path, first_iteration: int) -> None:
 
 def peak_memory_mib() -> float:
     """Peak memory of this process in MiB: of the accelerator where there is one, else resident."""
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from bilevel.algorithm import AlgorithmState
 from bilevel.types import Tree
@@ -16,6 +15,7 @@ from src.running.run_folder import Run
 from src.running.snapshot import Snapshot
 from src.settings.build import Experiment
 from src.settings.checked import Settings
+from src.settings.placing import on_host
 
 MAX_LISTED_ENTRIES = 1000
 
@@ -106,7 +106,7 @@ def _each_seed(
 
 def _upper_variable(x: Tree, alive: Sequence[bool]) -> dict[str, Any]:
     """x where it is small: of each seed, null where it failed; of one seed alone its own."""
-    x = jax.tree.map(np.asarray, x)
+    x = on_host(x)
     entries = sum(leaf[0].size for leaf in jax.tree.leaves(x))
     if not 0 < entries <= MAX_LISTED_ENTRIES:
         return {}

@@ -1,7 +1,7 @@
 """One run, from a composed config to result.json."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,27 @@ from typing import Any
 import jax
 
 from src.files import write_json, write_text
-from src.output.writers import END_OF_RUN, open_writers
+from src.output.writers import END_OF_RUN, Writer, open_writers
 from src.running.checkpoint import Checkpoints, open_checkpoints
 from src.running.compilation import use_compilation_cache
 from src.running.evaluation import make_evaluate
 from src.running.failures import memory_as_message
+from src.running.joining import joined, refuse_other_data
 from src.running.loop import fresh_snapshot, in_full, logged, train
 from src.running.memory import in_words, mib, within_budget
 from src.running.pictures import draw_pictures
+from src.running.processes import leaving
 from src.running.provenance import record_provenance
 from src.running.result import described, result_of
 from src.running.run_folder import FAILURE, Run, claim, finished_result, sole_writer
+from src.running.shared_folder import SharedCheckpoints, shared_checkpoints, shared_writer
 from src.running.snapshot import Snapshot
 from src.running.starting import started_from
 from src.running.stopping import stop_requests
 from src.settings.build import Experiment, build
 from src.settings.checked import Settings, check_settings, identity_of
 from src.settings.errors import UserError
+from src.settings.placing import own_copy
 from src.settings.references import bibliography
 
 
@@ -39,35 +43,50 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
     if folder.resolve() == Path(__file__).resolve().parents[2]:
         raise UserError("hydra.run.dir is the project's own folder: choose another, such as runs/a")
     settings = check_settings(config)
-    stored = finished_result(folder, identity_of(config), settings)
+    processes = joined(config, settings)
+    stored = processes.first(lambda: finished_result(folder, identity_of(config), settings))
     if stored is not None:
         print(f"{folder} is finished: nothing is done again", file=sys.stderr)
         return stored
     use_compilation_cache(settings.compilation_cache)
     with jax.enable_x64(settings.dtype == "float64"), ExitStack() as stack:
-        experiment = _built(config, settings)
+        stack.enter_context(leaving(processes))
+        experiment = processes.each(lambda: _built(config, settings))
+        refuse_other_data(processes, experiment.source.data)
         fresh = fresh_snapshot(experiment)
-        if settings.start_from is not None and not (folder / "checkpoints").exists():
-            fresh = started_from(experiment, fresh)
-        stack.enter_context(sole_writer(folder))
-        claim(folder, identity_of(config), settings.resume)
-        checkpoints = stack.enter_context(closing(open_checkpoints(folder)))
+        if settings.start_from is not None and processes.first(
+            lambda: not (folder / "checkpoints").exists()
+        ):
+            fresh = started_from(experiment, fresh, processes)
+
+        def open_folder() -> Checkpoints:
+            stack.enter_context(sole_writer(folder))
+            claim(folder, identity_of(config), settings.resume)
+            return open_checkpoints(folder)
+
+        checkpoints = stack.enter_context(closing(shared_checkpoints(processes, open_folder)))
         snapshot = _where_it_stands(settings, fresh, folder, checkpoints)
         step = snapshot.progress.step
-        write_json(folder / "config.json", dict(config))
-        write_text(folder / "citations.bib", bibliography(experiment.cite))
-        record_provenance(folder / "provenance.json", step)
-        # A longer run of the same identity goes on: its old result is no longer the result.
-        (folder / "result.json").unlink(missing_ok=True)
-        (folder / FAILURE).unlink(missing_ok=True)
-        writer = open_writers(experiment, config, folder, step)
+
+        def begin() -> Writer:
+            write_json(folder / "config.json", dict(config))
+            write_text(folder / "citations.bib", bibliography(experiment.cite))
+            record_provenance(folder / "provenance.json", step)
+            # A longer run of the same identity goes on: its old result is no longer the result.
+            (folder / "result.json").unlink(missing_ok=True)
+            (folder / FAILURE).unlink(missing_ok=True)
+            return open_writers(experiment, config, folder, step)
+
+        writer = shared_writer(processes, begin)
         stack.enter_context(memory_as_message())
-        whole = Run(experiment, config, folder, checkpoints, writer)
+        stack.enter_context(leaving(processes))
+        whole = Run(experiment, config, folder, checkpoints, writer, processes)
         try:
             return _train_and_score(whole, snapshot, described(experiment, overrides))
         except UserError as error:
-            with suppress(OSError):  # the error itself may be a full disk
-                write_text(folder / FAILURE, f"{error}\n")
+            if processes.rank == 0:
+                with suppress(OSError):  # the error itself may be a full disk
+                    write_text(folder / FAILURE, f"{error}\n")
             raise
 
 
@@ -85,7 +104,10 @@ def _built(config: Mapping[str, Any], settings: Settings) -> Experiment:
 
 
 def _where_it_stands(
-    settings: Settings, fresh: Snapshot, folder: Path, checkpoints: Checkpoints
+    settings: Settings,
+    fresh: Snapshot,
+    folder: Path,
+    checkpoints: Checkpoints | SharedCheckpoints,
 ) -> Snapshot:
     """The last checkpoint, or the state before the first iteration."""
     snapshot = checkpoints.restore(fresh)
@@ -111,18 +133,35 @@ def _train_and_score(
     pictures: list[Path] = []
     try:
         with stop_requests() as stop_requested:
-            trained = train(run, evaluate, snapshot, stop_requested)
+
+            def stop_agreed() -> int | None:
+                return run.processes.largest(stop_requested() or 0) or None
+
+            trained = train(run, evaluate, snapshot, stop_agreed)
         result = {**description, **result_of(run, evaluate, curve, trained)}
         _log_the_end(run, trained, result)
-        try:
-            pictures += draw_pictures(run, trained, result)
-        finally:
-            # Last, since a folder with a result is finished; and whatever becomes of the pictures.
-            write_json(run.folder / "result.json", result)
+        pictures += run.processes.first(_ending(run, trained, result))
     finally:
         run.writer.close(result, pictures)
     assert result is not None  # otherwise an exception is on its way
     return result
+
+
+def _ending(run: Run, trained: Snapshot, result: Mapping[str, Any]) -> Callable[[], list[Path]]:
+    """The pictures and result.json: what the process that writes has left to do."""
+    source = run.experiment.source
+    own_source = source._replace(data=own_copy(source.data))
+    own_run = run._replace(experiment=run.experiment._replace(source=own_source))
+    own_trained = trained._replace(state=own_copy(trained.state))
+
+    def end() -> list[Path]:
+        try:
+            return draw_pictures(own_run, own_trained, result)
+        finally:
+            # Last, since a folder with a result is finished; and whatever becomes of the pictures.
+            write_json(run.folder / "result.json", result)
+
+    return end
 
 
 def _log_the_end(run: Run, trained: Snapshot, result: Mapping[str, Any]) -> None:

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from src.files import remove_temporaries, write_json
 from src.output.writers import Writer
 from src.running.checkpoint import Checkpoints
+from src.running.differences import differences
+from src.running.processes import ONE, Processes
+from src.running.shared_folder import SharedCheckpoints
 from src.settings.build import Experiment
 from src.settings.checked import Settings
 from src.settings.errors import UserError
@@ -31,8 +34,9 @@ class Run(NamedTuple):
     experiment: Experiment
     config: Mapping[str, Any]
     folder: Path
-    checkpoints: Checkpoints
+    checkpoints: Checkpoints | SharedCheckpoints
     writer: Writer
+    processes: Processes = ONE
 
 
 @contextmanager
@@ -125,20 +129,3 @@ def refuse_other_format(folder: Path) -> Any:
             f"{FORMAT}: choose another hydra.run.dir, or the version of the code that wrote it"
         )
     return config
-
-
-def differences(theirs: Any, mine: Any) -> str:
-    """The first keys in which two configurations differ, for a message."""
-    return "; ".join(_differences("", theirs, mine)[:4])
-
-
-def _differences(path: str, theirs: Any, mine: Any) -> list[str]:
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        return [
-            line
-            for key in {**theirs, **mine}
-            for line in _differences(
-                f"{path}.{key}" if path else key, theirs.get(key), mine.get(key)
-            )
-        ]
-    return [] if theirs == mine else [f"{path} was {theirs!r}, now {mine!r}"]

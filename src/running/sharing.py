@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from src.settings.devices import Sharing, mesh_of, spec_of
+from src.settings.devices import Sharing
+from src.settings.placing import mesh_of, spec_of
 
 
 def seeds_of_device(seeds: int, sharing: Sharing) -> int:

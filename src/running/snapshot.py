@@ -2,13 +2,13 @@
 
 import json
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bilevel.algorithm import AlgorithmState
+from src.settings.placing import plain
 
 
 class Progress(NamedTuple):
@@ -65,14 +65,8 @@ def digest_of(snapshot: Snapshot) -> str:
     """A digest of every number of a snapshot: names, types, shapes and bytes."""
     digest = blake2b(digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path((snapshot.state, snapshot.best)):
-        array = np.asarray(_plain(leaf))
+        array = np.asarray(plain(leaf))
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(json.dumps(snapshot.progress._asdict(), sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def _plain(leaf: Any) -> Any:
-    """The numbers of a random key; any other array as it is."""
-    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if is_key else leaf

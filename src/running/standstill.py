@@ -8,6 +8,7 @@ import numpy as np
 
 from bilevel.types import Tree
 from src.running.run_folder import Run
+from src.settings.placing import on_host
 
 
 def warn_of_standstill(
@@ -44,8 +45,8 @@ def warn_of_standstill(
 
 def _unmoved(before: Tree, after: Tree) -> list[str]:
     """The names of the leaves that are the same to the last bit."""
-    paths = jax.tree_util.tree_leaves_with_path(jax.device_get(before))
-    pairs = zip(paths, jax.tree.leaves(jax.device_get(after)), strict=True)
+    paths = jax.tree_util.tree_leaves_with_path(on_host(before))
+    pairs = zip(paths, jax.tree.leaves(on_host(after)), strict=True)
     return [
         f"x{jax.tree_util.keystr(path)}"
         for (path, old), new in pairs

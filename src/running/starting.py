@@ -9,24 +9,33 @@ import numpy as np
 
 from bilevel.types import Tree
 from src.running.best import evaluation_state
+from src.running.processes import Processes
 from src.running.snapshot import Snapshot
 from src.running.stored_run import stored_run, stored_state
 from src.settings.build import Experiment
-from src.settings.devices import placed
 from src.settings.errors import UserError
+from src.settings.placing import on_host, placed
 
 CHECKPOINT = re.compile(r"(.+)@(best|last|\d+)")
 
 
-def started_from(experiment: Experiment, fresh: Snapshot) -> Snapshot:
+def started_from(experiment: Experiment, fresh: Snapshot, processes: Processes) -> Snapshot:
     """`fresh` with the variables that settings.start_from=DIR[@best|last|ITERATION] names.
 
     x is taken whole; alpha, s, t and lower step sizes where both runs learn them. One seed serves
     all seeds of this run. Everything else (optimizer states, iterations, best) begins anew. Raises
     UserError where the other run cannot be read or its variables do not fit.
     """
-    settings = experiment.settings
-    text = str(settings.start_from)
+    text, seeds = str(experiment.settings.start_from), experiment.settings.seeds
+    theirs = processes.first(lambda: _variables_of(text, seeds))
+    variables = _taken(text, seeds, fresh.state.variables, theirs)
+    placed_variables = placed(variables, experiment.sharing, of_seeds=True)
+    state = fresh.state._replace(variables=placed_variables)
+    return fresh._replace(state=state, best=evaluation_state(state))
+
+
+def _variables_of(text: str, seeds: int) -> dict[str, Tree]:
+    """What the run that `text` names has learned; for as many seeds, or one."""
     named = CHECKPOINT.fullmatch(text)
     folder, checkpoint = (named[1], named[2]) if named else (text, "last")
     try:
@@ -39,15 +48,12 @@ def started_from(experiment: Experiment, fresh: Snapshot) -> Snapshot:
             f"start_from={text}: a seed of that run had failed by then; choose an earlier "
             "checkpoint, or a run of which no seed failed"
         )
-    if len(stored.alive) not in (1, settings.seeds):
+    if len(stored.alive) not in (1, seeds):
         raise UserError(
-            f"start_from={text}: that run has {len(stored.alive)} seeds, this one {settings.seeds};"
+            f"start_from={text}: that run has {len(stored.alive)} seeds, this one {seeds};"
             f" choose seeds={len(stored.alive)}, or a run of one seed, which serves all"
         )
-    variables = _taken(text, settings.seeds, fresh.state.variables, stored.state.variables)
-    placed_variables = placed(variables, experiment.sharing, of_seeds=True)
-    state = fresh.state._replace(variables=placed_variables)
-    return fresh._replace(state=state, best=evaluation_state(state))
+    return on_host(stored.state.variables)
 
 
 def _taken(

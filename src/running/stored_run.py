@@ -16,10 +16,11 @@ from src.output.writers import together
 from src.running.best import with_best
 from src.running.checkpoint import open_checkpoints
 from src.running.compilation import use_compilation_cache
+from src.running.differences import differences
 from src.running.evaluation import Curve, as_curve, averaged, make_evaluate, scored_split
 from src.running.failures import in_scores
 from src.running.loop import fresh_snapshot
-from src.running.run_folder import Run, differences, refuse_other_format
+from src.running.run_folder import Run, refuse_other_format
 from src.running.snapshot import Snapshot
 from src.settings.build import Experiment, build
 from src.settings.checked import check_settings, identity_of
@@ -50,6 +51,9 @@ def stored_run(folder: Path, num_tasks: int | None = None) -> Iterator[Run]:
     no run that this code can read, or no checkpoint yet.
     """
     config = read_config(folder)
+    if config.get("coordinator") is not None:  # this process looks at it alone
+        alone = {"coordinator": None, "num_processes": 1, "process_id": 0, "devices": "auto"}
+        config |= alone
     if num_tasks is not None:
         config |= {"num_test_tasks": num_tasks}
     settings = check_settings(config)

@@ -31,8 +31,9 @@ from src.settings.checked import (
     named_seeds,
 )
 from src.settings.config import Node, about, call, misfit, takes
-from src.settings.devices import Sharing, placed, sharing_of, start_devices
+from src.settings.devices import Sharing, sharing_of, start_devices
 from src.settings.errors import UserError
+from src.settings.placing import devices_by_process, placed
 from src.settings.references import cited
 
 
@@ -91,9 +92,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
                 checked.node("lower_optimizer"), problem, optimizer
             )
         test_dynamics = compose(for_testing(aggregation), test_optimizer)
-    sharing = sharing_of(
-        settings, source.persistent, len(jax.devices()), jax.default_backend() == "cpu"
-    )
+    sharing = _sharing(settings, source.persistent)
     algorithm = hypergradient_descent(
         problem,
         dynamics,
@@ -123,6 +122,14 @@ def build(config: Mapping[str, Any]) -> Experiment:
         sharing,
         cited(config),
     )
+
+
+def _sharing(settings: Settings, persistent: bool) -> Sharing:
+    """What the devices share out: those of this process, or of all that have joined the run."""
+    own = [jax.local_devices()] if settings.coordinator is None else devices_by_process()
+    there = len(own) * min(map(len, own))
+    on_cpu = jax.default_backend() == "cpu"
+    return sharing_of(settings, persistent, there, on_cpu, len(own))
 
 
 def _lower_optimizer(node: Node, problem: BilevelProblem) -> LowerOptimizer:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 
 from src.settings.config import CITE, NODES, Node, check, check_node
 from src.settings.errors import UserError
+from src.settings.hosts import PROCESS_KEYS, check_hosts
 
 LARGEST = 2**31 - 1  # of a counter on the device
 
@@ -61,6 +62,10 @@ class Settings(NamedTuple):
     devices: int | Literal["auto"] = "auto"
     memory_budget: str | None = None
     feature_dtype: Literal["bfloat16", "float16"] | None = None
+    coordinator: str | None = None
+    num_processes: int = 1
+    process_id: int = 0
+    connect_seconds: float = 60.0
 
 
 class WandbOptions(NamedTuple):
@@ -144,6 +149,12 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
         raise UserError(
             f"seed={settings.seed} is outside 0..{2**32 - settings.seeds}; choose seed=0"
         )
+    check_hosts(
+        settings.coordinator,
+        settings.num_processes,
+        settings.process_id,
+        settings.connect_seconds,
+    )
     return settings
 
 
@@ -172,7 +183,7 @@ def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
     As JSON gives it back, so that it equals what a file of it holds.
     """
     apart = {"num_iterations", "resume", "logger", "traceback", "compilation_cache"}
-    apart |= {"platform", "devices", "memory_budget"}
+    apart |= {"platform", "devices", "memory_budget", *PROCESS_KEYS}
     kept = {key: value for key, value in config.items() if key not in apart}
     return json.loads(json.dumps(_without(CITE, kept)))
 

@@ -4,11 +4,8 @@ import os
 from typing import Literal, NamedTuple
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bilevel.batching import Shares
-from bilevel.types import Tree
 from src.settings.checked import Settings
 from src.settings.errors import UserError
 
@@ -19,10 +16,11 @@ BACKENDS = {"cpu": ("cpu",), "gpu": ("cuda,cpu", "rocm,cpu"), "tpu": ("tpu,cpu",
 
 
 class Sharing(NamedTuple):
-    """What is shared out evenly over the first `number` devices."""
+    """What is shared out evenly over `number` devices: the first ones of each process."""
 
     what: Literal["nothing", "seeds", "tasks"]
     number: int
+    processes: int = 1
 
     def of_tasks(self) -> Shares | None:
         """What shares out tasks in a program of all devices."""
@@ -82,18 +80,30 @@ def _begins_with(platform: str) -> bool:
     return False
 
 
-def sharing_of(settings: Settings, persistent: bool, there: int, on_cpu: bool) -> Sharing:
+def sharing_of(
+    settings: Settings, persistent: bool, there: int, on_cpu: bool, processes: int = 1
+) -> Sharing:
     """Seeds are shared out where the devices divide them, else the tasks of a meta-batch.
 
-    there: how many devices there are. devices=auto: as many as divide one of the two; on a CPU
-    seeds alone, as one task already uses all cores. Raises UserError where there are not so many
-    devices, or they divide neither.
+    there: how many devices there are, in all processes together; each has as many. devices=auto: as
+    many as divide one of the two; on a CPU tasks go to one device of each process, as one task
+    already uses all cores. Raises UserError where there are not so many devices, or they divide
+    neither.
     """
     tasks = 1 if persistent else settings.meta_batch_size
+
+    def largest(size: int, most: int) -> int:
+        """The most devices that divide `size`, as many in each process; 0 where none do."""
+        return max((n for n in range(processes, most + 1, processes) if size % n == 0), default=0)
+
     if settings.devices == "auto":
-        of_tasks = 1 if on_cpu else tasks
-        seeds, tasks = (_largest_divisor(size, there) for size in (settings.seeds, of_tasks))
-        return _sharing("seeds", seeds) if seeds >= tasks else _sharing("tasks", tasks)
+        of_seeds = largest(settings.seeds, there)
+        of_tasks = largest(tasks, processes if on_cpu else there)
+        if max(of_seeds, of_tasks) == 0:
+            raise _indivisible(settings, persistent, processes)
+        if of_seeds >= of_tasks:
+            return _sharing("seeds", of_seeds, processes)
+        return _sharing("tasks", of_tasks, processes)
     number = settings.devices
     if number < 1:
         raise UserError(f"devices={number} must be at least 1; choose devices=auto")
@@ -102,42 +112,43 @@ def sharing_of(settings: Settings, persistent: bool, there: int, on_cpu: bool) -
             f"devices={number}: there are {there}; choose devices=auto, or at most devices={there}"
             + (", or start a process of its own" if on_cpu else "")
         )
+    if number % processes:
+        raise UserError(
+            f"devices={number} counts those of all processes together, and {processes} processes "
+            f"do not divide it; choose devices={number - number % processes or processes}, or "
+            "devices=auto"
+        )
     if settings.seeds % number == 0:
-        return _sharing("seeds", number)
+        return _sharing("seeds", number, processes)
     if tasks % number == 0:
-        return _sharing("tasks", number)
-    fitting = max(_largest_divisor(size, number) for size in (settings.seeds, tasks))
+        return _sharing("tasks", number, processes)
+    fitting = max(largest(settings.seeds, number), largest(tasks, number))
+    if fitting == 0:
+        raise _indivisible(settings, persistent, processes)
     raise UserError(
-        f"devices={number} divides neither seeds={settings.seeds} nor "
-        + ("the one task of this problem" if persistent else f"meta_batch_size={tasks}")
-        + f"; choose devices={fitting}, or seeds={number}"
+        f"devices={number} divides neither {_work(settings, persistent)}; choose "
+        f"devices={fitting}, or seeds={number}"
     )
 
 
-def mesh_of(sharing: Sharing) -> Mesh:
-    """The devices, as one axis."""
-    devices = np.array(jax.devices()[: sharing.number])
-    return Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
+def _sharing(what: Literal["seeds", "tasks"], number: int, processes: int) -> Sharing:
+    return ALONE if number == 1 else Sharing(what, number, processes)
 
 
-def spec_of(sharing: Sharing, of_seeds: bool) -> PartitionSpec:
-    """How arrays lie on the mesh: those with an axis of seeds, and all others."""
-    return PartitionSpec(AXIS) if of_seeds and sharing.what == "seeds" else PartitionSpec()
+def _work(settings: Settings, persistent: bool) -> str:
+    """What there is to share out."""
+    return f"seeds={settings.seeds} nor " + (
+        "the one task of this problem"
+        if persistent
+        else f"meta_batch_size={settings.meta_batch_size}"
+    )
 
 
-def placed(tree: Tree, sharing: Sharing, of_seeds: bool) -> Tree:
-    """The arrays bound to the devices that use them."""
-    if sharing.number == 1:
-        return jax.device_put(tree, jax.devices()[0])
-    return jax.device_put(tree, NamedSharding(mesh_of(sharing), spec_of(sharing, of_seeds)))
-
-
-def _sharing(what: Literal["seeds", "tasks"], number: int) -> Sharing:
-    return ALONE if number == 1 else Sharing(what, number)
-
-
-def _largest_divisor(size: int, most: int) -> int:
-    return max(number for number in range(1, most + 1) if size % number == 0)
+def _indivisible(settings: Settings, persistent: bool, processes: int) -> UserError:
+    return UserError(
+        f"num_processes={processes} divides neither {_work(settings, persistent)}, so there is no "
+        f"equal share for each process; choose seeds={processes}, or other processes"
+    )
 
 
 def cores() -> int:

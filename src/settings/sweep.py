@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.settings.errors import UserError
+from src.settings.hosts import refuse_sweep
 from src.settings.launchers import check_numbers
 from src.settings.study import prepare_sweeper
 from src.settings.sweep_names import constant_keys, job_name
@@ -79,6 +80,7 @@ class SweepReport(Callback):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FAILURES).unlink(missing_ok=True)  # of an earlier try: no longer true
+            refuse_sweep(config.get("coordinator"))
             check_numbers(config.hydra.launcher, config.hydra.sweeper)
             print(
                 f"sweep in {folder}; if it stops, the same command with hydra.sweep.dir={folder} "
