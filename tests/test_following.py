@@ -339,11 +339,12 @@ def test_options_out_of_range(factory, options, message):
         ),
         (
             ["problem=ridge", "method=meha", "aggregation=descent"],
-            "mixes F into the lower steps by a weight of its own; choose aggregation=lower_only",
+            "moreau_envelope mixes F into the lower steps by a weight of its own; choose "
+            "aggregation=lower_only",
         ),
         (
             ["problem=ridge", "method=bome", "lower_optimizer=lbfgs"],
-            "the lower optimizer is a solver of f; choose lower_optimizer=sgd",
+            "dynamic_barrier moves y along directions of its own, but",
         ),
         (["method=f2sa"], "lower_start=warm: problem=few_shot draws new tasks each iteration"),
         (

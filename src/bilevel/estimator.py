@@ -100,6 +100,7 @@ class Hypergradient(NamedTuple):
     needs_stationarity   whether it is right only where the lower steps rest
     follows              whether its lower variables go on from iteration to iteration: where the
                          task persists, lower_start=warm is a part of it
+    own_directions       whether it moves y along directions of its own, not along d_k
     dropped_steps(K)     how many first steps no gradient reaches
     certified_with       {option: values}: certified at every combination of these
     exact_with           options with which it tends to the true hypergradient as K grows; None for
@@ -118,6 +119,7 @@ class Hypergradient(NamedTuple):
     through_steps: bool = True
     needs_stationarity: bool = False
     follows: bool = False
+    own_directions: bool = False
     dropped_steps: Callable[[int], int] = _no_steps
     certified_with: Mapping[str, Sequence[Any]] = NOTHING
     exact_with: Mapping[str, Any] | None = None

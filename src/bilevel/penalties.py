@@ -103,21 +103,6 @@ def refuse_weight(weight: float, power: float) -> None:
         )
 
 
-def refuse_dynamics(lower: LowerProblem, shapes: Point) -> None:
-    """Raises ValueError where the lower dynamics mix in F, or are a solver of their own."""
-    del shapes
-    if lower.dynamics.sees_upper:
-        raise ValueError(
-            "this estimator mixes F into the lower steps by a weight of its own; choose "
-            "aggregation=lower_only"
-        )
-    if lower.dynamics.no_derivative is not None:
-        raise ValueError(
-            "this estimator moves y along directions of its own, but the lower optimizer is a "
-            "solver of f; choose lower_optimizer=sgd"
-        )
-
-
 WEIGHT_LIMIT = Limit(
     LARGEST_WEIGHT,
     f"the weight of the penalty grew past {LARGEST_WEIGHT:g}, where float32 no longer holds the "

@@ -37,6 +37,15 @@ def refuse(hypergradient: Hypergradient, lower: LowerProblem, shapes: Shapes) ->
         raise ValueError(
             f"{name} differentiates through the lower steps, but {dynamics.no_derivative}"
         )
+    if hypergradient.own_directions and dynamics.sees_upper:
+        raise ValueError(
+            f"{name} mixes F into the lower steps by a weight of its own; choose "
+            "aggregation=lower_only"
+        )
+    if hypergradient.own_directions and dynamics.no_derivative:
+        raise ValueError(
+            f"{name} moves y along directions of its own, but {dynamics.no_derivative}"
+        )
     hypergradient.check(lower, point_shapes(lower, shapes))
     refuse_unlearnable(hypergradient, lower)
     _refuse_unreached_x(hypergradient, lower, reads_of_x(lower, shapes))

@@ -20,15 +20,14 @@ import optax
 
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, Point
-from bilevel.penalties import descend, objectives, refuse_dynamics
+from bilevel.penalties import descend, objectives
 from bilevel.types import Array, Index, Tree
 
 
 def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
     """g = dF/dx + lambda dq/dx with the smallest lambda >= 0 for which q falls at the rate phi.
 
-    share: phi = share |grad q|^2. Raises ValueError unless share > 0; `check` does for lower
-    dynamics that mix in F.
+    share: phi = share |grad q|^2. Raises ValueError unless share > 0.
     """
     if not share > 0:
         raise ValueError(f"share={share} must be positive; choose share=0.5")
@@ -71,5 +70,6 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
-        check=refuse_dynamics,
+        own_directions=True,
+        certified_with={"share": (0.5, 20.0)},
     )

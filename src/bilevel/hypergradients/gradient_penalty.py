@@ -25,7 +25,6 @@ from bilevel.penalties import (
     following,
     growing,
     objectives,
-    refuse_dynamics,
     refuse_weight,
 )
 from bilevel.types import Array, Index, Tree
@@ -35,8 +34,7 @@ def gradient_penalty(*, weight: float = 10.0, power: float = 0.0) -> Hypergradie
     """g = dF/dx + lambda d |grad_y f|^2 / dx, y by K steps on F / lambda + |grad_y f|^2.
 
     weight, power: lambda = weight (n + 1)^power in upper iteration n.
-    Raises ValueError for a weight outside (0, 1e6] or a power outside [0, 1]; `check` does for
-    lower dynamics that mix in F.
+    Raises ValueError for a weight outside (0, 1e6] or a power outside [0, 1].
     """
     refuse_weight(weight, power)
 
@@ -80,7 +78,7 @@ def gradient_penalty(*, weight: float = 10.0, power: float = 0.0) -> Hypergradie
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
+        own_directions=True,
         init=counted,
-        check=refuse_dynamics,
         limits={"penalty_weight": WEIGHT_LIMIT},
     )

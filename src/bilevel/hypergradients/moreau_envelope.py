@@ -28,7 +28,6 @@ from bilevel.penalties import (
     growing,
     objectives,
     other_of,
-    refuse_dynamics,
     refuse_weight,
 )
 from bilevel.types import Array, Index, Tree
@@ -41,7 +40,7 @@ def moreau_envelope(
 
     weight, power: lambda = weight (n + 1)^power in upper iteration n. gamma: of
     |z - y|^2 / (2 gamma). Raises ValueError for a weight outside (0, 1e6], a power outside [0, 1]
-    or gamma <= 0; `check` does for lower dynamics that mix in F.
+    or gamma <= 0.
     """
     refuse_weight(weight, power)
     if not gamma > 0:
@@ -99,7 +98,7 @@ def moreau_envelope(
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
+        own_directions=True,
         init=first,
-        check=refuse_dynamics,
         limits={"penalty_weight": WEIGHT_LIMIT},
     )

@@ -31,7 +31,6 @@ from bilevel.penalties import (
     growing,
     objectives,
     other_of,
-    refuse_dynamics,
     refuse_weight,
 )
 from bilevel.types import Array, Index, Tree
@@ -44,8 +43,7 @@ def sequential_penalty(
 
     weight, power: lambda = weight (n + 1)^power in upper iteration n. mu, theta: of the squared
     norms that are added to f for z, and to F for y.
-    Raises ValueError for a weight outside (0, 1e6], a power outside [0, 1], mu < 0 or theta < 0;
-    `check` does for lower dynamics that mix in F.
+    Raises ValueError for a weight outside (0, 1e6], a power outside [0, 1], mu < 0 or theta < 0.
     """
     refuse_weight(weight, power)
     for name, value in (("mu", mu), ("theta", theta)):
@@ -104,7 +102,7 @@ def sequential_penalty(
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
+        own_directions=True,
         init=first,
-        check=refuse_dynamics,
         limits={"penalty_weight": WEIGHT_LIMIT},
     )

@@ -31,7 +31,6 @@ from bilevel.penalties import (
     growing,
     objectives,
     other_of,
-    refuse_dynamics,
     refuse_weight,
 )
 from bilevel.types import Array, Index, Tree
@@ -44,8 +43,7 @@ def value_penalty(
 
     weight, power: lambda = weight (n + 1)^power in upper iteration n. num_steps: those of y, where
     they are not K. Where the task persists, z goes on from the iteration before.
-    Raises ValueError for a weight outside (0, 1e6], a power outside [0, 1], num_steps < 1; `check`
-    does for lower dynamics that mix in F.
+    Raises ValueError for a weight outside (0, 1e6], a power outside [0, 1], num_steps < 1.
     """
     refuse_weight(weight, power)
     if num_steps is not None and num_steps < 1:
@@ -92,7 +90,7 @@ def value_penalty(
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
+        own_directions=True,
         init=first,
-        check=refuse_dynamics,
         limits={"penalty_weight": WEIGHT_LIMIT},
     )
