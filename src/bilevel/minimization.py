@@ -182,7 +182,8 @@ def minimize(
         cause = not_finite_at_start(problem.problem, problem.source, seed)
         what, why = failure
         raise FloatingPointError(f"{what}: {why if cause is None else cause}")
-    if history["hypergradient_norm"][0] == 0:
+    # The multiplier of a single loop starts from 0, and x with it.
+    if history["hypergradient_norm"][0] == 0 and not method.hypergradient.follows:
         warnings.warn(
             f"the hypergradient by {method.name} is exactly zero in the first iteration: x may "
             "never move; try another start of x or y, or another method",

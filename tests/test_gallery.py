@@ -1,0 +1,55 @@
+"""The gallery: what is judged solved, and its table."""
+
+import numpy as np
+import pytest
+
+from src import gallery
+from src.data.bolib import instance
+from tests.conftest import python
+
+HATZ = instance("LamparielloSagratella2017Ex32")  # min x^2 + y^2, y = 1 - x: x = y = 1/2
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "verdict"),
+    [
+        (0.5, 0.5, "solved"),
+        (0.55, 0.45, "solved"),
+        (0.65, 0.35, "nearly"),
+        (0.9, 0.1, "no"),
+        (0.5, 0.45, "nearly"),  # F is right, y is no lower solution
+        (0.0, 0.0, "no"),
+    ],
+)
+def test_verdicts(x, y, verdict):
+    assert gallery.judged(HATZ, np.array([x]), np.array([y])).verdict == verdict
+
+
+def test_a_better_lower_value_is_found_elsewhere():
+    """f has its least value at the other end of the box than the start."""
+    problem = instance("MitsosBarton2006Ex317")  # f = x y^2 / 2 + y^4 / 4: at x = -1, f* = -1/4
+    found = gallery.judged(problem, np.array([-1.0]), np.array([0.0]))
+    assert found.lower_gap == pytest.approx(0.25, abs=1e-6)
+
+
+def test_the_table(monkeypatch):
+    monkeypatch.setattr(gallery, "NUM_ITERATIONS", 200)
+    monkeypatch.setattr(gallery, "TRIED_ON", ("LamparielloSagratella2017Ex32",))
+    lines = gallery.table({HATZ.name: HATZ}, ["bome", "soba"])
+    assert lines[0] == "| problem | `bome` | `soba` |"
+    assert lines[2].startswith(f"| {HATZ.name} | ")
+    assert lines[-1].startswith("Upper steps: `bome` 0.")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("methods=rgh", "methods=rgh: there are rhg, trhg"),
+        ("problems=nothing", "instance=nothing is no problem of BOLIB; the nearest are"),
+        ("method=rhg", "method=rhg: there are problems=A,B and methods=A,B"),
+    ],
+)
+def test_mistakes(argument, message):
+    ended = python("-m", "src.gallery", argument)
+    assert ended.returncode == 1
+    assert message in ended.stderr
