@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import bilevel
-from bilevel.lower_optimizers import confined, projected, sgd
+from bilevel.dynamics import confined
+from bilevel.lower_optimizers import projected, sgd
 from bilevel.methods import rhg
 from src.data.bolib import admitted, entries, instance
 from src.data.expressions import formula, names_of

@@ -284,7 +284,7 @@ def test_streamed_where_half_of_the_memory_is_too_little(tmp_path, monkeypatch):
         devices = [SimpleNamespace(platform=platform, memory_stats=lambda c=c: c) for c in cases]
         found[platform] = []
         for device in devices:
-            monkeypatch.setattr("jax.devices", lambda device=device: [device])
+            monkeypatch.setattr("jax.local_devices", lambda device=device: [device])
             found[platform].append(load(tmp_path).streamed)
     assert found == {"gpu": [False, True, False, False], "cpu": [False, False]}
     assert load(tmp_path, streamed=True).streamed is True

@@ -13,6 +13,7 @@ from bilevel.types import (
     Index,
     LowerOptimizer,
     Objectives,
+    Projection,
     Reason,
     Tree,
 )
@@ -86,6 +87,27 @@ def compose(aggregation: Aggregation, optimizer: LowerOptimizer) -> LowerDynamic
         no_derivative=optimizer.no_derivative,
         tolerance=optimizer.tolerance,
     )
+
+
+def confined(optimizer: LowerOptimizer, onto: Projection | None) -> LowerOptimizer:
+    """The optimizer whose steps end in the projection of a problem; itself where there is none.
+
+    Raises ValueError where its steps end in a projection of its own, or are those of a solver.
+    """
+    if onto is None:
+        return optimizer
+    if optimizer.projection is not None or optimizer.no_derivative is not None:
+        raise ValueError(
+            "the problem keeps y inside its bounds itself, and the lower optimizer has a set or a "
+            "solver of its own; choose lower_optimizer=sgd"
+        )
+
+    def update(*arguments: Tree) -> tuple[Tree, Tree]:
+        y, opt_state = optimizer.update(*arguments)
+        return onto(y), opt_state
+
+    formula = f"{optimizer.formula},  then into the bounds of y"
+    return optimizer._replace(update=update, projection=onto, formula=formula)
 
 
 def _changing_weights(aggregation: Aggregation) -> Reason | None:

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import problem_checks as check
-from bilevel.dynamics import compose
+from bilevel.dynamics import compose, confined
 from bilevel.lower_level import LowerProblem, Point
-from bilevel.lower_optimizers import confined
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.proximal import proximal

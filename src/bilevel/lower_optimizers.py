@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.convex_sets import ConvexSet, projection_onto
-from bilevel.types import Index, LowerOptimizer, Projection, Reason, ScalarOf, Tree
+from bilevel.types import Index, LowerOptimizer, Reason, ScalarOf, Tree
 
 LearnStepSize = Literal["none", "scalar", "per_step", "per_weight"]
 LEARNED = {
@@ -144,27 +144,6 @@ def projected(
         return onto(y), opt_state
 
     return plain._replace(update=update, projection=onto)
-
-
-def confined(optimizer: LowerOptimizer, onto: Projection | None) -> LowerOptimizer:
-    """The optimizer whose steps end in the projection of a problem; itself where there is none.
-
-    Raises ValueError where its steps end in a projection of its own, or are those of a solver.
-    """
-    if onto is None:
-        return optimizer
-    if optimizer.projection is not None or optimizer.no_derivative is not None:
-        raise ValueError(
-            "the problem keeps y inside its bounds itself, and the lower optimizer has a set or a "
-            "solver of its own; choose lower_optimizer=sgd"
-        )
-
-    def update(*arguments: Tree) -> tuple[Tree, Tree]:
-        y, opt_state = optimizer.update(*arguments)
-        return onto(y), opt_state
-
-    formula = f"{optimizer.formula},  then into the bounds of y"
-    return optimizer._replace(update=update, projection=onto, formula=formula)
 
 
 def _follow(

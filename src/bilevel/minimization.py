@@ -14,11 +14,10 @@ from jax import lax
 from bilevel import problem_checks as check
 from bilevel.algorithm import AlgorithmState
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
-from bilevel.dynamics import compose, for_testing
+from bilevel.dynamics import compose, confined, for_testing
 from bilevel.estimate import suited_lower_problem
 from bilevel.estimator import Limit
 from bilevel.finiteness import not_finite_at_start
-from bilevel.lower_optimizers import confined
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.score_keys import score_keys
@@ -182,7 +181,7 @@ def minimize(
         cause = not_finite_at_start(problem.problem, problem.source, seed)
         what, why = failure
         raise FloatingPointError(f"{what}: {why if cause is None else cause}")
-    # The multiplier of a single loop starts from 0, and x with it.
+    # Where lower variables are followed, what x answers to begins to move first.
     if history["hypergradient_norm"][0] == 0 and not method.hypergradient.follows:
         warnings.warn(
             f"the hypergradient by {method.name} is exactly zero in the first iteration: x may "

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -109,5 +110,6 @@ def _box(constraints: list[str], letter: str, size: int) -> Box | None:
 
 
 def _at(text: str, size: int, index: int, value: float) -> float:
-    point = jnp.zeros(size).at[index].set(value)
-    return float(formula(text)(point, point))
+    with jax.enable_x64(True):
+        point = jnp.zeros(size).at[index].set(value)
+        return float(formula(text)(point, point))

@@ -30,8 +30,9 @@ def warn_of_standstill(
     norms = row["hypergradient_norm"]
     zero = [str(settings.seed + i) for i, norm in enumerate(norms) if norm == 0]
     unmoved = _unmoved(before["problem"], after["problem"])
-    # The multiplier of a single loop starts from 0, and x with it.
-    if zero and not run.experiment.hypergradient.follows:
+    if zero and run.experiment.hypergradient.follows:
+        return  # what x answers to begins to move first: the multiplier of a single loop is 0
+    if zero:
         which = f" of seed {', '.join(zero)}" if settings.seeds > 1 else ""
         problem = f"the hypergradient{which} is exactly zero in the first iteration"
     elif unmoved:

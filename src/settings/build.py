@@ -9,10 +9,9 @@ import jax.numpy as jnp
 
 from bilevel.algorithm import Algorithm
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
-from bilevel.dynamics import compose, for_testing
+from bilevel.dynamics import compose, confined, for_testing
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics, LowerProblem
-from bilevel.lower_optimizers import confined
 from bilevel.proximal import proximal
 from bilevel.refusals import refuse, refuse_start
 from bilevel.shapes import Shapes, shapes_of
