@@ -169,7 +169,7 @@ def covering(pairs):
 
 
 # From y = 0 the first step is the worst, and it does not see x yet: a warning that is right.
-BEGINS_AT_REST = {("iaptt", "regularisation")}
+BEGINS_AT_REST = {("iaptt", "regularisation"), ("iaptt", "ridge")}
 # few_shot last: the others are cheaper.
 COVERING = covering(
     sorted(
