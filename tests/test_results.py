@@ -99,7 +99,7 @@ def test_names_of_cleaning_say_what_is_run():
         assert chosen["method"] == method
         assert chosen.get("data", "mnist").startswith(data)
         assert (row.needs == "MNIST") == (data == "mnist")
-        # Conjugate gradients would stop the run: the Hessian of a network is indefinite.
+        # Conjugate gradients stopped such a run: the Hessian of a network may be indefinite.
         assert ("hypergradient" in chosen) == ((model, method) == ("mlp", "hoag"))
 
 

@@ -14,7 +14,7 @@ METHODS = {
 }
 MODELS = {"linear": ("model=flat",), "mlp": ("model=mlp300", "lower_optimizer.step_size=0.4")}
 # Conjugate gradients stopped at once on a small part of Fashion-MNIST (residual 5.9): the lower
-# Hessian of a network is indefinite.
+# Hessian of a network may be indefinite.
 INDEFINITE = ("hypergradient=implicit_gmres",)
 DATA = {"mnist": ("MNIST", ()), "fashion": ("", ("data=fashion_mnist",))}
 
