@@ -47,11 +47,7 @@ def compose(aggregation: Aggregation, optimizer: LowerOptimizer) -> LowerDynamic
             # One scalar, so that one backward pass gives the direction: the weights do not depend
             # on y, hence the gradient of the mix is the mix of the gradients.
             upper_weight, lower_weight = aggregation.weights(of_weights, k)
-            seen = (
-                (context, task)
-                if problem.mini_batch is None
-                else problem.mini_batch(context, task, k)
-            )
+            seen = problem.rows(context, task, k)
             mixed = lower_weight * problem.lower_objective(*seen, y)
             if upper_weight is not None:
                 mixed = mixed + upper_weight * problem.upper_objective(*seen, y)[0]
@@ -102,12 +98,8 @@ def confined(optimizer: LowerOptimizer, onto: Projection | None) -> LowerOptimiz
             "solver of its own; choose lower_optimizer=sgd"
         )
 
-    def update(*arguments: Tree) -> tuple[Tree, Tree]:
-        y, opt_state = optimizer.update(*arguments)
-        return onto(y), opt_state
-
     formula = f"{optimizer.formula},  then into the bounds of y"
-    return optimizer._replace(update=update, projection=onto, formula=formula)
+    return optimizer.ending_in(onto)._replace(formula=formula)
 
 
 def _changing_weights(aggregation: Aggregation) -> Reason | None:

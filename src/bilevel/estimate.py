@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import problem_checks as check
-from bilevel.dynamics import compose, confined
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
@@ -119,8 +118,7 @@ def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
             "lower_start=warm: y0 is the last y_K, which needs one fixed task and a start that is "
             "not learned; choose lower_start=fixed"
         )
-    optimizer = confined(method.lower_optimizer, bilevel_problem.project_lower)
-    dynamics = compose(method.aggregation, optimizer)
+    dynamics = method.dynamics(bilevel_problem)
     lower = LowerProblem(bilevel_problem, dynamics, method.num_lower_steps, source.persistent)
     refuse_start(method.hypergradient, method.lower_start, source.persistent)
     refuse(method.hypergradient, lower, shapes_of(bilevel_problem, source, "train"))

@@ -130,20 +130,8 @@ def projected(
     Raises ValueError for an empty set, an option that the set does not have, or step_size <= 0.
     """
     onto, text = projection_onto(set, lower, upper, radius)
-    plain = _follow(optax.identity(), f"y_k = P(y_{{k-1}} - eta d_k), {text}", step_size, learn)
-
-    def update(
-        params: Mapping[str, Tree],
-        direction: Tree,
-        opt_state: Tree,
-        y: Tree,
-        k: Index,
-        objective: ScalarOf,
-    ) -> tuple[Tree, Tree]:
-        y, opt_state = plain.update(params, direction, opt_state, y, k, objective)
-        return onto(y), opt_state
-
-    return plain._replace(update=update, projection=onto)
+    formula = f"y_k = P(y_{{k-1}} - eta d_k), {text}"
+    return _follow(optax.identity(), formula, step_size, learn).ending_in(onto)
 
 
 def _follow(

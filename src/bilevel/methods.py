@@ -15,10 +15,10 @@ from bilevel import hypergradients, linear_solvers, lower_optimizers
 from bilevel import problem_checks as check
 from bilevel.aggregation import Learnable, descent, lower_only
 from bilevel.algorithms.hypergradient_descent import LowerStart
-from bilevel.dynamics import compose
+from bilevel.dynamics import compose, confined
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics
-from bilevel.types import Aggregation, LowerOptimizer
+from bilevel.types import Aggregation, BilevelProblem, LowerOptimizer
 
 
 class Method(NamedTuple):
@@ -37,10 +37,9 @@ class Method(NamedTuple):
     lower_start: LowerStart = "fixed"
     proximal_weight: float = 0.0
 
-    @property
-    def dynamics(self) -> LowerDynamics:
-        """The lower step."""
-        return compose(self.aggregation, self.lower_optimizer)
+    def dynamics(self, problem: BilevelProblem) -> LowerDynamics:
+        """The lower step, inside the bounds of y where the problem has some."""
+        return compose(self.aggregation, confined(self.lower_optimizer, problem.project_lower))
 
 
 class LowerChoices(TypedDict, total=False):

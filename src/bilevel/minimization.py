@@ -14,7 +14,7 @@ from jax import lax
 from bilevel import problem_checks as check
 from bilevel.algorithm import AlgorithmState
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
-from bilevel.dynamics import compose, confined, for_testing
+from bilevel.dynamics import for_testing
 from bilevel.estimate import suited_lower_problem
 from bilevel.estimator import Limit
 from bilevel.finiteness import not_finite_at_start
@@ -64,8 +64,7 @@ def minimizer(
     check.whole_number("num_scored_tasks", num_scored_tasks)
     lower, source = suited_lower_problem(problem, method), problem.source
     data = source.seeded(source.data, jax.random.key(seed))
-    optimizer_below = confined(method.lower_optimizer, lower.problem.project_lower)
-    unseen = compose(for_testing(method.aggregation), optimizer_below)
+    unseen = method._replace(aggregation=for_testing(method.aggregation)).dynamics(lower.problem)
     if source.persistent and meta_batch_size != 1:
         raise ValueError(
             f"meta_batch_size={meta_batch_size}: this problem is one fixed task; choose 1"

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from bilevel.estimator import Limit
-from bilevel.lower_level import LowerProblem, LowerState, Point
-from bilevel.types import Array, Index, Tree
+from bilevel.estimator import HypergradientOutput, Limit
+from bilevel.lower_level import LowerProblem, Point
+from bilevel.types import Array, Index, Metrics, Tree
 
 LARGEST_WEIGHT = 1e6  # float32 holds f(x, y) - f(x, z) to about 1e-7 of f
 
@@ -50,42 +49,55 @@ def following(followed: Followed, other: Tree = ()) -> Followed:
     return Followed(followed.iteration + 1, other if jax.tree.leaves(followed.other) else ())
 
 
-class Objectives(NamedTuple):
+class OfStep(NamedTuple):
     """f and F as functions of (context, y), on the rows of one step."""
 
     f: Callable[[Tree, Tree], Array]
     F: Callable[[Tree, Tree], Array]
 
 
-def objectives(lower: LowerProblem, k: Index) -> Objectives:
-    """f and F of the task; of a problem with mini-batches on the rows of step k."""
-    problem = lower.problem
-
-    def seen(context: Tree) -> tuple[Tree, Tree]:
-        if problem.mini_batch is None:
-            return context, lower.task
-        return problem.mini_batch(context, lower.task, k)
-
-    return Objectives(
-        lambda context, y: problem.lower_objective(*seen(context), y),
-        lambda context, y: problem.upper_objective(*seen(context), y)[0],
+def objectives(lower: LowerProblem, k: Index) -> OfStep:
+    """f and F of the task, on the rows of step k."""
+    problem, task = lower.problem, lower.task
+    return OfStep(
+        lambda context, y: problem.lower_objective(*problem.rows(context, task, k), y),
+        lambda context, y: problem.upper_objective(*problem.rows(context, task, k), y)[0],
     )
 
 
 def descend(
+    lower: LowerProblem, point: Point, objective: Callable[[Tree, Index], Array], num_steps: int
+) -> Tree:
+    """y after num_steps lower steps from y0 along the gradient of objective(y, k), k = 1, 2, ..."""
+    level = lower.at(point)._replace(direction=jax.grad(objective))
+    return level.run(level.init(point.y0), 1, num_steps).y
+
+
+def of_value_gap(
+    lower: LowerProblem, point: Point, y: Tree, z: Tree, scale: Array
+) -> tuple[Tree, Array]:
+    """(dF/dx(y) + scale (df/dx(y) - df/dx(z)), f(y) - f(z)), on the rows after the last step."""
+    rows = objectives(lower, lower.num_steps + 1)
+
+    def lagrangian(context: Tree) -> tuple[Array, Array]:
+        gap = rows.f(context, y) - rows.f(context, z)
+        return rows.F(context, y) + scale * gap, gap
+
+    return jax.grad(lagrangian, has_aux=True)(point.context)
+
+
+def output_of(
     lower: LowerProblem,
     point: Point,
     y: Tree,
-    objective: Callable[[Tree, Index], Array],
-    num_steps: int,
-) -> Tree:
-    """y after num_steps lower steps along the gradient in y of objective(y, k), k = 1, 2, ..."""
-    level = lower.at(point)
-
-    def body(state: LowerState, k: Index) -> tuple[LowerState, None]:
-        return level.move(jax.grad(objective)(state.y, k), state, k), None
-
-    return lax.scan(body, level.init(y), jnp.arange(1, num_steps + 1))[0].y
+    of_context: Tree,
+    diagnostics: Metrics,
+    carry: Tree = (),
+) -> HypergradientOutput:
+    """An estimate in x alone, which is scored at y."""
+    value, metrics = lower.at(point).upper(y)
+    gradient = jax.tree.map(jnp.zeros_like, point)._replace(context=of_context)
+    return HypergradientOutput(value, gradient, y, metrics, diagnostics, carry)
 
 
 def growing(weight: float, power: float, iteration: Array) -> Array:

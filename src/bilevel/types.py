@@ -152,6 +152,10 @@ class BilevelProblem(NamedTuple):
     inspect: OfUpper | None = None
     predict: OfSolution | None = None
 
+    def rows(self, context: Tree, task: Tree, k: Index) -> tuple[Tree, Tree]:
+        """(context, task) as lower step k sees them: its mini-batch, or all rows."""
+        return (context, task) if self.mini_batch is None else self.mini_batch(context, task, k)
+
 
 class Sample(Protocol):
     def __call__(self, data: Tree, key: Array, split: str, n: int) -> Tree:
@@ -287,3 +291,19 @@ class LowerOptimizer(NamedTuple):
     never_rests: Reason | None = None
     no_derivative: Reason | None = None
     tolerance: float | None = None
+
+    def ending_in(self, onto: Projection) -> "LowerOptimizer":
+        """The same with steps that end in a projection."""
+
+        def update(
+            params: Mapping[str, Tree],
+            direction: Tree,
+            opt_state: Tree,
+            y: Tree,
+            k: Index,
+            objective: ScalarOf,
+        ) -> tuple[Tree, Tree]:
+            y, opt_state = self.update(params, direction, opt_state, y, k, objective)
+            return onto(y), opt_state
+
+        return self._replace(update=update, projection=onto)

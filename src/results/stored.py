@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.results.row import Row
+from src.settings.config import CITE, dotted
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = ROOT / "results"
@@ -68,7 +69,9 @@ def differing_keys(stored: Stored, config: Mapping[str, Any]) -> list[str]:
 
     Of keys that both have: an option that came later is taken to have changed nothing by itself.
     """
-    theirs, mine = _leaves(stored.content["config"]), _leaves(without_places(config))
+    theirs, mine = (
+        dotted(one, _is_said) for one in (stored.content["config"], without_places(config))
+    )
     return sorted(key for key in theirs.keys() & mine.keys() if theirs[key] != mine[key])
 
 
@@ -120,11 +123,6 @@ def _damage(content: Mapping[str, Any], row: Row) -> str:
     return "" if whole else "is damaged: a number in it is none"
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key in ("cite", "recommended"):  # said, or taken over by other keys
-            continue
-        inside = isinstance(value, Mapping)
-        found |= _leaves(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
-    return found
+def _is_said(path: str) -> bool:
+    """Of references, and of numbers that other keys take over."""
+    return path.rpartition(".")[2] in (CITE, "recommended")

@@ -20,8 +20,11 @@ import optax
 
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, Point
-from bilevel.penalties import descend, objectives
-from bilevel.types import Array, Index, Tree
+from bilevel.penalties import (
+    objectives,
+    output_of,
+)
+from bilevel.types import Array, Tree
 
 
 def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
@@ -33,10 +36,7 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
         raise ValueError(f"share={share} must be positive; choose share=0.5")
 
     def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
-        def lower_alone(y: Tree, k: Index) -> Array:
-            return objectives(lower, k).f(point.context, y)
-
-        z = descend(lower, point, point.y0, lower_alone, lower.num_steps)
+        z = lower.solve(point)
         rows = objectives(lower, lower.num_steps + 1)
         here = (point.context, point.y0)
         gap, of_gap = jax.value_and_grad(
@@ -50,15 +50,8 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
         of_context, of_y = jax.tree.map(lambda a, b: a + weight * b, of_upper, of_gap)
         level = lower.at(point)
         y = level.move(of_y, level.init(point.y0), 1).y
-        value, metrics = level.upper(y)
-        gradient = jax.tree.map(jnp.zeros_like, point)._replace(context=of_context)
-        return HypergradientOutput(
-            value,
-            gradient,
-            y,
-            metrics,
-            diagnostics={"penalty_weight": weight, "value_gap": gap},
-        )
+        shown = {"penalty_weight": weight, "value_gap": gap}
+        return output_of(lower, point, y, of_context, shown)
 
     return Hypergradient(
         "dynamic_barrier",

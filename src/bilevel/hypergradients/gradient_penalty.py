@@ -25,6 +25,7 @@ from bilevel.penalties import (
     following,
     growing,
     objectives,
+    output_of,
     refuse_weight,
 )
 from bilevel.types import Array, Index, Tree
@@ -50,7 +51,7 @@ def gradient_penalty(*, weight: float = 10.0, power: float = 0.0) -> Hypergradie
         def penalised(y: Tree, k: Index) -> Array:
             return size(point.context, y, k) + objectives(lower, k).F(point.context, y) / scale
 
-        y = descend(lower, point, point.y0, penalised, lower.num_steps)
+        y = descend(lower, point, penalised, lower.num_steps)
         after = lower.num_steps + 1
 
         def lagrangian(context: Tree) -> tuple[Array, Array]:
@@ -58,16 +59,8 @@ def gradient_penalty(*, weight: float = 10.0, power: float = 0.0) -> Hypergradie
             return objectives(lower, after).F(context, y) + scale * penalty, penalty
 
         of_context, penalty = jax.grad(lagrangian, has_aux=True)(point.context)
-        value, metrics = lower.at(point).upper(y)
-        gradient = jax.tree.map(jnp.zeros_like, point)._replace(context=of_context)
-        return HypergradientOutput(
-            value,
-            gradient,
-            y,
-            metrics,
-            diagnostics={"penalty_weight": scale, "penalty": penalty},
-            carry=following(carry),
-        )
+        shown = {"penalty_weight": scale, "penalty": penalty}
+        return output_of(lower, point, y, of_context, shown, following(carry))
 
     return Hypergradient(
         "gradient_penalty",

@@ -27,10 +27,12 @@ from bilevel.penalties import (
     following,
     growing,
     objectives,
+    of_value_gap,
     other_of,
+    output_of,
     refuse_weight,
 )
-from bilevel.types import Array, Index, Tree
+from bilevel.types import Array, Index
 
 
 def moreau_envelope(
@@ -70,23 +72,9 @@ def moreau_envelope(
 
         start = (level.init(other_of(carry, point)), level.init(point.y0))
         (other, state), _ = lax.scan(body, start, jnp.arange(1, lower.num_steps + 1))
-        y, z, rows = state.y, other.y, objectives(lower, lower.num_steps + 1)
-
-        def lagrangian(context: Tree) -> tuple[Array, Array]:
-            gap = rows.f(context, y) - rows.f(context, z)
-            return rows.F(context, y) + scale * gap, gap
-
-        of_context, gap = jax.grad(lagrangian, has_aux=True)(context)
-        value, metrics = level.upper(y)
-        gradient = jax.tree.map(jnp.zeros_like, point)._replace(context=of_context)
-        return HypergradientOutput(
-            value,
-            gradient,
-            y,
-            metrics,
-            diagnostics={"penalty_weight": scale, "value_gap": gap},
-            carry=following(carry, z),
-        )
+        of_context, gap = of_value_gap(lower, point, state.y, other.y, scale)
+        shown = {"penalty_weight": scale, "value_gap": gap}
+        return output_of(lower, point, state.y, of_context, shown, following(carry, other.y))
 
     return Hypergradient(
         "moreau_envelope",

@@ -31,6 +31,7 @@ from bilevel.penalties import (
     growing,
     objectives,
     other_of,
+    output_of,
     refuse_weight,
 )
 from bilevel.types import Array, Index, Tree
@@ -56,11 +57,11 @@ def sequential_penalty(
         scale = growing(weight, power, carry.iteration)
 
         def regularised(z: Tree, k: Index) -> Array:
-            return objectives(lower, k).f(point.context, z) + mu / 2 * optax.tree.norm(
-                z, squared=True
-            )
+            added = mu / 2 * optax.tree.norm(z, squared=True)
+            return objectives(lower, k).f(point.context, z) + added
 
-        z = descend(lower, point, other_of(carry, point), regularised, lower.num_steps)
+        other = point._replace(y0=other_of(carry, point))
+        z = descend(lower, other, regularised, lower.num_steps)
 
         def violation(context: Tree, y: Tree, k: Index) -> Array:
             f = objectives(lower, k).f
@@ -73,7 +74,7 @@ def sequential_penalty(
             upper += theta / 2 * optax.tree.norm(y, squared=True)
             return (upper + scale / 2 * s**2) / (1 + scale * jax.lax.stop_gradient(s))
 
-        y = descend(lower, point, point.y0, penalised, lower.num_steps)
+        y = descend(lower, point, penalised, lower.num_steps)
         after = lower.num_steps + 1
 
         def lagrangian(context: Tree) -> tuple[Array, Array]:
@@ -81,16 +82,8 @@ def sequential_penalty(
             return objectives(lower, after).F(context, y) + scale / 2 * s**2, s
 
         of_context, s = jax.grad(lagrangian, has_aux=True)(point.context)
-        value, metrics = lower.at(point).upper(y)
-        gradient = jax.tree.map(jnp.zeros_like, point)._replace(context=of_context)
-        return HypergradientOutput(
-            value,
-            gradient,
-            y,
-            metrics,
-            diagnostics={"penalty_weight": scale, "value_gap": s},
-            carry=following(carry, z),
-        )
+        shown = {"penalty_weight": scale, "value_gap": s}
+        return output_of(lower, point, y, of_context, shown, following(carry, z))
 
     return Hypergradient(
         "sequential_penalty",

@@ -21,6 +21,7 @@ from jax import lax
 
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, LowerState, Point
+from bilevel.penalties import objectives
 from bilevel.stationarity import relative_error
 from bilevel.types import Array, Index, Tree
 
@@ -44,10 +45,7 @@ def single_loop(*, step_size: float = 0.1, damping: float | None = None) -> Hype
         level = lower.at(point)
 
         def of_upper(moved: Point, y: Tree, k: Index) -> Array:
-            problem, seen = lower.problem, (moved.context, lower.task)
-            if problem.mini_batch is not None:
-                seen = problem.mini_batch(*seen, k)
-            return problem.upper_objective(*seen, y)[0]
+            return objectives(lower, k).F(moved.context, y)
 
         def directions(state: LowerState, q: Tree, k: Index) -> tuple[Tree, Tree, Tree, Point]:
             """d, H q, grad_y F, and g."""

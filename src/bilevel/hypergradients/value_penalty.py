@@ -17,9 +17,6 @@ derivatives. Memory: two lower iterates. Valid where lambda is large against the
 the steps stable for it; with a singleton or several lower solutions alike (the best of them for F).
 """
 
-import jax
-import jax.numpy as jnp
-
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.penalties import (
@@ -30,7 +27,9 @@ from bilevel.penalties import (
     following,
     growing,
     objectives,
+    of_value_gap,
     other_of,
+    output_of,
     refuse_weight,
 )
 from bilevel.types import Array, Index, Tree
@@ -58,28 +57,11 @@ def value_penalty(
             at = objectives(lower, k)
             return at.f(point.context, y) + at.F(point.context, y) / scale
 
-        def lower_alone(y: Tree, k: Index) -> Array:
-            return objectives(lower, k).f(point.context, y)
-
-        z = descend(lower, point, other_of(carry, point), lower_alone, lower.num_steps)
-        y = descend(lower, point, point.y0, penalised, num_steps or lower.num_steps)
-        rows = objectives(lower, lower.num_steps + 1)
-
-        def lagrangian(context: Tree) -> tuple[Array, Array]:
-            gap = rows.f(context, y) - rows.f(context, z)
-            return rows.F(context, y) + scale * gap, gap
-
-        of_context, gap = jax.grad(lagrangian, has_aux=True)(point.context)
-        value, metrics = lower.at(point).upper(y)
-        gradient = jax.tree.map(jnp.zeros_like, point)._replace(context=of_context)
-        return HypergradientOutput(
-            value,
-            gradient,
-            y,
-            metrics,
-            diagnostics={"penalty_weight": scale, "value_gap": gap},
-            carry=following(carry, z),
-        )
+        z = lower.solve(point._replace(y0=other_of(carry, point)))
+        y = descend(lower, point, penalised, num_steps or lower.num_steps)
+        of_context, gap = of_value_gap(lower, point, y, z, scale)
+        shown = {"penalty_weight": scale, "value_gap": gap}
+        return output_of(lower, point, y, of_context, shown, following(carry, z))
 
     return Hypergradient(
         "value_penalty",
