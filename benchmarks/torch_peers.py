@@ -5,6 +5,8 @@ peer is what a careful user would write: the lower steps as a Python loop, kept 
 (create_graph=True) and differentiated by one backward pass. Batch norm is written by hand: under
 torch.func.vmap, BatchNorm2d is wrong at second order. `_func` peers use torch.func (vmap over
 tasks). Prints one JSON object, with the losses of the first iterations, which must equal ours.
+
+Runs on a GPU where torch sees one, its float32 products in TF32 as those of JAX are by default.
 """
 
 import json
@@ -20,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Tree = dict[str, Tensor]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PADDINGS = {28: (0, 1, 0, 1), 14: (0, 1, 0, 1), 7: (1, 1, 1, 1), 4: (0, 1, 0, 1)}  # SAME, stride 2
 
 
@@ -50,7 +53,9 @@ def read_work(path: str) -> Work:
 
     def tree(prefix: str) -> Tree:
         names = [name for name in found.files if name.startswith(prefix)]
-        return {name.removeprefix(prefix): torch.from_numpy(found[name]) for name in names}
+        return {
+            name.removeprefix(prefix): torch.from_numpy(found[name]).to(DEVICE) for name in names
+        }
 
     options = {name: float(value) for name, value in tree("option/").items()}
     count = len({name.partition("/")[0] for name in found.files if name.startswith("task")})
@@ -227,6 +232,7 @@ def cleaning_bda(work: Work) -> Callable[[int], float]:
 def main() -> None:
     peer, export, threads, seconds = sys.argv[1:]
     torch.set_num_threads(int(threads))
+    torch.set_float32_matmul_precision("high")
     iteration = globals()[peer](read_work(export))
     losses = [iteration(n) for n in range(4)]
     walls, cpus, began, n = [], [], time.perf_counter(), 4
@@ -245,6 +251,7 @@ def main() -> None:
                 "cpu": cpus,
                 "peak_mib": peak,
                 "torch": torch.__version__,
+                "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
             }
         )
     )

@@ -1,5 +1,6 @@
 """Evaluate: `python -m src.evaluate run=DIR [checkpoint=best|last|N] [num_test_tasks=600]
-[num_lower_steps=10]` scores a stored run again, after 0..num_lower_steps lower steps.
+[num_lower_steps=10] [curvature=true]` scores a stored run again, after 0..num_lower_steps lower
+steps.
 
 The tasks are those of the run's own test, so that its own numbers of tasks and steps give the
 logged scores again. A run without test data is scored on its validation split. Writes
@@ -17,6 +18,7 @@ KEYS = {
     "checkpoint": "last (default), best, or an iteration whose checkpoint is kept",
     "num_test_tasks": "tasks to score on (default: as many as the run did)",
     "num_lower_steps": "lower steps (default: as many as the run did)",
+    "curvature": "true: with the largest eigenvalue of the Hessian of f in y, by the power method",
     "traceback": "true: errors with their traceback",
 }
 
@@ -28,13 +30,15 @@ def main() -> None:
         from src.files import write_json
         from src.output.plots import adaptation_curve
         from src.running.stored_run import evaluate_again, stored_run
-        from src.settings.key_values import read_options, whole_number
+        from src.settings.key_values import one_of, read_options, whole_number
 
         options = read_options(arguments, KEYS)
+        curvature = one_of(options, "curvature", ("false", "true")) == "true"
         folder, checkpoint = Path(options["run"]), options.get("checkpoint", "last")
         num_tasks = whole_number(options, "num_test_tasks")
         with stored_run(folder, num_tasks) as run:
-            scored = evaluate_again(run, checkpoint, whole_number(options, "num_lower_steps"))
+            asked = whole_number(options, "num_lower_steps")
+            scored = evaluate_again(run, checkpoint, asked, curvature)
             title = f"{run.experiment.title()}, {iterations(scored.step)}"
         num_steps = len(next(iter(scored.curve.values()))) - 1
         name = f"{checkpoint}-K{num_steps}-tasks{scored.num_tasks}"

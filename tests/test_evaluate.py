@@ -10,11 +10,12 @@ import pytest
 import scipy.stats
 
 from src import evaluate
+from src.running.curvature import largest_eigenvalue
 from src.running.evaluation import averaged, make_evaluate, over_tasks
 from src.running.loop import initial_state, make_chunk
 from src.running.run import run
 from src.running.seeds import seed_keys
-from src.running.stored_run import evaluate_again, read_config, stored_run
+from src.running.stored_run import evaluate_again, read_config, stored_run, stored_state
 from src.settings.build import build
 from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, small_few_shot
@@ -202,3 +203,37 @@ def test_intervals_are_student_s_t():
     low, high = scipy.stats.t.interval(0.95, 3, kept.mean(0), scipy.stats.sem(kept, axis=0))
     np.testing.assert_allclose(of_seeds["accuracy"], kept.mean(0))
     np.testing.assert_allclose(of_seeds["accuracy_ci95"], (high - low) / 2)
+
+
+def test_curvature_is_the_largest_eigenvalue_of_the_lower_hessian(stored, tmp_path):
+    """Of ridge by numpy, the same at each step; and the other scores are as without it."""
+    overrides = ["problem=ridge", "method=rhg", "num_iterations=2", *QUIET]
+    run(config_of(*overrides), tmp_path)
+    with stored_run(tmp_path) as ridge:
+        plain, scored = (evaluate_again(ridge, "last", 3, curvature=on) for on in (False, True))
+        problem, state = ridge.experiment.problem, stored_state(ridge, "last").state
+        (task,) = (
+            jax.tree.map(
+                lambda a: a[0],
+                ridge.experiment.source.sample(
+                    ridge.experiment.source.data, jax.random.key(0), "test", 1
+                ),
+            ),
+        )
+        x = jax.tree.map(lambda leaf: leaf[0], state.variables["problem"])
+        context = problem.prepare(x, task)
+        y = problem.init_lower(jax.tree.map(lambda leaf: leaf[0], state.start), x)
+        hessian = jax.hessian(lambda y: problem.lower_objective(context, task, y))(y)
+    expected = np.linalg.eigvalsh(np.asarray(hessian)).max()
+    found = scored.curve.pop("test/largest_eigenvalue")
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert scored.curve == plain.curve
+
+
+@pytest.mark.parametrize("eigenvalues", [[3.0, 1.0, -1.0], [-4.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
+def test_the_power_method_keeps_the_sign(eigenvalues):
+    def times_matrix(vector):
+        return {"a": jnp.array(eigenvalues[:2]) * vector["a"], "b": eigenvalues[2] * vector["b"]}
+
+    found = largest_eigenvalue(times_matrix, {"a": jnp.zeros(2), "b": jnp.zeros(())})
+    np.testing.assert_allclose(found, max(eigenvalues, key=abs), rtol=1e-10)

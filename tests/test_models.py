@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from src.certification.cases import tiny_few_shot, tiny_images
+from src.models import convolution
 from src.models.conv4 import conv4
 from src.models.convolution import convolve_by_patches, convolve_natively
 from src.models.layers import WeightsInit
 from src.models.mlp import flat, linear, mlp
 from src.problems.adapting_network import Roles, adapting_network
 from src.problems.few_shot import accuracy, cross_entropy, few_shot
+from src.settings.build import build
+from tests.conftest import QUIET, config_of
 
 IMAGES = np.random.default_rng(0).random((6, 28, 28, 1))
 
@@ -76,6 +79,37 @@ def test_a_block_is_conv_batch_norm_relu():
     normal = (hidden - hidden.mean((0, 1, 2))) / np.sqrt(hidden.var((0, 1, 2)) + 1e-3)
     expected = np.maximum(normal + np.asarray(offset), 0).reshape(len(images), -1)
     np.testing.assert_allclose(model.apply(moved, images), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_without_the_last_activation_features_are_what_the_relu_would_see():
+    images = jnp.asarray(IMAGES)
+    with_relu, without = (
+        conv4(filters=4, num_blocks=2, last_activation=name) for name in ("relu", "none")
+    )
+    weights = with_relu.init(jax.random.key(0), images)
+    features = np.asarray(without.apply(weights, images))
+    assert features.min() < 0
+    np.testing.assert_array_equal(np.maximum(features, 0), with_relu.apply(weights, images))
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen", "expected"),
+    [
+        ("rhg", "auto", "auto"),
+        ("maml", "auto", "patches"),
+        ("maml", "native", "native"),
+        ("rhg", "patches", "patches"),
+    ],
+)
+def test_a_network_that_adapts_has_patches(method, chosen, expected, monkeypatch):
+    """Vmapped over tasks, a native convolution of their own weights would be a grouped one."""
+    seen = []
+    real = convolution.choose_convolution
+    monkeypatch.setattr(
+        "src.models.conv4.choose_convolution", lambda name: (seen.append(name), real(name))[1]
+    )
+    build(config_of(f"method={method}", f"model.convolution={chosen}", *QUIET))
+    assert seen == [expected]
 
 
 def test_statistics_of_support_and_query_never_mix():

@@ -7,8 +7,9 @@ import shutil
 import pytest
 
 from src.results import __main__ as program
-from src.results.comparing import compared, estimate
-from src.results.few_shot_rows import OF_PAPERS, OMNIGLOT
+from src.results.comparing import compared, estimate, paired
+from src.results.few_shot_rows import OF_EACH_CELL, OF_PAPERS, OMNIGLOT
+from src.results.intervention_rows import INTERVENTIONS
 from src.results.keeping import LONGEST, keep, shortened
 from src.results.rerun import config_of as config_of_row
 from src.results.rerun import rerun
@@ -22,7 +23,15 @@ from src.results.stored import (
     stored_of,
     usable,
 )
-from src.results.tables import comparison_lines, in_full, listing, number, published_of, table
+from src.results.tables import (
+    comparison_lines,
+    in_full,
+    listing,
+    number,
+    published_of,
+    table,
+    value_of,
+)
 from src.running.stopping import Stopped
 from src.settings.build import build
 from src.settings.checked import check_settings
@@ -85,7 +94,7 @@ def test_rows_of_omniglot_are_built(method, omniglot_folder):
 
 
 def test_features_are_centred_where_the_head_alone_adapts_to_them():
-    for row in OMNIGLOT:
+    for row in OF_EACH_CELL:
         assert ("model.centre=true" in row.overrides) == row.name.endswith(("bda", "rhg"))
 
 
@@ -155,6 +164,35 @@ def test_it_agrees_within_the_joint_interval_or_the_tolerance(value, tolerance, 
     assert found.agrees == agrees
     assert found.bound == pytest.approx(max(0.05, tolerance))
     assert ("agrees" if agrees else "DIFFERS") in comparison_lines([found])[1]
+
+
+def test_a_paired_difference_is_of_the_seeds_that_both_have():
+    """Of runs of several seeds and of one; a seed that failed is none."""
+    several = {0: {"seeds": [0, 1, 2, 3], "per_seed": {"a": [1.0, 2.0, 4.0, None]}}}
+    single = {seed: {"a": value} for seed, value in enumerate([0.5, 1.0, 1.5, 9.0])}
+    found = paired(several, single, "a")
+    differences = [0.5, 1.0, 2.5]
+    assert found.value == pytest.approx(sum(differences) / 3)
+    assert found.half_width == pytest.approx(4.302653 * (1.0408330 / math.sqrt(3)), rel=1e-6)
+    assert paired(several, {7: {"a": 1.0}}, "a") is None
+    assert paired(single, {0: {"a": 0.0}}, "a") == (0.5, None)
+
+
+def test_an_intervention_shows_its_difference_from_the_base():
+    row = ROWS["intervention-centre"]
+    assert "from `intervention-base`, paired)" in value_of(row, stored_of(row))
+    base = ROWS["intervention-base"]
+    assert "paired" not in value_of(base, stored_of(base))
+
+
+def test_an_intervention_changes_what_its_name_says_and_sees_as_many_tasks():
+    base = dict(text.split("=", 1) for text in ROWS["intervention-base"].overrides)
+    for row in INTERVENTIONS:
+        options = dict(text.split("=", 1) for text in row.overrides)
+        assert base.keys() <= options.keys()
+        tasks = int(options.get("meta_batch_size", 8)) * int(options["num_iterations"])
+        assert tasks == 12000
+        assert (options != base) == (row.name != "intervention-base")
 
 
 def test_numbers_as_text():

@@ -49,6 +49,44 @@ def test_adam_by_its_algorithm():
     np.testing.assert_allclose(found, x, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("annealing", "shares"),
+    [("linear", [1.0, 0.5, 0.0]), ("cosine", [1.0, 0.5, 0.0])],
+)
+def test_annealing_reaches_zero_and_rests_there(annealing, shares):
+    """Over two updates; the third and all later ones move nothing."""
+    options = {"annealing": annealing, "annealing_iterations": 2}
+    found = moved(upper_optimizers.sgd(step_size=STEP, decay=DECAY, **options))
+    steps = [share * rate for share, rate in zip(shares, rates(), strict=True)]
+    expected = 1 - sum(step * g for step, g in zip(steps, GRADIENTS, strict=True))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_cosine_is_not_a_line():
+    sizes = []
+    for annealing in ("linear", "cosine"):
+        optimizer = upper_optimizers.sgd(step_size=1.0, annealing=annealing, annealing_iterations=8)
+        state, x = optimizer.init(np.ones(1)), np.ones(1)
+        for _ in range(3):
+            update, state = optimizer.update(np.ones(1), state, x)
+        sizes.append(-float(update[0]))
+    np.testing.assert_allclose(sizes, [0.75, (1 + math.cos(math.pi / 4)) / 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"annealing": "cosine"}, "annealing_iterations=null must be at least 1"),
+        ({"annealing": "linear", "annealing_iterations": 0}, "annealing_iterations=0 must be"),
+        ({"annealing_iterations": 5}, "annealing_iterations=5 is of no use with annealing=none"),
+    ],
+)
+@pytest.mark.parametrize("factory", [upper_optimizers.sgd, upper_optimizers.adam])
+def test_annealing_that_says_too_little_or_too_much(factory, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        factory(step_size=0.1, **options)
+
+
 def test_clipping_by_value_then_by_norm():
     def clipped(gradient):
         gradient = np.clip(gradient, -0.4, 0.4)

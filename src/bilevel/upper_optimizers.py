@@ -1,12 +1,17 @@
 """Upper optimizers: how the upper variables follow the hypergradient.
 
 All take the mean hypergradient of the meta-batch, clip it (element-wise as in BOML, then by global
-norm), and decay their step size by inverse time: step_size / (1 + decay n), n updates done.
+norm), and take a step of size step_size a(n) / (1 + decay n), n updates done. a is 1, or falls to 0
+over `annealing_iterations`, N: with `annealing` linear a = 1 - n / N, with cosine
+a = (1 + cos(pi n / N)) / 2 (Loshchilov and Hutter, ICLR 2017, Eq. 5, one period).
 """
 
 import math
+from typing import Literal
 
 import optax
+
+Annealing = Literal["none", "linear", "cosine"]
 
 
 def adam(
@@ -16,6 +21,8 @@ def adam(
     b2: float = 0.999,
     eps: float = 1e-8,
     decay: float = 0.0,
+    annealing: Annealing = "none",
+    annealing_iterations: int | None = None,
     clip_value: float | None = None,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
@@ -25,7 +32,8 @@ def adam(
             raise ValueError(f"{name}={value} is outside [0, 1); choose for example {name}=0.9")
     if not 0 < eps < math.inf:
         raise ValueError(f"eps={eps} must be positive and finite; choose for example eps=1e-8")
-    return _chain(optax.scale_by_adam(b1, b2, eps), step_size, decay, clip_value, clip_norm)
+    sizes = _sizes(step_size, decay, annealing, annealing_iterations)
+    return _chain(optax.scale_by_adam(b1, b2, eps), sizes, clip_value, clip_norm)
 
 
 def momentum(
@@ -33,6 +41,8 @@ def momentum(
     step_size: float,
     momentum: float = 0.5,
     decay: float = 0.0,
+    annealing: Annealing = "none",
+    annealing_iterations: int | None = None,
     clip_value: float | None = None,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
@@ -42,33 +52,59 @@ def momentum(
     """
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum={momentum} is outside [0, 1); choose for example momentum=0.5")
-    return _chain(optax.trace(momentum), step_size, decay, clip_value, clip_norm)
+    sizes = _sizes(step_size, decay, annealing, annealing_iterations)
+    return _chain(optax.trace(momentum), sizes, clip_value, clip_norm)
 
 
 def sgd(
     *,
     step_size: float,
     decay: float = 0.0,
+    annealing: Annealing = "none",
+    annealing_iterations: int | None = None,
     clip_value: float | None = None,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """x -= step_size g. Raises ValueError on a value outside its range."""
-    return _chain(optax.identity(), step_size, decay, clip_value, clip_norm)
+    sizes = _sizes(step_size, decay, annealing, annealing_iterations)
+    return _chain(optax.identity(), sizes, clip_value, clip_norm)
 
 
-def _chain(
-    direction: optax.GradientTransformation,
-    step_size: float,
-    decay: float,
-    clip_value: float | None,
-    clip_norm: float | None,
-) -> optax.GradientTransformation:
+def _sizes(
+    step_size: float, decay: float, annealing: Annealing, iterations: int | None
+) -> optax.Schedule:
+    """n updates done -> the size of the next step."""
     if not 0 < step_size < math.inf:
         raise ValueError(
             f"step_size={step_size} must be positive and finite; choose for example step_size=0.001"
         )
     if not 0 <= decay < math.inf:
         raise ValueError(f"decay={decay} must be finite and not negative; choose decay=0 for none")
+    if annealing == "none" and iterations is not None:
+        raise ValueError(
+            f"annealing_iterations={iterations} is of no use with annealing=none; choose "
+            "annealing=cosine, or annealing_iterations=null"
+        )
+    if annealing != "none" and (iterations is None or iterations < 1):
+        shown = "null" if iterations is None else iterations
+        raise ValueError(
+            f"annealing_iterations={shown} must be at least 1 with annealing={annealing}: after so "
+            "many iterations the step size is 0; choose the number of upper iterations"
+        )
+    falling = {
+        "none": lambda _: optax.constant_schedule(1.0),
+        "linear": lambda over: optax.linear_schedule(1.0, 0.0, over),
+        "cosine": lambda over: optax.cosine_decay_schedule(1.0, over),
+    }[annealing](iterations)
+    return lambda n: step_size * falling(n) / (1 + decay * n)
+
+
+def _chain(
+    direction: optax.GradientTransformation,
+    sizes: optax.Schedule,
+    clip_value: float | None,
+    clip_norm: float | None,
+) -> optax.GradientTransformation:
     for name, bound in (("clip_value", clip_value), ("clip_norm", clip_norm)):
         if bound is not None and not 0 < bound < math.inf:
             raise ValueError(
@@ -78,5 +114,5 @@ def _chain(
         optax.clip(clip_value) if clip_value else optax.identity(),
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         direction,
-        optax.scale_by_schedule(lambda n: -step_size / (1 + decay * n)),
+        optax.scale_by_schedule(lambda n: -sizes(n)),
     )

@@ -16,7 +16,8 @@ ConvolutionName = Literal["auto", "patches", "native"]
 
 def choose_convolution(name: ConvolutionName) -> Convolve:
     """auto: patches on a CPU, where XLA's own backward pass of a strided convolution is slow;
-    native on accelerators, which have convolutions in hardware."""
+    native on accelerators. Where the weights differ from task to task, choose patches there too:
+    vmapped, a native convolution is a grouped one (src/settings/build.py does so)."""
     if name == "auto":
         name = "patches" if jax.default_backend() == "cpu" else "native"
     return {"patches": convolve_by_patches, "native": convolve_natively}[name]

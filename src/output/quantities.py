@@ -40,6 +40,7 @@ QUANTITIES = {
     "value_function_gradient_norm": Quantity(
         "gradient norm", NAVY, "norm of the exact hypergradient"
     ),
+    "largest_eigenvalue": Quantity("curvature", BROWN, "largest eigenvalue of the Hessian of f"),
     "hypergradient_error": Quantity("error", PURPLE, "relative error of the hypergradient"),
     "upper_variable_error": Quantity("error", TEAL, "distance of x to the solution"),
     "lower_variable_error": Quantity("error", BROWN, "distance of y to the solution"),

@@ -48,6 +48,29 @@ def estimate(results: Results, score: str) -> Estimate:
     return Estimate(float(mean), None if half is None else float(half))
 
 
+def paired(results: Results, others: Results, score: str) -> Estimate | None:
+    """The mean difference, seed by seed, with Student's interval; None where they share no seed."""
+    mine, theirs = _by_seed(results, score), _by_seed(others, score)
+    both = sorted(mine.keys() & theirs.keys())
+    if not both:
+        return None
+    mean, half = mean_and_half_width(np.array([mine[s] - theirs[s] for s in both]), axis=0)
+    return Estimate(float(mean), None if half is None else float(half))
+
+
+def _by_seed(results: Results, score: str) -> dict[int, float]:
+    """{seed: score}; a run of several seeds gives one for each that went on to its end."""
+    found: dict[int, float] = {}
+    for seed, result in results.items():
+        values = result.get("per_seed", {}).get(score)
+        if values is None:
+            found[seed] = float(result[score])
+        else:
+            pairs = zip(result["seeds"], values, strict=True)
+            found |= {number: float(value) for number, value in pairs if value is not None}
+    return found
+
+
 def compared(stored: Results, new: Results, quoted: Quoted) -> Comparison:
     """The seeds that both have, at least one.
 

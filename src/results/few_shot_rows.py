@@ -43,6 +43,7 @@ OF_PAPERS = {
     "mt_net": OfPaper("Lee, Choi, ICML 2018", True, {(5, 1): (99.5, 0.3), (20, 1): (96.2, 0.4)}),
 }
 
+CENTRE = "model.centre=true"
 CENTRED = "centred features"
 DIFFERS = {
     "bda": f"{CENTRED}; law 0.4 / k (their code: 0.6 * 0.9^(k-1))",
@@ -65,7 +66,7 @@ def _options(method: str, ways: int) -> tuple[str, ...]:
     """What the method's own protocol has other than the shared one."""
     few = ways == 5
     if method in ("bda", "rhg", "trhg"):
-        return ("model.centre=true",)
+        return (CENTRE,)
     if method in ("maml", "fomaml") and few:
         return ("num_lower_steps=1", "lower_optimizer.step_size=0.4")
     if method == "meta_sgd":
@@ -81,25 +82,60 @@ def _options(method: str, ways: int) -> tuple[str, ...]:
     return ()
 
 
-def _row(method: str, paper: OfPaper, ways: int, shots: int) -> Row:
+def _row(name: str, method: str, ways: int, shots: int, options: tuple[str, ...]) -> Row:
+    paper = OF_PAPERS[method]
     value, half = found if isinstance(found := paper.cells[ways, shots], tuple) else (found, None)
     published = Published(
         value / 100, paper.source, None if half is None else half / 100, paper.recalled
     )
     return Row(
-        f"omniglot-{ways}w{shots}s-{method}",
+        f"omniglot-{ways}w{shots}s-{name}",
         "omniglot",
         (
             *("experiment=omniglot", f"method={method}", f"problem.ways={ways}"),
-            *(f"problem.shots={shots}", *_options(method, ways)),
+            *(f"problem.shots={shots}", *options),
         ),
         (Quoted("test/accuracy", "accuracy", percent=True, published=published),),
         seeds=(0, 1, 2),
         needs="Omniglot",
         differs=DIFFERS[method],
+        against=f"omniglot-{ways}w{shots}s-rhg" if name == "bda" else "",
     )
 
 
-OMNIGLOT = tuple(
-    _row(method, paper, *cell) for method, paper in OF_PAPERS.items() for cell in paper.cells
+def _changed(name: str, method: str, differs: str, *options: str) -> Row:
+    """5 ways, 1 shot, with other choices than those of the method's own row."""
+    row = _row(name, method, 5, 1, (CENTRE, *options))
+    return row._replace(seeds=(0,), differs=differs)
+
+
+def _cosine(iterations: int) -> tuple[str, ...]:
+    return (
+        *(f"num_iterations={iterations}", "num_validation_tasks=600"),
+        *("upper_optimizer.annealing=cosine", f"upper_optimizer.annealing_iterations={iterations}"),
+    )
+
+
+COSINE = "centred features; Adam's step falls to 0 by a cosine"
+OF_EACH_CELL = tuple(
+    _row(method, method, *cell, _options(method, cell[0]))
+    for method, paper in OF_PAPERS.items()
+    for cell in paper.cells
 )
+OF_OTHER_CHOICES = (
+    _changed("bda-cosine", "bda", COSINE, *_cosine(6000)),
+    _changed("rhg-cosine", "rhg", COSINE, *_cosine(6000)),
+    _changed(
+        *("bda-cosine-20000", "bda", f"{COSINE}; 20,000 iterations"),
+        *(*_cosine(20000), "eval_every=1000", "checkpoint_every=1000"),
+    ),
+    _changed(
+        "bda-max-pool",
+        "bda",
+        "centred features; max-pool in place of the convolution's stride",
+        "model.downsample=max_pool",
+    ),
+    _changed("maml-cosine", "maml", f"{COSINE}; K = 1", *_options("maml", 5), *_cosine(6000)),
+    _changed("maml-k-5-cosine", "maml", f"{COSINE}; K = 5, lower step 0.1", *_cosine(6000)),
+)
+OMNIGLOT = (*OF_EACH_CELL, *OF_OTHER_CHOICES)

@@ -37,6 +37,7 @@ class Row(NamedTuple):
     seeds       a run and a stored result for each
     needs       the data set whose files must be there; "" for none
     differs     what is not as in the published protocol, beside what all rows of the group share
+    against     the row whose paired difference, seed by seed, is shown beside the value
     """
 
     name: str
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     seeds: tuple[int, ...] = (0,)
     needs: str = ""
     differs: str = ""
+    against: str = ""
 
     def command(self) -> str:
         """What is typed to run it once, with the first seed."""

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from src.results.cleaning_rows import CLEANING
 from src.results.few_shot_rows import OMNIGLOT
+from src.results.intervention_rows import INTERVENTIONS
 from src.results.measured_rows import MEASURED
 from src.results.row import Row
 from src.results.tiny_rows import TINY
@@ -25,6 +26,11 @@ class Group(NamedTuple):
 GROUPS = {
     "tiny": Group("seconds each, data bundled; a test reruns them", "", TINY),
     "measured": Group("numbers of README.md and docs/", "", MEASURED),
+    "interventions": Group(
+        "one change at a time, Omniglot, 5 ways, 1 shot, `rhg`: what helps, by validation",
+        "",
+        INTERVENTIONS,
+    ),
     "omniglot": Group(
         "Omniglot with rotations, beside the papers",
         "6,000 iterations of 8 tasks where the command names no others (published: from 3,000 of "

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from src.output.tables import aligned, markdown
-from src.results.comparing import Comparison, Estimate, estimate
+from src.results.comparing import Comparison, Estimate, estimate, paired
 from src.results.row import Quoted, Row
-from src.results.rows import GROUPS
+from src.results.rows import GROUPS, ROWS
 from src.results.stored import STORE, Stored, stored_of, usable
 
 NOT_RUN = "not run yet"
@@ -24,15 +24,26 @@ def number(quoted: Quoted, value: float, half_width: float | None) -> str:
     return f"{value:.4g}" + ("" if half_width is None else f" ± {half_width:.2g}")
 
 
-def value_of(row: Row, stored: Mapping[int, Stored]) -> str:
-    """What is stored for a row, or why nothing is."""
+def value_of(row: Row, stored: Mapping[int, Stored], store: Path = STORE) -> str:
+    """What is stored for a row, or why nothing is; and its difference from the row `against`."""
     kept = usable(stored)
     if not kept:
         return "stored by another version" if stored else NOT_RUN
     results = {seed: one.result for seed, one in kept.items()}
 
     def shown(quoted: Quoted) -> str:
-        return number(quoted, *estimate(results, quoted.score))
+        return number(quoted, *estimate(results, quoted.score)) + difference(quoted)
+
+    def difference(quoted: Quoted) -> str:
+        if not row.against:
+            return ""
+        others = usable(stored_of(ROWS[row.against], store))
+        found = paired(results, {seed: one.result for seed, one in others.items()}, quoted.score)
+        if found is None:
+            return ""
+        factor, unit = (100, " %") if quoted.percent else (1, "")
+        half = "" if found.half_width is None else f" ± {factor * found.half_width:.2g}"
+        return f" ({factor * found.value:+.2f}{half}{unit} from `{row.against}`, paired)"
 
     return "; ".join(f"{quoted.label} {shown(quoted)}" for quoted in row.quoted)
 
@@ -61,7 +72,7 @@ def listing(store: Path = STORE) -> Iterable[str]:
     for name, group in GROUPS.items():
         cells = [["", "stored", "published"]]
         for row in group.rows:
-            cells.append([row.name, value_of(row, stored_of(row, store)), published_of(row)])
+            cells.append([row.name, value_of(row, stored_of(row, store), store), published_of(row)])
         yield from [f"{name}: {group.title}", *(f"  {line}" for line in aligned(cells)), ""]
 
 
@@ -113,7 +124,7 @@ def table(group: str, store: Path = STORE) -> Iterable[str]:
         cells.append(
             [
                 *(f"`{row.name}`", f"`{' '.join(row.overrides)}`", ", ".join(map(str, seeds))),
-                *(value_of(row, stored), minutes_of(stored), published_of(row), row.differs),
+                *(value_of(row, stored, store), minutes_of(stored), published_of(row), row.differs),
             ]
         )
     return markdown(cells)

@@ -16,6 +16,7 @@ from src.output.writers import together
 from src.running.best import with_best
 from src.running.checkpoint import open_checkpoints
 from src.running.compilation import use_compilation_cache
+from src.running.curvature import with_curvature
 from src.running.differences import differences
 from src.running.evaluation import Curve, as_curve, averaged, make_evaluate, scored_split
 from src.running.failures import in_scores
@@ -93,14 +94,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def evaluate_again(run: Run, checkpoint: str, num_lower_steps: int | None) -> Scored:
+def evaluate_again(
+    run: Run, checkpoint: str, num_lower_steps: int | None, curvature: bool = False
+) -> Scored:
     """Scores of a stored state after 0..num_lower_steps lower steps, on the run's own tasks.
 
     Test scores, or those of validation where the run has no test data. checkpoint: "last", "best"
-    or the number of an iteration whose checkpoint is kept. None takes the run's own number. Raises
-    UserError where the state cannot adapt for that many steps.
+    or the number of an iteration whose checkpoint is kept. None takes the run's own number.
+    `curvature`: with the largest eigenvalue of the lower Hessian. Raises UserError where the state
+    cannot adapt for that many steps.
     """
     experiment = run.experiment
+    if curvature:
+        experiment = experiment._replace(problem=with_curvature(experiment.problem))
     num_steps = experiment.settings.num_lower_steps if num_lower_steps is None else num_lower_steps
     refuse_other_steps(experiment, num_steps)
     stored = stored_state(run, checkpoint)

@@ -1,0 +1,103 @@
+"""Rows that change one thing of Omniglot's 5-way 1-shot `rhg`, and see what validation says."""
+
+from src.results.row import Quoted, Row
+
+# The plain setting: 12,000 tasks in each row. Three seeds in one program share tasks and starts
+# with the three seeds of every other row, but where the classes differ (rotations).
+BASE = {
+    "experiment": "omniglot",
+    "data.rotations": "false",
+    "method": "rhg",
+    "seeds": "3",
+    "num_iterations": "1500",
+    "eval_every": "500",
+    "checkpoint_every": "1500",
+    "num_validation_tasks": "600",
+    "num_test_tasks": "20",  # the test is not looked at
+}
+ANNEALED = {"upper_optimizer.annealing_iterations": "1500"}
+BDA = {"method": "bda"}
+CENTRE = {"model.centre": "true"}
+CLIP = {"upper_optimizer.clip_norm": "0.5"}
+COSINE = {"upper_optimizer.annealing": "cosine", **ANNEALED}
+K1, K10 = ({"num_lower_steps": str(number)} for number in (1, 10))
+MAX_POOL = {"model.downsample": "max_pool"}
+NO_RELU = {"model.last_activation": "none"}
+ROTATIONS = {"data.rotations": "true"}
+SUPPORT = {"model.batch_norm": "support"}
+
+
+def _tasks(number: int) -> dict[str, str]:
+    """A larger meta-batch, and fewer iterations: as many tasks in all."""
+    iterations = 12000 // number
+    return {
+        "meta_batch_size": str(number),
+        "num_iterations": str(iterations),
+        "eval_every": str(iterations // 3),
+        "checkpoint_every": str(iterations),
+    }
+
+
+def _lower_step(size: float) -> dict[str, str]:
+    return {"lower_optimizer.step_size": f"{size:g}"}
+
+
+def _upper_step(size: float) -> dict[str, str]:
+    return {"upper_optimizer.step_size": f"{size:g}"}
+
+
+CHANGES = {
+    "base": {},
+    "rotations": ROTATIONS,
+    "16-tasks": _tasks(16),
+    "32-tasks": _tasks(32),
+    "upper-step-0.003": _upper_step(0.003),
+    "upper-step-0.0003": _upper_step(0.0003),
+    "inverse-time": {"upper_optimizer.decay": "0.002"},
+    "cosine": COSINE,
+    "clip": CLIP,
+    "lower-step-0.01": _lower_step(0.01),
+    "lower-step-0.04": _lower_step(0.04),
+    "lower-step-0.4": _lower_step(0.4),
+    "k-1": K1,
+    "k-10": K10,
+    "learned-step": {"lower_optimizer.learn": "scalar"},
+    "centre": CENTRE,
+    "no-last-relu": NO_RELU,
+    "no-last-relu-zero-offset": {**NO_RELU, "model.offset": "zero"},
+    "support-statistics": SUPPORT,
+    "max-pool": MAX_POOL,
+    "mean-of-pixels": {"model.features": "mean"},
+    "xavier-head": {"problem.head_init": "xavier"},
+    "5-queries": {"problem.queries": "5"},
+    "lower-l2": {"problem.lower_l2": "0.1"},
+    "bda": BDA,
+    "centre-bda": {**CENTRE, **BDA},
+    "centre-max-pool": {**CENTRE, **MAX_POOL},
+    "centre-lower-step-0.04": {**CENTRE, **_lower_step(0.04)},
+    "centre-lower-step-0.4": {**CENTRE, **_lower_step(0.4)},
+    "centre-upper-step-0.003": {**CENTRE, **_upper_step(0.003)},
+    "centre-cosine": {**CENTRE, **COSINE},
+    "centre-clip": {**CENTRE, **CLIP},
+    "centre-support-statistics": {**CENTRE, **SUPPORT},
+    "centre-32-tasks": {**CENTRE, **_tasks(32)},
+    "centre-k-1": {**CENTRE, **K1},
+    "centre-k-10": {**CENTRE, **K10},
+    "centre-no-last-relu": {**CENTRE, **NO_RELU},
+    "centre-rotations": {**CENTRE, **ROTATIONS},
+}
+
+
+def _row(name: str, change: dict[str, str]) -> Row:
+    options = {**BASE, **change}
+    return Row(
+        f"intervention-{name}",
+        "interventions",
+        tuple(f"{key}={value}" for key, value in options.items()),
+        (Quoted("validation/accuracy", "validation", percent=True),),
+        needs="Omniglot",
+        against="" if name == "base" else "intervention-base",
+    )
+
+
+INTERVENTIONS = tuple(_row(name, change) for name, change in CHANGES.items())
