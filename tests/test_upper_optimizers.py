@@ -73,20 +73,6 @@ def test_a_cosine_is_not_a_line():
     np.testing.assert_allclose(sizes, [0.75, (1 + math.cos(math.pi / 4)) / 2], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"annealing": "cosine"}, "annealing_iterations=null must be at least 1"),
-        ({"annealing": "linear", "annealing_iterations": 0}, "annealing_iterations=0 must be"),
-        ({"annealing_iterations": 5}, "annealing_iterations=5 is of no use with annealing=none"),
-    ],
-)
-@pytest.mark.parametrize("factory", [upper_optimizers.sgd, upper_optimizers.adam])
-def test_annealing_that_says_too_little_or_too_much(factory, options, message):
-    with pytest.raises(ValueError, match=f"^{message}"):
-        factory(step_size=0.1, **options)
-
-
 def test_clipping_by_value_then_by_norm():
     def clipped(gradient):
         gradient = np.clip(gradient, -0.4, 0.4)
@@ -119,6 +105,20 @@ FACTORIES = [
 )
 def test_values_out_of_range_are_refused(factory, name, value):
     refuse(factory, name, value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"annealing": "cosine"}, "annealing_iterations=null must be at least 1"),
+        ({"annealing": "linear", "annealing_iterations": 0}, "annealing_iterations=0 must be"),
+        ({"annealing_iterations": 5}, "annealing_iterations=5 is of no use with annealing=none"),
+    ],
+)
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda f: f.__name__)
+def test_annealing_that_says_too_little_or_too_much(factory, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        factory(step_size=0.1, **options)
 
 
 @pytest.mark.parametrize(
