@@ -1,12 +1,18 @@
-"""Gallery: `python -m src.gallery [problems=A,B] [methods=rhg,bda]`: which method solves what.
+"""Gallery: `python -m src.gallery [problems=boxes|constrained|A,B] [methods=rhg,bda]`: which method
+solves what of BOLIB (src/data/bolib.py).
 
-Every problem of BOLIB with bounds on single entries (src/data/bolib.py), from the set's starts,
-with one setting per method: its upper step is the better of two on the problems of TRIED_ON. At the
-end (x, y) is judged by what the method does not know:
+boxes: every problem with bounds on single entries alone. constrained: all others, by `hoag`; their
+constraints are penalties (src/bilevel/constraints.py), bounds of y too, and the lower level is
+solved by accelerated gradient descent with a line search. From the set's starts, with one setting
+per method: its upper step is the better of two on five problems that are named here. At the end
+(x, y) is judged by what the method does not know:
 
-    solved   |F - best| <= 0.01 max(1, |best|), and f(x, y) within 0.001 max(1, |f*|) of f*
-    nearly   the same with 0.1 and 0.01
-    no       else;  f* = min f(x, .) is the best of many starts of L-BFGS-B (scipy)
+    solved   |F - best| <= 0.01 max(1, |best|),  |f(x, y) - f*| <= 0.001 max(1, |f*|), and no
+             constraint above 0.01
+    nearly   the same with 0.1, 0.01 and 0.1
+    no       else;  f* = min f(x, .) is the best of many starts of L-BFGS-B, or, with constraints,
+             of SLSQP (scipy), among all y that violate no constraint of the lower level by more
+             than the y that was found
 
 Prints a table in Markdown.
 """
@@ -17,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.data.bolib import Instance, admitted, instance
+from src.data.bolib import Instance, as_text, entries, instance, with_boxes_alone
 from src.data.expressions import formula
 from src.settings.cli import refusals_as_messages
 from src.settings.errors import UserError
@@ -29,10 +35,18 @@ TRIED_ON = (
     "MacalHurter1997",
     "MitsosBarton2006Ex317",
 )
+CONSTRAINED_TRIED_ON = (
+    "AiyoshiShimizu1984Ex2",
+    "Bard1984b",
+    "Bard1991Ex1",
+    "DempeDutta2012Ex31",
+    "Outrata1990Ex1a",
+)
 UPPER_STEPS = (0.02, 0.2)  # of Adam; falls to 0 along a cosine
 NUM_ITERATIONS, NUM_LOWER_STEPS, LOWER_STEP = 2000, 50, 0.05
 METHODS = ("rhg", "trhg", "hoag", "bda", "iaptt", "f2sa", "pbgd", "bome", "bvfsm", "meha", "soba")
 STARTS = 40  # of the independent search
+FEASIBLE = 1e-6
 
 
 class Outcome(NamedTuple):
@@ -47,12 +61,18 @@ class Outcome(NamedTuple):
 def main() -> None:
     """Print the table for what the command line names."""
     with refusals_as_messages(traceback=False):
-        chosen = {"problems": ",".join(admitted()), "methods": ",".join(METHODS)}
+        chosen = {"problems": "boxes", "methods": ",".join(METHODS)}
         for argument in sys.argv[1:]:
             key, _, value = argument.partition("=")
             if key not in chosen:
                 raise UserError(f"{argument}: there are problems=A,B and methods=A,B")
             chosen[key] = value
+        if chosen["problems"] == "constrained" and chosen["methods"] == ",".join(METHODS):
+            chosen["methods"] = "hoag"
+        chosen["problems"] = {
+            "boxes": ",".join(with_boxes_alone()),
+            "constrained": ",".join(constrained()),
+        }.get(chosen["problems"], chosen["problems"])
         problems, methods = (chosen[key].split(",") for key in ("problems", "methods"))
         for name in methods:
             if name not in METHODS:
@@ -64,9 +84,17 @@ def main() -> None:
         print("\n".join(table(instances, methods)))
 
 
+def constrained() -> tuple[str, ...]:
+    """The names of all others whose best value is known."""
+    others = (instance(name) for name in entries() if name not in with_boxes_alone())
+    return tuple(one.name for one in others if one.best is not None)
+
+
 def table(instances: Mapping[str, Instance], methods: Sequence[str]) -> list[str]:
     """The lines of the table: one row per problem, one column per method; then the reasons."""
-    steps = {method: better_step(method) for method in methods}
+    has_others = any(has_constraints(problem) for problem in instances.values())
+    tried_on = CONSTRAINED_TRIED_ON if has_others else TRIED_ON
+    steps = {method: better_step(method, tried_on) for method in methods}
     lines = [
         f"| problem | {' | '.join(f'`{m}`' for m in methods)} |",
         "| --- " * (len(methods) + 1) + "|",
@@ -86,12 +114,12 @@ def table(instances: Mapping[str, Instance], methods: Sequence[str]) -> list[str
     return [*lines, "", f"Upper steps: {chosen}."]
 
 
-def better_step(method: str) -> float:
-    """The upper step with which the method solves more of TRIED_ON; the smaller where both do."""
+def better_step(method: str, tried_on: Sequence[str]) -> float:
+    """The upper step with which the method solves more of these; the smaller where both do."""
     points = {"solved": 2, "nearly": 1}
 
     def score(step: float) -> int:
-        found = (outcome(instance(name), method, step) for name in TRIED_ON)
+        found = (outcome(instance(name), method, step) for name in tried_on)
         return sum(points.get(each.verdict, 0) for each in found)
 
     return max(UPPER_STEPS, key=score)
@@ -106,13 +134,27 @@ def outcome(problem: Instance, method: str, step: float) -> Outcome:
     from bilevel.own_problem import Problem
     from src.problems.bolib import bolib
 
+    penalised = {
+        "tolerance": 1e-6,
+        "tolerance_decay": 1.0,
+        "lower_tolerance": 1e-6,
+        "damping": 1e-3,  # a linear f has no curvature but that of its constraints
+        "num_lower_steps": 500,
+        "lower_start": "warm",
+        "lower_optimizer": bilevel.lower_solvers.gradient_descent(acceleration=True),
+    }
     optimizer = optax.adam(optax.cosine_decay_schedule(step, NUM_ITERATIONS))
     with jax.enable_x64(True):
         options = {} if method in ("soba", "meha") else {"num_lower_steps": NUM_LOWER_STEPS}
         chosen = getattr(bilevel.methods, method)(step_size=LOWER_STEP, **options)
+        lower_bounds = "project"
+        if has_constraints(problem):
+            if method != "hoag":
+                return Outcome("not tried", why="its lower steps are too long for the penalties")
+            chosen, lower_bounds = bilevel.methods.hoag(**penalised), "penalty"
         try:
             found = bilevel.minimize(
-                Problem(*bolib(instance=problem.name)),
+                Problem(*bolib(instance=problem.name, lower_bounds=lower_bounds)),
                 chosen,
                 optimizer=optimizer,
                 num_iterations=NUM_ITERATIONS,
@@ -128,42 +170,101 @@ def outcome(problem: Instance, method: str, step: float) -> Outcome:
         return judged(problem, x, y)
 
 
+def has_constraints(problem: Instance) -> bool:
+    """Other than bounds of single entries."""
+    return bool(problem.G or problem.g)
+
+
 def judged(problem: Instance, x: np.ndarray, y: np.ndarray) -> Outcome:
     """The verdict on a pair (x, y)."""
     import jax
     import jax.numpy as jnp
 
+    assert problem.best is not None
     upper = float(formula(problem.F)(jnp.asarray(x), jnp.asarray(y)))
     lower = jax.jit(lambda y: formula(problem.f)(jnp.asarray(x), y))
-    least = min(float(lower(y)), lowest(lower, problem))
+    at = jnp.asarray(x), jnp.asarray(y)
+    upper_texts, lower_texts = problem.G, (*problem.g, *as_text(problem.y_box))
+    worst_lower, worst = (
+        max((float(formula(text)(*at)) for text in texts), default=0.0)
+        for texts in (lower_texts, (*upper_texts, *lower_texts))
+    )
+    if problem.g:
+        found = lowest_constrained(lower, problem, x, max(worst_lower, FEASIBLE))
+    else:
+        found = lowest(lower, problem)
+    if found is None:
+        return Outcome("no", upper, why="SLSQP found no y as feasible as the one at the end")
+    least = found if problem.g else min(float(lower(y)), found)
     gap = float(lower(y)) - least
-    for verdict, of_upper, of_lower in (("solved", 0.01, 0.001), ("nearly", 0.1, 0.01)):
+    for verdict, of_upper, of_lower, of_constraints in (
+        ("solved", 0.01, 0.001, 0.01),
+        ("nearly", 0.1, 0.01, 0.1),
+    ):
         close = abs(upper - problem.best) <= of_upper * max(1.0, abs(problem.best))
-        if close and gap <= of_lower * max(1.0, abs(least)):
+        lowest_there = abs(gap) <= of_lower * max(1.0, abs(least))
+        if close and lowest_there and worst <= of_constraints:
             return Outcome(verdict, upper, gap)
     return Outcome("no", upper, gap)
 
 
-def lowest(lower: Callable, problem: Instance) -> float:
-    """min f(x, .) in the box, as the best of many starts of L-BFGS-B."""
-    import jax
-    from scipy.optimize import minimize
-
+def starts_of(problem: Instance) -> list[np.ndarray]:
+    """The start of the set, and STARTS others from its box, or from [-10, 10]."""
     box, rng = problem.y_box, np.random.default_rng(0)
     low, high = np.maximum(box.lower, -10.0), np.minimum(box.upper, 10.0)
     low, high = np.minimum(low, box.upper), np.maximum(high, box.lower)
-    starts = [np.clip(problem.y0, low, high), *rng.uniform(low, high, (STARTS, len(low)))]
-    slope = jax.jit(jax.value_and_grad(lower))
+    return [np.clip(problem.y0, low, high), *rng.uniform(low, high, (STARTS, len(low)))]
+
+
+def with_slope(function: Callable) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """Value and gradient for scipy."""
+    import jax
+
+    compiled = jax.jit(jax.value_and_grad(function))
 
     def both(y: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = slope(y)
+        value, gradient = compiled(y)
         return float(value), np.asarray(gradient, float)
 
-    bounds = list(zip(box.lower, box.upper, strict=True))
+    return both
+
+
+def lowest(lower: Callable, problem: Instance) -> float:
+    """min f(x, .) in the box, as the best of many starts of L-BFGS-B."""
+    from scipy.optimize import minimize
+
+    both = with_slope(lower)
+    bounds = list(zip(problem.y_box.lower, problem.y_box.upper, strict=True))
     return min(
         float(minimize(both, start, jac=True, bounds=bounds, method="L-BFGS-B").fun)
-        for start in starts
+        for start in starts_of(problem)
     )
+
+
+def lowest_constrained(
+    lower: Callable, problem: Instance, x: np.ndarray, slack: float
+) -> float | None:
+    """min f(x, .) where g(x, .) <= slack, in the box, by SLSQP; None where no start ends there."""
+    import jax
+    import jax.numpy as jnp
+    from scipy.optimize import minimize
+
+    functions = [formula(text) for text in problem.g]
+    values = jax.jit(lambda y: jnp.stack([g(jnp.asarray(x), y) for g in functions]))
+    slopes = jax.jit(jax.jacobian(values))
+    both = with_slope(lower)
+    limits = {
+        "type": "ineq",
+        "fun": lambda y: slack - np.asarray(values(y), float),
+        "jac": lambda y: -np.asarray(slopes(y), float),
+    }
+    bounds = list(zip(problem.y_box.lower, problem.y_box.upper, strict=True))
+    found = []
+    for start in starts_of(problem):
+        end = minimize(both, start, jac=True, bounds=bounds, constraints=limits, method="SLSQP")
+        if np.all(np.isfinite(end.x)) and np.max(np.asarray(values(end.x))) <= slack + FEASIBLE:
+            found.append(float(end.fun))
+    return min(found, default=None)
 
 
 if __name__ == "__main__":

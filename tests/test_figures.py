@@ -1,10 +1,14 @@
 """The published table and figures: what is found equals what theory says, law by law."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bilevel.shapes import one_task
 from src.figures.__main__ import main
 from src.figures.counterexample import LAWS, closed_form, recommended, solve
+from src.figures.regularisation import as_problem, lower_solution, table, texts, truth, upper_value
 
 
 @pytest.mark.parametrize("law", [None, *LAWS])
@@ -41,6 +45,9 @@ def test_everything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(f"{figures}.names_of", lambda group: ["unrolled", "implicit_neumann"])
     for steps in ("LOWER_STEPS", "SOLVER_STEPS", "MEMORY_STEPS"):
         monkeypatch.setattr(f"{figures}.{steps}", (4, 9))
+    monkeypatch.setattr("src.figures.counterexample.STEPS", (8,))
+    monkeypatch.setattr("src.figures.regularisation.SECONDS", 0.2)
+    monkeypatch.setattr("src.figures.regularisation.texts", lambda: table(120))
     main()
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "cleaning_trusted.png",
@@ -48,7 +55,35 @@ def test_everything_is_written(tmp_path, monkeypatch, capsys):
         "counterexample.png",
         "hypergradients.png",
         "laws.md",
+        "regularisation.png",
         "sine.png",
+        "starts.png",
     ]
     assert (tmp_path / "laws.md").read_text().count("| harmonic |") == 1
     assert "| constant |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("start", [0.0, 4.0])
+def test_from_another_start_rhg_ends_where_y2_started_and_bda_at_one(start):
+    settings = recommended() | {"num_iterations": 150}
+    rhg, bda = (solve(settings, law, start, start).iterates[-1] for law in (None, "constant"))
+    assert rhg == pytest.approx((start + 1) / 2, abs=1e-6)
+    assert bda == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("case", [table(160), texts(120, 30)], ids=lambda case: case.name)
+def test_the_truth_of_regularisation_is_a_minimum_and_its_slope(case):
+    """y* by a zero gradient of the library's own f; grad h by central differences."""
+    mine = as_problem(case)
+    x = np.linspace(-3.0, -1.0, case.num_penalties)
+    value, gradient, y = truth(case, x, np.zeros(case.train["inputs"].shape[1]))
+    task = one_task(mine.source, mine.source.data, jax.random.key(0), "train")
+    slope = jax.grad(lambda y: mine.problem.lower_objective(jnp.asarray(x), task, y))(
+        jnp.asarray(y)
+    )
+    assert float(jnp.abs(slope).max()) < 1e-8
+    assert value == upper_value(case, y)
+    for i in (0, case.num_penalties - 1):
+        step = 1e-2 * np.eye(case.num_penalties)[i]
+        ends = [upper_value(case, lower_solution(case, x + s, y, 1e-10)) for s in (step, -step)]
+        assert gradient[i] == pytest.approx((ends[0] - ends[1]) / 2e-2, rel=1e-3, abs=1e-7)

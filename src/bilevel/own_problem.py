@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import problem_checks as check
+from bilevel.constraints import Constraints, with_constraints
 from bilevel.dependence import read_by
 from bilevel.mini_batches import mini_batches, with_keys
 from bilevel.types import (
@@ -42,6 +43,9 @@ def problem(
     batch_size: int | None = None,
     project: Projection = unchanged,
     project_lower: Projection | None = None,
+    lower_constraints: Callable[..., Any] | None = None,
+    upper_constraints: Callable[..., Any] | None = None,
+    constraint_weight: float = 1000.0,
     exact: Exact | None = None,
 ) -> Problem:
     """min over x of F(x, y*(x)), y*(x) in argmin over y of f(x, y), from two functions.
@@ -62,6 +66,10 @@ def problem(
                     for every lower step with replacement; None: all rows
     project(x)      the nearest x inside its bounds, taken after each upper step
     project_lower(y)   the nearest y inside its bounds, taken after each lower step
+    lower_constraints, upper_constraints   g and G, with the arguments of f and F: arrays that are
+                    at most 0 where y, or x and y, are feasible. constraint_weight / 2 times the sum
+                    of the squared violations joins f or F (`bilevel.constraints` says how far that
+                    is off); bounds of single entries are better off as projections
     exact           closed forms, if there are any (`bilevel.Exact`)
 
     Raises TypeError or ValueError, in one line, on data that are no arrays, on objectives that
@@ -90,6 +98,14 @@ def problem(
     check.objective("f", f, (x, y, *_data(one, "train")), kind)
     check.objective("F", F, (x, y, *_data(one, "validation")), kind)
 
+    check.positive("constraint_weight", constraint_weight)
+    for name, limits, part in (
+        ("lower_constraints", lower_constraints, "train"),
+        ("upper_constraints", upper_constraints, "validation"),
+    ):
+        if limits is not None:
+            check.constraints(name, limits, (x, y, *_data(one, part)), kind)
+
     def lower_objective(context: Tree, task: Tree, y: Tree) -> Array:
         return jnp.asarray(f(context, y, *_data(task, "train")))
 
@@ -102,23 +118,28 @@ def problem(
         value, metrics = upper(x, task, y, "held_out")
         return {**metrics, "upper_loss": value, "lower_loss": lower_objective(context, task, y)}
 
-    return Problem(
-        BilevelProblem(
-            init_upper=lambda key: init_x(key, ()),
-            prepare=lambda x, task: x,
-            init_lower=init_lower,
-            lower_objective=lower_objective,
-            upper_objective=lambda context, task, y: upper(context, task, y, "validation"),
-            evaluate=evaluate,
-            formulas={"f": check.summary(f), "F": check.summary(F)},
-            exact=exact or Exact(),
-            project_upper=project,
-            project_lower=project_lower,
-            learned_start=any(jax.tree.leaves(read_by(init_lower, key, x)[1])),
-            mini_batch=mini_batch,
-        ),
-        source,
+    def limits(of: Callable[..., Any] | None, part: str) -> Constraints | None:
+        return None if of is None else lambda x, task, y: of(x, y, *_data(task, part))
+
+    plain = BilevelProblem(
+        init_upper=lambda key: init_x(key, ()),
+        prepare=lambda x, task: x,
+        init_lower=init_lower,
+        lower_objective=lower_objective,
+        upper_objective=lambda context, task, y: upper(context, task, y, "validation"),
+        evaluate=evaluate,
+        formulas={"f": check.summary(f), "F": check.summary(F)},
+        exact=exact or Exact(),
+        project_upper=project,
+        project_lower=project_lower,
+        learned_start=any(jax.tree.leaves(read_by(init_lower, key, x)[1])),
+        mini_batch=mini_batch,
     )
+    of_lower, of_upper = (
+        limits(lower_constraints, "train"),
+        limits(upper_constraints, "validation"),
+    )
+    return Problem(with_constraints(plain, of_lower, of_upper, constraint_weight), source)
 
 
 def _data(task: Tree, part: str) -> tuple[Tree, ...]:

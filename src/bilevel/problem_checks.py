@@ -1,6 +1,7 @@
 """What people give to `bilevel.problem`, checked by tracing: one line says what is wrong."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -192,11 +193,7 @@ def objective(name: str, function: Callable[..., Any], arguments: tuple, data: s
 
     arguments: shapes of (x, y) or (x, y, data); `data` names what the third is, for the message.
     """
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError as error:
-        called = f"{name}(x, y, {data})" if data else f"{name}(x, y), as there are no data"
-        raise TypeError(f"{name} cannot be called as {called}: {error}") from error
+    _callable_with(name, function, arguments, data)
     value = traced(name, function, *arguments)
     if name == "F" and isinstance(value, tuple) and len(value) == 2:
         value, metrics = value
@@ -215,6 +212,38 @@ def objective(name: str, function: Callable[..., Any], arguments: tuple, data: s
         )
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"{name} returns {value.dtype}, which has no gradient; return a float")
+
+
+def constraints(name: str, function: Any, arguments: tuple, data: str) -> None:
+    """Raises TypeError where g or G is no function of what f or F gets, or gives no floats."""
+    if not callable(function):
+        raise TypeError(
+            f"{name}={function!r} must be a function whose values are at most 0 where x and y are "
+            "feasible, such as lambda x, y: y - 1"
+        )
+    _callable_with(name, function, arguments, data)
+    leaves = jax.tree.leaves(traced(name, function, *arguments))
+    if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        kinds = ", ".join(str(leaf.dtype) for leaf in leaves) or "nothing"
+        raise TypeError(
+            f"{name} returns {kinds}; return numbers that are at most 0 where x and y are feasible "
+            "(y - 1 for y <= 1), not whether they are"
+        )
+
+
+def positive(name: str, value: Any) -> None:
+    """Raises TypeError or ValueError where the value is no positive finite number."""
+    number(name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}={value} must be positive and finite, such as {name}=1000.0")
+
+
+def _callable_with(name: str, function: Callable[..., Any], arguments: tuple, data: str) -> None:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        called = f"{name}(x, y, {data})" if data else f"{name}(x, y), as there are no data"
+        raise TypeError(f"{name} cannot be called as {called}: {error}") from error
 
 
 def _metrics(metrics: Any) -> None:

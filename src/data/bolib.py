@@ -32,7 +32,8 @@ class Box(NamedTuple):
 class Instance(NamedTuple):
     """min F(x, y) over x in a box, y minimises f(x, .) in a box; formulas in text.
 
-    best     the best value of F that is known
+    G, g     further constraints, G(x, y) <= 0 of the upper and g(x, y) <= 0 of the lower level
+    best     the best value of F that is known; None where the set has none
     status   optimal or known, as the set says, or corrected
     """
 
@@ -43,8 +44,10 @@ class Instance(NamedTuple):
     y_box: Box
     x0: np.ndarray
     y0: np.ndarray
-    best: float
+    best: float | None
     status: str
+    G: tuple[str, ...] = ()
+    g: tuple[str, ...] = ()
 
 
 @cache
@@ -54,59 +57,55 @@ def entries() -> dict[str, dict[str, Any]]:
 
 
 def instance(name: str) -> Instance:
-    """The problem of this name.
-
-    Raises ValueError for an unknown name, with the nearest, and for constraints that are no boxes.
-    """
+    """The problem of this name. Raises ValueError for an unknown name, with the nearest."""
     if name not in entries():
         near = get_close_matches(str(name), entries(), n=3, cutoff=0.3)
-        near = near or get_close_matches(str(name), admitted(), n=3, cutoff=0.0)
+        near = near or get_close_matches(str(name), entries(), n=3, cutoff=0.0)
         raise ValueError(
             f"instance={name} is no problem of BOLIB; the nearest are {', '.join(near)}"
         )
     entry = entries()[name]
     x0, y0 = (np.array(entry[key], float) for key in ("x0", "y0"))
-    boxes = _box(entry["G"], "x", len(x0)), _box(entry["g"], "y", len(y0))
-    for constraints, box in zip(("G", "g"), boxes, strict=True):
-        if box is None:
-            raise ValueError(
-                f"instance={name} has constraints that are no bounds of single entries "
-                f"({constraints}: {', '.join(entry[constraints])} <= 0), which no method here "
-                f"takes yet; choose one of {', '.join(admitted())}"
-            )
-    x_box, y_box = (box for box in boxes if box is not None)
-    best, status = float(entry["best"]), entry["status"]
-    return Instance(name, entry["F"], entry["f"], x_box, y_box, x0, y0, best, status)
+    x_box, G = _split(entry["G"], "x", len(x0))
+    y_box, g = _split(entry["g"], "y", len(y0))
+    best = None if entry["best"] is None else float(entry["best"])
+    return Instance(name, entry["F"], entry["f"], x_box, y_box, x0, y0, best, entry["status"], G, g)
 
 
 @cache
-def admitted() -> tuple[str, ...]:
-    """The names whose constraints are boxes."""
-    return tuple(
-        name
-        for name, entry in entries().items()
-        if _box(entry["G"], "x", len(entry["x0"])) and _box(entry["g"], "y", len(entry["y0"]))
-    )
+def with_boxes_alone() -> tuple[str, ...]:
+    """The names whose constraints are bounds of single entries."""
+    found = {name: instance(name) for name in entries()}
+    return tuple(name for name, one in found.items() if not (one.G or one.g))
 
 
-def _box(constraints: list[str], letter: str, size: int) -> Box | None:
-    """The box of constraints a v + b <= 0 on single entries; None where one is of another kind."""
-    lower, upper = np.full(size, -math.inf), np.full(size, math.inf)
+def _split(constraints: list[str], letter: str, size: int) -> tuple[Box, tuple[str, ...]]:
+    """The box of the constraints a v + b <= 0 on single entries of v, and the others."""
+    lower, upper, others = np.full(size, -math.inf), np.full(size, math.inf), []
     for text in constraints:
         names = names_of(text)
         if len(names) != 1 or not next(iter(names)).startswith(letter):
-            return None
+            others.append(text)
+            continue
         index = int(next(iter(names))[1:]) - 1
         at = [_at(text, size, index, value) for value in (0.0, 1.0, 2.0)]
         slope = at[1] - at[0]
         if not math.isclose(at[2], at[0] + 2 * slope, abs_tol=1e-6):
-            return None
+            others.append(text)
+            continue
         bound = -at[0] / slope
         if slope > 0:
             upper[index] = min(upper[index], bound)
         else:
             lower[index] = max(lower[index], bound)
-    return Box(lower, upper)
+    return Box(lower, upper), tuple(others)
+
+
+def as_text(box: Box, letter: str = "y") -> tuple[str, ...]:
+    """The bounds as constraints."""
+    lows = [f"{low:.17g}-{letter}{i}" for i, low in enumerate(box.lower, 1) if np.isfinite(low)]
+    highs = [f"{letter}{i}-({up:.17g})" for i, up in enumerate(box.upper, 1) if np.isfinite(up)]
+    return (*lows, *highs)
 
 
 def _at(text: str, size: int, index: int, value: float) -> float:

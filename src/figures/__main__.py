@@ -1,9 +1,10 @@
 """Figures: `python -m src.figures [FOLDER]` remakes the figures of the documentation.
 
-counterexample.png and laws.md: where BDA's laws end on the counter-example. hypergradients.png: the
-error of every estimator, and the memory of unrolling. sine.png: curves as MAML predicts them before
-and after adaptation. cleaning_*.png: which of the digits RHG trusts where half of the labels are
-wrong.
+counterexample.png, starts.png and laws.md: where BDA's laws end on the counter-example, and from
+which starts, with which K. hypergradients.png: the error of every estimator, and the memory of
+unrolling. sine.png: curves as MAML predicts them before and after adaptation. cleaning_*.png: which
+of the digits RHG trusts where half of the labels are wrong. regularisation.png: hypergradients and
+searches against time (optuna is needed; leave the machine alone meanwhile).
 """
 
 import argparse
@@ -26,8 +27,9 @@ def main() -> None:
     import jax
 
     from src.figures.cleaning import cleaning_figures
-    from src.figures.counterexample import LAWS, draw, law_table, recommended, solve
+    from src.figures.counterexample import LAWS, draw, draw_starts, law_table, recommended, solve
     from src.figures.hypergradients import hypergradient_figure
+    from src.figures.regularisation import regularisation_figure
     from src.figures.sine import sine_figure
     from src.files import write_text
 
@@ -36,10 +38,12 @@ def main() -> None:
         settings = recommended()
         solved = {law: solve(settings, law) for law in (None, *LAWS)}
         draw(solved, folder / "counterexample.png")
+        draw_starts(settings, folder / "starts.png")
         table = law_table(solved, settings)
     write_text(folder / "laws.md", table)
     hypergradient_figure(folder / "hypergradients.png")
     sine_figure(folder / "sine.png", SINE_ITERATIONS)
+    regularisation_figure(folder / "regularisation.png")
     cleaning = folder / "cleaning_weights.png", folder / "cleaning_trusted.png"
     cleaning_figures(*cleaning, *CLEANING_OVERRIDES)
     print(table)
@@ -47,7 +51,10 @@ def main() -> None:
         print(path)
 
 
-NAMES = ("hypergradients.png", "sine.png", "counterexample.png", "laws.md")
+NAMES = (
+    *("hypergradients.png", "sine.png", "regularisation.png"),
+    *("counterexample.png", "starts.png", "laws.md"),
+)
 
 
 if __name__ == "__main__":

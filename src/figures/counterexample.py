@@ -24,6 +24,8 @@ from src.settings.config import resolve
 
 LAWS = ("constant", "harmonic", "geometric", "upper_geometric", "tpami")
 LARGER_K = (400, 40_000)
+STEPS = (8, 16, 64)  # K of the panels of draw_starts
+STARTS = (0.0, 4.0)  # of x, y1 and y2 together
 
 
 class Solved(NamedTuple):
@@ -39,9 +41,15 @@ def recommended() -> dict[str, Any]:
     return resolve(compose_config(["problem=counterexample"])[0])["problem"]["recommended"]
 
 
-def solve(settings: dict[str, Any], law: str | None) -> Solved:
-    """The counter-example (n = 1) under one aggregation law; None is `lower_only`, that is RHG."""
-    problem, source = counterexample()
+def solve(settings: dict[str, Any], law: str | None, x: float = 0.0, y: float = 0.0) -> Solved:
+    """The counter-example (n = 1) under one aggregation law; None is `lower_only`, that is RHG.
+
+    From x; y1 and y2 from y.
+    """
+    problem, source = counterexample(upper_start=x)
+    problem = problem._replace(
+        init_lower=lambda key, x: {"y1": jax.numpy.full(1, y), "y2": jax.numpy.full(1, y)}
+    )
     aggregation = descent(law=law, alpha=settings["alpha"]) if law else lower_only()
     dynamics = compose(aggregation, sgd(step_size=settings["lower_step_size"]))
     num_lower_steps = settings["num_lower_steps"]
@@ -148,4 +156,29 @@ def draw(solved: dict[str | None, Solved], path: Path) -> None:
         axes.grid(alpha=0.25)
     handles, labels = landscape.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))
+
+
+def draw_starts(settings: dict[str, Any], path: Path) -> None:
+    """The error of x by iteration: one panel for K, from two starts; as Liu et al., ICML 2020."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(STEPS), sharey=True)
+    kinds = (
+        (None, "RHG", "C3"),
+        ("constant", "BDA, constant law", "C0"),
+        ("harmonic", "BDA, harmonic law", "C1"),
+    )
+    for panel, steps in zip(panels, STEPS, strict=True):
+        for law, label, colour in kinds:
+            for start, style in zip(STARTS, ("-", "--"), strict=True):
+                result = solve({**settings, "num_lower_steps": steps}, law, start, start)
+                errors = np.maximum(np.abs(np.array(result.iterates) - 1), 1e-16)
+                panel.semilogy(errors, style, color=colour, label=f"{label}, from {start:g}")
+        panel.set(title=f"K = {steps}", xlabel="upper iteration")
+        panel.grid(alpha=0.25)
+    panels[0].set(ylabel="|x - 1|", ylim=(1e-8, 9))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))
