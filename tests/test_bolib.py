@@ -11,7 +11,7 @@ import bilevel
 from bilevel.dynamics import confined
 from bilevel.lower_optimizers import projected, sgd
 from bilevel.methods import rhg
-from src.data.bolib import admitted, entries, instance
+from src.data.bolib import as_text, entries, instance, with_boxes_alone
 from src.data.expressions import formula, names_of
 from src.problems.bolib import bolib
 from src.running.run import run
@@ -57,8 +57,8 @@ def test_every_formula_of_the_file_can_be_read():
 
 
 def test_boxes_are_those_of_the_constraints():
-    assert len(admitted()) == 14
-    for name in admitted():
+    assert len(with_boxes_alone()) == 14
+    for name in with_boxes_alone():
         found, entry = instance(name), entries()[name]
         for constraints, box, letter in (
             (entry["G"], found.x_box, "x"),
@@ -75,7 +75,7 @@ def test_boxes_are_those_of_the_constraints():
                 assert inside == (max(values, default=-1.0) <= 0), (name, letter)
 
 
-@pytest.mark.parametrize("name", admitted())
+@pytest.mark.parametrize("name", entries())
 def test_the_starts_are_inside(name):
     problem, _ = bolib(instance=name)
     x = problem.init_upper(jax.random.key(0))
@@ -89,16 +89,48 @@ def test_the_starts_are_inside(name):
     ("name", "message"),
     [
         ("Lampariello", "instance=Lampariello is no problem of BOLIB; the nearest are Lampariello"),
-        (
-            "Bard1984b",
-            "instance=Bard1984b has constraints that are no bounds of single entries (g: ",
-        ),
         ("?", "instance=? is no problem of BOLIB; the nearest are "),
     ],
 )
 def test_names_that_are_refused(name, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         bolib(instance=name)
+
+
+def test_constraints_that_are_no_boxes_are_penalties():
+    """Of its constraints those with x and y in them; -x1 <= 0 and -y1 <= 0 are bounds."""
+    found = instance("Bard1984b")
+    assert len(found.g) == 4
+    assert not found.G
+    assert set(found.g) <= set(entries()["Bard1984b"]["g"])
+    problem, _ = bolib(instance="Bard1984b", constraint_weight=7.0)
+    x, y = jnp.asarray([20.0]), jnp.asarray([30.0])
+    values = np.array([float(formula(text)(x, y)) for text in found.g])
+    squares = 3.5 * np.sum(np.maximum(values, 0) ** 2)
+    assert squares > 0
+    lower = problem.lower_objective(x, {}, y) - formula(found.f)(x, y)
+    upper = problem.upper_objective(x, {}, y)[0] - formula(found.F)(x, y)
+    np.testing.assert_allclose([lower, upper], [squares, squares])
+    scores = problem.evaluate(x, x, {}, y)
+    assert float(scores["lower_violation"]) == values.max()
+
+
+def test_bounds_of_y_may_be_penalties_too():
+    found = instance("HatzEtal2013")
+    texts = as_text(found.y_box)
+    point = jnp.asarray([-0.5, 2.0])
+    assert [float(formula(text)(point, point)) for text in texts] == [0.5, -2.0]
+    problem, _ = bolib(instance="HatzEtal2013", lower_bounds="penalty", constraint_weight=10.0)
+    assert problem.project_lower is None
+    assert float(problem.lower_objective(jnp.zeros(1), {}, point)) == pytest.approx(
+        float(formula(found.f)(jnp.zeros(1), point)) + 5 * 0.25
+    )
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf")])
+def test_a_weight_that_is_none_is_refused(weight):
+    with pytest.raises(ValueError, match=f"^constraint_weight={weight} must be positive"):
+        bolib(instance="Bard1984b", constraint_weight=weight)
 
 
 def test_a_run_ends_at_the_known_answer(tmp_path):

@@ -32,6 +32,21 @@ def test_a_better_lower_value_is_found_elsewhere():
     assert found.lower_gap == pytest.approx(0.25, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "verdict"),
+    [
+        (7.2, 1.6, "solved"),
+        (7.0, 1.7, "no"),
+        (7.2, 1.65, "no"),  # a smaller y is as feasible
+        (7.2, 3.0, "no"),
+    ],
+)
+def test_verdicts_with_constraints(x, y, verdict):
+    """x = 7.2, y = 1.6 is the solution; f = y falls until a constraint stops it."""
+    found = gallery.judged(instance("Bard1984b"), np.array([x]), np.array([y]))
+    assert found.verdict == verdict, found
+
+
 def test_the_table(monkeypatch):
     monkeypatch.setattr(gallery, "NUM_ITERATIONS", 200)
     monkeypatch.setattr(gallery, "TRIED_ON", ("LamparielloSagratella2017Ex32",))
