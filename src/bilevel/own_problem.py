@@ -118,7 +118,7 @@ def problem(
         value, metrics = upper(x, task, y, "held_out")
         return {**metrics, "upper_loss": value, "lower_loss": lower_objective(context, task, y)}
 
-    def limits(of: Callable[..., Any] | None, part: str) -> Constraints | None:
+    def on_task(of: Callable[..., Any] | None, part: str) -> Constraints | None:
         return None if of is None else lambda x, task, y: of(x, y, *_data(task, part))
 
     plain = BilevelProblem(
@@ -135,11 +135,8 @@ def problem(
         learned_start=any(jax.tree.leaves(read_by(init_lower, key, x)[1])),
         mini_batch=mini_batch,
     )
-    of_lower, of_upper = (
-        limits(lower_constraints, "train"),
-        limits(upper_constraints, "validation"),
-    )
-    return Problem(with_constraints(plain, of_lower, of_upper, constraint_weight), source)
+    g, G = on_task(lower_constraints, "train"), on_task(upper_constraints, "validation")
+    return Problem(with_constraints(plain, g, G, constraint_weight), source)
 
 
 def _data(task: Tree, part: str) -> tuple[Tree, ...]:

@@ -7,9 +7,13 @@ a = (1 + cos(pi n / N)) / 2 (Loshchilov and Hutter, ICLR 2017, Eq. 5, one period
 """
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
+import jax.numpy as jnp
 import optax
+
+from bilevel.types import Array
 
 Annealing = Literal["none", "linear", "cosine"]
 
@@ -72,7 +76,7 @@ def sgd(
 
 def _sizes(
     step_size: float, decay: float, annealing: Annealing, iterations: int | None
-) -> optax.Schedule:
+) -> Callable[[Any], Array]:
     """n updates done -> the size of the next step."""
     if not 0 < step_size < math.inf:
         raise ValueError(
@@ -96,12 +100,12 @@ def _sizes(
         "linear": lambda over: optax.linear_schedule(1.0, 0.0, over),
         "cosine": lambda over: optax.cosine_decay_schedule(1.0, over),
     }[annealing](iterations)
-    return lambda n: step_size * falling(n) / (1 + decay * n)
+    return lambda n: jnp.asarray(step_size * falling(n) / (1 + decay * n))
 
 
 def _chain(
     direction: optax.GradientTransformation,
-    sizes: optax.Schedule,
+    sizes: Callable[[Any], Array],
     clip_value: float | None,
     clip_norm: float | None,
 ) -> optax.GradientTransformation:

@@ -6,6 +6,7 @@ counts, one penalty). h(x) = F(x, y*(x)) and its gradient are taken by scipy at 
 found, outside its time.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -63,6 +64,7 @@ def table(num_rows: int = 1200) -> Case:
         class_sep=2.0,
         random_state=0,
     )
+    inputs, targets = np.asarray(inputs), np.asarray(targets)
     inputs = (inputs - inputs.mean(0)) / inputs.std(0)
     return _split("table, 22 penalties", inputs, 2.0 * targets - 1.0, True)
 
@@ -193,7 +195,7 @@ def tree_parzen(case: Case) -> Trace:
     """Optuna's TPE (Bergstra et al., NIPS 2011) in the box."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
     trials: list[Any] = []
 

@@ -45,7 +45,7 @@ def largest_eigenvalue(times_matrix: Callable[[Tree], Tree], like: Tree) -> Arra
         scale = jnp.sqrt(optax.tree.vdot(vector, vector))
         unit = jax.tree.map(lambda leaf: leaf / jnp.where(scale > 0, scale, 1.0), vector)
         product = times_matrix(unit)
-        return product, optax.tree.vdot(unit, product)
+        return product, jnp.asarray(optax.tree.vdot(unit, product))
 
     _, quotients = jax.lax.scan(step, form.unflatten(first), None, length=ITERATIONS)
     return quotients[-1]
