@@ -65,7 +65,10 @@ def main() -> None:
         for argument in sys.argv[1:]:
             key, _, value = argument.partition("=")
             if key not in chosen:
-                raise UserError(f"{argument}: there are problems=A,B and methods=A,B")
+                raise UserError(
+                    f"{argument}: there are problems=boxes, problems=constrained, problems=A,B "
+                    "and methods=A,B"
+                )
             chosen[key] = value
         if chosen["problems"] == "constrained" and chosen["methods"] == ",".join(METHODS):
             chosen["methods"] = "hoag"

@@ -61,7 +61,10 @@ def test_the_table(monkeypatch):
     [
         ("methods=rgh", "methods=rgh: there are rhg, trhg"),
         ("problems=nothing", "instance=nothing is no problem of BOLIB; the nearest are"),
-        ("method=rhg", "method=rhg: there are problems=A,B and methods=A,B"),
+        (
+            "method=rhg",
+            "method=rhg: there are problems=boxes, problems=constrained, problems=A,B and methods",
+        ),
     ],
 )
 def test_mistakes(argument, message):

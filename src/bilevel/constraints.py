@@ -7,11 +7,10 @@
 
 g counts above too: x is to leave where no y satisfies it. Every method then sees a problem without
 constraints. At a minimiser of f with multipliers lambda, whose active constraints have independent
-gradients and positive multipliers, g_i ends at lambda_i / weight, not at 0, and y, h and its
-gradient are off by a multiple of 1 / weight
-(Nocedal and Wright, Numerical Optimization, 2006, Theorem 17.2 and Eq. 17.12). Lower steps of
-gradient descent must be shorter than 2 / (L + weight |grad g|^2); a lower solver with a line search
-(`bilevel.lower_solvers.lbfgs`) finds its steps itself.
+gradients and positive multipliers, g_i ends near lambda_i / weight, not at 0, and y, h and its
+gradient are off by a multiple of 1 / weight (Nocedal and Wright, Numerical Optimization, 2006,
+Section 17.1). Lower steps of gradient descent must be shorter than 2 / (L + weight |grad g|^2); a
+lower solver with a line search (`bilevel.lower_solvers.lbfgs`) finds its steps itself.
 """
 
 from collections.abc import Callable
@@ -44,7 +43,8 @@ def with_constraints(
     upper: Constraints | None,
     weight: float,
 ) -> BilevelProblem:
-    """The problem with penalties; its scores say how far each level is from feasible.
+    """The problem with penalties. Its scores are those of f and F alone, and say how far each
+    level is from feasible; what is logged of the training has the penalties in it.
 
     lower(context, task, y) and upper(context, task, y) give arrays or pytrees of them, feasible
     where no entry is above 0; None for none. Closed forms in `exact` are those of the constrained
@@ -69,6 +69,8 @@ def with_constraints(
                 found[name] = violation(constraints(context, task, y))
         return found
 
+    if lower is None and upper is None:
+        return problem
     formulas = dict(problem.formulas)
     for name, letter, constraints in (("f", "g", lower), ("F", "g", lower), ("F", "G", upper)):
         if constraints is not None and name in formulas:
