@@ -34,6 +34,8 @@ def test_the_known_answers():
     assert few_steps[0] == pytest.approx(c / (1 + c**2), rel=1e-12)
 
 
+# Optuna 2 with SQLAlchemy 1.4, which the sweeper of Hydra needs.
+@pytest.mark.filterwarnings("ignore:Deprecated API features detected")
 def test_everything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["figures", str(tmp_path)])
     monkeypatch.setattr("src.figures.counterexample.LAWS", ("constant", "harmonic"))

@@ -164,7 +164,7 @@ def draw_starts(settings: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(STEPS), sharey=True)
+    panels = figure.subplots(1, len(STEPS), sharey=True, squeeze=False)[0]
     kinds = (
         (None, "RHG", "C3"),
         ("constant", "BDA, constant law", "C0"),

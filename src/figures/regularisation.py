@@ -161,7 +161,7 @@ def search(
     """h at proposal after proposal; the trace holds the best so far."""
     trace, best, began = Trace([], []), np.inf, time.perf_counter()
     n, start = 0, np.zeros(case.train["inputs"].shape[1])
-    while time.perf_counter() - began < SECONDS:
+    while not trace.xs or time.perf_counter() - began < SECONDS:
         try:
             x = propose(n)
         except StopIteration:
@@ -239,7 +239,7 @@ def by_hypergradient(method: methods.Method, case: Case) -> Trace:
     descent = minimizer(as_problem(case), method, optax.adam(0.1))
     step = jax.jit(descent.step)
     state, n, trace = descent.init(jax.random.key(0)), 0, Trace([], [])
-    while time.perf_counter() - began < SECONDS:
+    while not trace.xs or time.perf_counter() - began < SECONDS:
         state, _ = step(state, jax.random.key(n))
         trace.xs.append(np.asarray(descent.x(state)))  # waits for the iteration
         trace.seconds.append(time.perf_counter() - began)
