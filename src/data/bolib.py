@@ -101,10 +101,10 @@ def _split(constraints: list[str], letter: str, size: int) -> tuple[Box, tuple[s
     return Box(lower, upper), tuple(others)
 
 
-def as_text(box: Box, letter: str = "y") -> tuple[str, ...]:
-    """The bounds as constraints."""
-    lows = [f"{low:.17g}-{letter}{i}" for i, low in enumerate(box.lower, 1) if np.isfinite(low)]
-    highs = [f"{letter}{i}-({up:.17g})" for i, up in enumerate(box.upper, 1) if np.isfinite(up)]
+def as_text(box: Box) -> tuple[str, ...]:
+    """Bounds of y as constraints."""
+    lows = [f"{low:.17g}-y{i}" for i, low in enumerate(box.lower, 1) if np.isfinite(low)]
+    highs = [f"y{i}-({up:.17g})" for i, up in enumerate(box.upper, 1) if np.isfinite(up)]
     return (*lows, *highs)
 
 

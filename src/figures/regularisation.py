@@ -288,11 +288,11 @@ def judged(case: Case, trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return seconds[chosen], np.array(values), np.array(norms)
 
 
-def regularisation_figure(path: Path, cases: tuple[Case, ...] | None = None) -> None:
+def regularisation_figure(path: Path) -> None:
     """Two columns, a data set each: h(x) - h* above, |grad h(x)| below, against seconds."""
     from matplotlib.figure import Figure
 
-    cases = (table(), texts()) if cases is None else cases
+    cases = (table(), texts())
     figure = Figure(figsize=(9.5, 6.4), layout="constrained")
     panels = figure.subplots(2, len(cases), sharex="col", squeeze=False)
     with jax.enable_x64(True):

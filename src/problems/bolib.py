@@ -11,13 +11,13 @@ read it together with `stationarity_norm` and the violations. Some lower levels 
 some solutions cannot be reached by steps that look at f alone: that is what the set is for.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel import problem_checks as check
 from bilevel.constraints import Constraints, with_constraints
 from bilevel.from_objectives import persistent_source, problem_from_objectives
 from bilevel.types import Array, BilevelProblem, TaskSource, Tree
@@ -40,11 +40,7 @@ def bolib(
     Raises ValueError for an unknown instance, with the nearest names, and a weight that is not
     positive.
     """
-    if not 0 < constraint_weight < math.inf:
-        raise ValueError(
-            f"constraint_weight={constraint_weight} must be positive and finite; choose for "
-            "example constraint_weight=1000"
-        )
+    check.positive("constraint_weight", constraint_weight)
     found = read(instance)
     upper, lower = formula(found.F), formula(found.f)
 
