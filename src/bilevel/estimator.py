@@ -106,7 +106,7 @@ class Hypergradient(NamedTuple):
     exact_with           options with which it tends to the true hypergradient as K grows; None for
                          an estimator that does not
     work                 the option that counts the products of its linear solve; "" for none
-    init(lower, y0)      the first carry
+    init(lower, y0)      the first carry; lower.task may hold shapes alone
     check(lower, shapes) raises ValueError on what it cannot do; before tracing
     limits               {diagnostic: Limit}
     """

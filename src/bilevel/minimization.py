@@ -21,7 +21,7 @@ from bilevel.finiteness import not_finite_at_start
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.score_keys import score_keys
-from bilevel.shapes import one_task
+from bilevel.shapes import one_task, shapes_of
 from bilevel.types import Array, DynamicsParams, Metrics, Tree
 
 
@@ -79,6 +79,7 @@ def minimizer(
         meta_batch_size=meta_batch_size,
         lower_start=method.lower_start,
         test_dynamics=None if source.persistent else unseen,
+        task_shapes=shapes_of(lower.problem, source, "train").task,
     )
 
     def step(state: AlgorithmState, key: Array) -> tuple[AlgorithmState, Metrics]:

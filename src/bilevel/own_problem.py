@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from bilevel import problem_checks as check
 from bilevel.constraints import Constraints, with_constraints
 from bilevel.dependence import read_by
-from bilevel.mini_batches import mini_batches, with_keys
+from bilevel.mini_batches import Sampling, in_mini_batches, with_keys
 from bilevel.types import (
     Array,
     BilevelProblem,
@@ -41,6 +41,7 @@ def problem(
     validation: Any = None,
     test: Any = None,
     batch_size: int | None = None,
+    sampling: Sampling = "rows",
     project: Projection = unchanged,
     project_lower: Projection | None = None,
     lower_constraints: Callable[..., Any] | None = None,
@@ -62,8 +63,10 @@ def problem(
     lower_start     y0: the same, or a function (key, x) where the start is learned (MAML)
     test            rows on which F is evaluated at the end, or, beside a function `task`, a
                     function of a key; without it nothing is called a test
-    batch_size      number of rows of f, and of F where the lower steps descend it too, drawn anew
-                    for every lower step with replacement; None: all rows
+    batch_size      number of rows of f, and of F where the lower steps descend it too, for every
+                    lower step; None: all rows
+    sampling        which rows these are: any (rows), one of fixed blocks (blocks), or the blocks in
+                    a random order, each once per epoch (epochs)
     project(x)      the nearest x inside its bounds, taken after each upper step
     project_lower(y)   the nearest y inside its bounds, taken after each lower step
     lower_constraints, upper_constraints   g and G, with the arguments of f and F: arrays that are
@@ -76,13 +79,8 @@ def problem(
     return anything else, and on starts that do not fit; nothing is compiled.
     """
     source = _source(task, train, validation, test, batch_size)
-    mini_batch = None
     if batch_size is not None:
         check.whole_number("batch_size", batch_size)
-        lower_rows, upper_rows = (
-            check.num_rows(part, source.data[part]) for part in ("train", "validation")
-        )
-        mini_batch = mini_batches(batch_size, lower_rows, upper_rows)
     init_x = check.start("upper_start", upper_start)
     init_lower = check.start("lower_start", lower_start)
     key = jax.random.key(0)
@@ -133,8 +131,11 @@ def problem(
         project_upper=project,
         project_lower=project_lower,
         learned_start=any(jax.tree.leaves(read_by(init_lower, key, x)[1])),
-        mini_batch=mini_batch,
     )
+    num_rows = (0, 0) if batch_size is None else tuple(
+        check.num_rows(part, source.data[part]) for part in ("train", "validation")
+    )
+    plain = in_mini_batches(plain, batch_size, *num_rows, sampling=sampling)
     g, G = on_task(lower_constraints, "train"), on_task(upper_constraints, "validation")
     return Problem(with_constraints(plain, g, G, constraint_weight), source)
 

@@ -55,6 +55,11 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
         seen, task = problem.mini_batch(context["problem"], task, k)
         return {**context, "problem": seen}, task
 
+    def at(context: Tree, task: Tree, lower: Index, upper: Index) -> tuple[Tree, Tree]:
+        assert problem.blocks is not None
+        seen, task = problem.blocks.at(context["problem"], task, lower, upper)
+        return {**context, "problem": seen}, task
+
     def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
         scores = dict(problem.evaluate(x, context["problem"], task, y))
         if "lower_loss" in scores:
@@ -69,6 +74,7 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
         formulas={**problem.formulas, "f": f"{problem.formulas['f']} + {weight:g}/2 |y - y0|^2"},
         exact=Exact(),
         mini_batch=mini_batch if problem.mini_batch else None,
+        blocks=problem.blocks and problem.blocks._replace(at=at),
         singular_hessians=problem.singular_hessians & {Objectives.F},
         # The term is a part of the damping that the problem asks for, or all of it.
         damping=max(0.0, problem.damping - weight),

@@ -10,7 +10,8 @@ depend on x, because it is what gradients flow through.
 `k` counts lower steps from 1 to K and may be traced: Array or int.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from enum import Flag, auto
 from typing import Any, NamedTuple, Protocol
 
@@ -77,6 +78,51 @@ class MiniBatch(Protocol):
         ...
 
 
+class OfBlocks(Protocol):
+    def __call__(self, context: Tree, task: Tree, lower: Index, upper: Index) -> tuple[Tree, Tree]:
+        """The (context, task) of one block of rows of f and one of F."""
+        ...
+
+
+class Blocks(NamedTuple):
+    """The rows of f, and those of F, in blocks of batch_size.
+
+    at              the (context, task) of block `lower` of f and block `upper` of F
+    of_step(task, k)   the blocks of step k
+    """
+
+    batch_size: int
+    num_lower_rows: int
+    num_upper_rows: int
+    at: OfBlocks
+    of_step: Callable[[Tree, Index], tuple[Index, Index]]
+
+    @property
+    def num_lower(self) -> int:
+        """Number of blocks of f."""
+        return self.num_lower_rows // self.batch_size
+
+    @property
+    def num_upper(self) -> int:
+        """Number of blocks of F."""
+        return self.num_upper_rows // self.batch_size
+
+    @property
+    def whole(self) -> bool:
+        """Whether the blocks hold all rows."""
+        return not (self.num_lower_rows % self.batch_size or self.num_upper_rows % self.batch_size)
+
+    def why_not_whole(self) -> str:
+        """What to say where they do not, and what to choose."""
+        common = math.gcd(self.num_lower_rows, self.num_upper_rows)
+        good = max(size for size in range(1, common + 1) if not common % size and (
+            size <= self.batch_size))
+        return (
+            f"batch_size={self.batch_size} must divide the {self.num_lower_rows} rows of f and the "
+            f"{self.num_upper_rows} of F; choose batch_size={good}"
+        )
+
+
 class Projection(Protocol):
     def __call__(self, point: Tree, /) -> Tree:
         """The nearest point inside the bounds, of the same structure."""
@@ -131,6 +177,7 @@ class BilevelProblem(NamedTuple):
                         Hessian in y
     damping             of implicit estimators, unless their option says otherwise
     mini_batch          the rows on which a lower step descends; None: always all of them
+    blocks              the same rows in blocks, for methods that remember what each gave; or None
     inspect             a NamedTuple of arrays that people want to look at, or None
     predict             what a solved lower level says of the rows of its task (arrays), or None
     """
@@ -149,6 +196,7 @@ class BilevelProblem(NamedTuple):
     singular_hessians: frozenset[Objectives] = frozenset()
     damping: float = 0.0
     mini_batch: MiniBatch | None = None
+    blocks: Blocks | None = None
     inspect: OfUpper | None = None
     predict: OfSolution | None = None
 

@@ -18,7 +18,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from bilevel.mini_batches import mini_batches, rows, with_keys
+from bilevel.mini_batches import Sampling, in_mini_batches, rows, with_keys
 from bilevel.types import (
     Array,
     BilevelProblem,
@@ -62,14 +62,15 @@ def hyper_cleaning(
     lower_l2: float,
     head_init: HeadInit,
     batch_size: int | None,
+    sampling: Sampling = "rows",
     baseline: Baseline,
 ) -> tuple[BilevelProblem, TaskSource]:
     """x: (n,), all `initial`; y: {"network": tree of `model`, "head": {"weights", "bias"}}.
 
     A persistent task: {"train", "validation", "held_out"}, each {"images" (n, h, w, c) in [0, 1],
     "labels" (n,)}, and of the training samples "drawn" and "wrong", bool (n,). `batch_size`: rows
-    of f (and of F, where the steps descend it too) per lower step, drawn with replacement; None for
-    all. `baseline` other than none: x is empty, and y is trained alone on what it says.
+    of f (and of F, where the steps descend it too) per lower step, drawn as `sampling` says
+    (src/bilevel/mini_batches.py); None for all. `baseline` other than none: x is empty, and y is trained alone on what it says.
 
     Raises ValueError for noise outside [0, 1), a negative lower_l2, a batch size below 1, a start
     outside the weights' bounds.
@@ -168,10 +169,11 @@ def hyper_cleaning(
     )
     if weighting == "clip" and baseline == "none":
         problem = problem._replace(project_upper=lambda x: jnp.clip(x, 0, 1))
-    if batch_size is not None:
-        lower_rows = len(data.labels["validation" if baseline == "validation" else "train"])
-        batch = mini_batches(batch_size, lower_rows, len(data.labels["validation"]), rows)
-        problem = problem._replace(mini_batch=batch)
+    lower_rows = len(data.labels["validation" if baseline == "validation" else "train"])
+    upper_rows = len(data.labels["validation"])
+    problem = in_mini_batches(
+        problem, batch_size, lower_rows, upper_rows, sampling=sampling, of_context=rows
+    )
     if baseline == "none":
         problem = problem._replace(inspect=samples)
     return problem, _source(data, noise, pollution, baseline, batch_size is not None)

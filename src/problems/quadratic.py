@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.from_objectives import persistent_source
-from bilevel.mini_batches import mini_batches
+from bilevel.mini_batches import Sampling, in_mini_batches
 from bilevel.types import Array, BilevelProblem, Exact, Metrics, TaskSource, Tree
 
 
@@ -39,11 +39,13 @@ def quadratic(
     L_cross_upper: float = 0.05,
     noise: float = 1.0,
     batch_size: int | None = None,
+    sampling: Sampling = "rows",
     data_seed: int = 0,
 ) -> tuple[BilevelProblem, TaskSource]:
     """x (dim_upper,) and y (dim_lower,), both from 0.
 
-    `batch_size`: rows of f, and of F where the steps descend it too, per lower step; None for all.
+    `batch_size`: rows of f, and of F where the steps descend it too, per lower step, drawn as
+    `sampling` says (src/bilevel/mini_batches.py); None for all.
     Rows differ by `noise` in [0, 1]: 0 makes them equal, at 1 an A_i is a Wishart matrix with as
     many degrees of freedom as y has entries. All of them are on the device,
     (n + m) (dim_upper^2 + dim_upper dim_lower + dim_lower^2) numbers: 2.5 MB of float32 at the
@@ -136,9 +138,9 @@ def quadratic(
         },
         exact=Exact(lower_solution, hypergradient, upper_solution),
     )
-    if batch_size is not None:
-        batch = mini_batches(batch_size, num_lower_rows, num_upper_rows)
-        problem = problem._replace(mini_batch=batch)
+    problem = in_mini_batches(
+        problem, batch_size, num_lower_rows, num_upper_rows, sampling=sampling
+    )
     return problem, persistent_source(task, batches=batch_size is not None)
 
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.from_objectives import persistent_source
-from bilevel.mini_batches import mini_batches
+from bilevel.mini_batches import Sampling, in_mini_batches
 from bilevel.types import Array, BilevelProblem, Exact, Metrics, Objectives, TaskSource, Tree
 from src.data.labelled import Table
 from src.problems.linear_model import Loss, linear_model, rows_of, suited_loss
@@ -40,6 +40,7 @@ def regularisation(
     initial_log_penalty: float = -2.0,
     max_log_penalty: float = 0.0,
     batch_size: int | None = None,
+    sampling: Sampling = "rows",
 ) -> tuple[BilevelProblem, TaskSource]:
     """x: log penalties, shape (), (p,) or (classes,); y: weights from 0, (p,) or (p, classes).
 
@@ -158,10 +159,9 @@ def regularisation(
     )
     rows = {split: rows_of(data, split, loss) for split in data.inputs}
     task = {split: rows[split] for split in ("train", "validation")}
-    if batch_size is not None:
-        problem = problem._replace(
-            mini_batch=mini_batches(batch_size, num_rows, num_validation_rows)
-        )
+    problem = in_mini_batches(
+        problem, batch_size, num_rows, num_validation_rows, sampling=sampling
+    )
     return problem, persistent_source(task, held_out=rows, batches=batch_size is not None)
 
 

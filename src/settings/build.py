@@ -104,6 +104,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         tasks_at_once=_tasks_at_once(settings, sharing),
         lower_start=settings.lower_start,
         shares=sharing.of_tasks(),
+        task_shapes=shapes.task,
     )
     source = source._replace(data=placed(source.data, sharing, of_seeds=False))
     return Experiment(

@@ -63,6 +63,7 @@ def hypergradient_descent(
     lower_start: LowerStart = "fixed",
     test_dynamics: LowerDynamics | None = None,
     shares: Shares | None = None,
+    task_shapes: Tree = (),
 ) -> Algorithm:
     """Compose the choices and an upper optimizer into an `Algorithm`.
 
@@ -71,7 +72,8 @@ def hypergradient_descent(
     persistent task). `tasks_at_once` divides what a device has of meta_batch_size; None: all of it.
     `test_dynamics` is what `adapt` runs (the same learned parameters, another aggregation); None:
     `dynamics`. shares: devices over which the tasks are shared out; then `step` runs inside
-    `jax.shard_map`, and its arguments and results are the same on each device.
+    `jax.shard_map`, and its arguments and results are the same on each device. task_shapes: of one
+    task, for estimators that remember what rows of it gave.
     """
     lower = LowerProblem(problem, dynamics, num_lower_steps, persistent)
     own_tasks = meta_batch_size // (shares.number if shares else 1)
@@ -91,7 +93,8 @@ def hypergradient_descent(
         variables = {"problem": x, **dynamics.init_params(num_lower_steps, y0)}
         warm = draw_start(start_key, jax.random.split(start_key, meta_batch_size), x)
         start = {"fixed": start_key, "redrawn": (), "warm": warm}[lower_start]
-        carry = jax.vmap(lambda _: hypergradient.init(lower, y0))(jnp.arange(meta_batch_size))
+        of_shapes = lower._replace(task=task_shapes)
+        carry = jax.vmap(lambda _: hypergradient.init(of_shapes, y0))(jnp.arange(meta_batch_size))
         return AlgorithmState(variables, upper_optimizer.init(variables), carry, start)
 
     def of_group(

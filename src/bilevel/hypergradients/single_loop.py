@@ -1,4 +1,4 @@
-"""Single loop: y, the multiplier q and x move together, one step each (SOBA; BAMM).
+"""Single loop: y, the multiplier q and x move together, one step each (SOBA; SABA; SRBA; BAMM).
 
     y_k = y_{k-1} - eta d(x, y_{k-1}),             d = grad_y psi, psi = w_F F + w_f f
     q_k = q_{k-1} - rho (H q_{k-1} - grad_y F),    H = d d / dy + damping I, at y_{k-1}
@@ -7,31 +7,77 @@
 Dagreou, Ablin, Vaiter, Moreau: A framework for bilevel optimization that enables stochastic and
 global variance reduction algorithms, NeurIPS 2022 (arXiv 2201.13409), SOBA: K = 1. With
 mini-batches each step draws rows of f and of F, the same for all three directions, each of which is
-unbiased at (x, y, q). Where w_F is not 0 it is the single loop of bilevel averaging (sl-BAMM: Liu,
-Liu, Yao, Zeng, Zhang, ICML 2023), with fixed weights. A moving average of g (MA-SOBA) is an upper
-optimizer: momentum.
+unbiased at (x, y, q); a rule of src/bilevel/variance_reduction.py then takes out their noise: saga
+makes it SABA, sarah SRBA (arXiv 2302.08766). Where w_F is not 0 it is the single loop of bilevel
+averaging (sl-BAMM: Liu, Liu, Yao, Zeng, Zhang, ICML 2023), with fixed weights. A moving average of
+g (MA-SOBA) is an upper optimizer: momentum.
 
-Time: per lower step a gradient of F and three of f. Memory: two lower iterates. Valid where H is
-regular and x moves slowly against y and q; the task must be the same in every iteration.
+Time: per lower step a gradient of F and three of f; twice that with sarah or storm. Memory: two
+lower iterates; with sarah or storm four and two of x, with saga two per block of rows and one of x.
+Valid where H is regular and x moves slowly against y and q; the task must be the same in every
+iteration.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bilevel import variance_reduction
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, LowerState, Point
+from bilevel.mini_batches import Position, first_position
 from bilevel.penalties import objectives
 from bilevel.stationarity import relative_error
-from bilevel.types import Array, Index, Tree
+from bilevel.types import Array, Index, Objectives, Tree
+from bilevel.variance_reduction import Directions, Parts, VarianceReduction, refuse_blocks
 
 
-def single_loop(*, step_size: float = 0.1, damping: float | None = None) -> Hypergradient:
+class Variables(NamedTuple):
+    """All that moves; of the point the start is not read."""
+
+    point: Point
+    y: Tree
+    q: Tree
+
+
+class OfLower(NamedTuple):
+    """Means over rows of f (of psi): d, (d d / dy) q and (d d / dx)^T q."""
+
+    direction: Tree
+    curved: Tree
+    through: Point
+
+
+class OfUpper(NamedTuple):
+    """Means over rows of F: grad_y F and dF/dx."""
+
+    slope: Tree
+    direct: Point
+
+
+class Carry(NamedTuple):
+    """q, the place in the run's sequence of mini-batches, and the memory of the reduction."""
+
+    q: Tree
+    position: Position
+    memory: Tree
+
+
+def single_loop(
+    *,
+    step_size: float = 0.1,
+    damping: float | None = None,
+    reduction: VarianceReduction | None = None,
+) -> Hypergradient:
     """g = dF/dx - (d d / dx)^T q, where y and q take K steps from those of the iteration before.
 
-    step_size: rho, of q. damping: added to H; None for the problem's own.
+    step_size: rho, of q. damping: added to H; None for the problem's own. reduction: of the noise
+    of mini-batches, None for none.
     Raises ValueError where step_size <= 0 or damping < 0; `check` does for tasks that change, for a
-    Hessian that is known to be singular without damping, and where lower steps end in a projection.
+    Hessian that is known to be singular without damping, where lower steps end in a projection, and
+    where a reduction finds no mini-batches or the steps descend F too.
     """
     if not step_size > 0:
         raise ValueError(f"step_size={step_size} must be positive; choose step_size=0.1")
@@ -41,35 +87,46 @@ def single_loop(*, step_size: float = 0.1, damping: float | None = None) -> Hype
     def added(lower: LowerProblem) -> float:
         return lower.problem.damping if damping is None else damping
 
-    def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
-        level = lower.at(point)
+    def init(lower: LowerProblem, y0: Tree) -> Carry:
+        q = jax.tree.map(jnp.zeros_like, y0)
+        if reduction is None:
+            return Carry(q, first_position(), ())
 
-        def of_upper(moved: Point, y: Tree, k: Index) -> Array:
-            return objectives(lower, k).F(moved.context, y)
+        def first(task: Tree) -> tuple[Variables, Parts]:
+            x = lower.problem.init_upper(jax.random.key(0))
+            params = lower.dynamics.init_params(lower.num_steps, y0)
+            v = Variables(Point(lower.problem.prepare(x, task), params, y0), y0, q)
+            return v, parts_at(lower._replace(task=task), v, 1)
 
-        def directions(state: LowerState, q: Tree, k: Index) -> tuple[Tree, Tree, Tree, Point]:
-            """d, H q, grad_y F, and g."""
-            direction, pull_back = jax.vjp(
-                lambda moved, y: lower.at(moved).direction(y, k), point, state.y
-            )
-            through, curved = pull_back(q)
-            direct, slope = jax.grad(of_upper, argnums=(0, 1))(point, state.y, k)
-            damped = jax.tree.map(lambda h, q: h + added(lower) * q, curved, q)
-            return direction, damped, slope, jax.tree.map(jnp.subtract, direct, through)
+        memory = reduction.init(*jax.eval_shape(first, lower.task), lower.problem.blocks)
+        return Carry(q, first_position(), memory)
 
-        def body(now: tuple[LowerState, Tree, Point, Array], k: Index):
-            state, q, *_ = now
-            direction, applied, slope, gradient = directions(state, q, k)
+    def estimate(lower: LowerProblem, point: Point, carry: Carry, key: Array) -> HypergradientOutput:
+        position, task = carry.position.of(lower.task)
+        lower = lower._replace(task=task)
+        level, done = lower.at(point), position.steps
+        directions = directions_of(lower)
+        reduce = variance_reduction.plain if reduction is None else reduction.reduce
+
+        def body(now: tuple[LowerState, Tree, Tree, Point, Array], k: Index):
+            state, q, memory, *_ = now
+            parts, memory = reduce(directions, memory, Variables(point, state.y, q), done + k)
+            (d, curved, through), (slope, direct) = parts
+            applied = jax.tree.map(lambda h, q: h + added(lower) * q, curved, q)
             moved = jax.tree.map(lambda q, h, s: q - step_size * (h - s), q, applied, slope)
+            gradient = jax.tree.map(jnp.subtract, direct, through)
             error = relative_error(applied, slope)
-            return (level.move(direction, state, k), moved, gradient, error), None
+            return (level.move(d, state, k), moved, memory, gradient, error), None
 
         nothing = jax.tree.map(jnp.zeros_like, point)
-        start = (level.init(point.y0), carry, nothing, jnp.zeros(()))
+        start = (level.init(point.y0), carry.q, carry.memory, nothing, jnp.zeros(()))
         steps = jnp.arange(1, lower.num_steps + 1)
-        (state, q, gradient, error), _ = lax.scan(body, start, steps)
+        (state, q, memory, gradient, error), _ = lax.scan(body, start, steps)
         value, metrics = level.upper(state.y)
-        return HypergradientOutput(value, gradient, state.y, metrics, {"linear_residual": error}, q)
+        onwards = Carry(q, position.after(lower.num_steps), memory)
+        return HypergradientOutput(
+            value, gradient, state.y, metrics, {"linear_residual": error}, onwards
+        )
 
     def check(lower: LowerProblem, shapes: Point) -> None:
         problem, dynamics = lower.problem, lower.dynamics
@@ -88,17 +145,71 @@ def single_loop(*, step_size: float = 0.1, damping: float | None = None) -> Hype
                 f"damping={added(lower)}: the Hessian of {dynamics.descends} in y is singular, so "
                 "q grows without end; choose hypergradient.damping=0.1, or hypergradient=unrolled"
             )
+        if reduction is not None:
+            refuse_blocks(reduction, problem)
+            if reduction.in_blocks and dynamics.descends != Objectives.f:
+                raise ValueError(
+                    f"reduction={reduction.name} remembers what rows of f gave, but the lower "
+                    "steps descend F too; choose aggregation=lower_only, or "
+                    "hypergradient=single_loop_sarah"
+                )
 
-    return Hypergradient(
-        "single_loop",
-        estimate,
+    formula = (
         f"g = dF/dx - (d grad_y psi / dx)^T q;  q moves by {step_size:g} (grad_y F - H q) in each "
-        "lower step, H = Hessian of psi in y + damping;  psi = what the lower steps descend",
+        "lower step, H = Hessian of psi in y + damping;  psi = what the lower steps descend"
+    )
+    if reduction is not None:
+        formula += f";  each direction by {reduction.name}: {reduction.formula}"
+    return Hypergradient(
+        "single_loop" if reduction is None else f"single_loop_{reduction.name}",
+        estimate,
+        formula,
         None,
         differentiates=frozenset({"context", "aggregation"}),
         through_steps=False,
         needs_stationarity=True,
         follows=True,
-        init=lambda lower, y0: jax.tree.map(jnp.zeros_like, y0),
+        init=init,
         check=check,
+    )
+
+
+def parts_at(lower: LowerProblem, v: Variables, k: Index) -> Parts:
+    """Both parts of the three directions, on the rows of step k."""
+
+    def of_lower(point: Point, y: Tree) -> Tree:
+        return lower.at(point).direction(y, k)
+
+    def of_upper(point: Point, y: Tree) -> Array:
+        return objectives(lower, k).F(point.context, y)
+
+    direction, pull_back = jax.vjp(of_lower, v.point, v.y)
+    through, curved = pull_back(v.q)
+    direct, slope = jax.grad(of_upper, argnums=(0, 1))(v.point, v.y)
+    return Parts(OfLower(direction, curved, through), OfUpper(slope, direct))
+
+
+def directions_of(lower: LowerProblem) -> Directions:
+    """The parts on the rows that a reduction asks for.
+
+    k counts the steps of the run; the weights of f and F are those of any step, because the lower
+    steps come to rest.
+    """
+    problem = lower.problem
+
+    def on_blocks(v: Variables, i: Index, j: Index) -> Parts:
+        assert problem.blocks is not None
+        at = problem.blocks.at
+        those = problem._replace(mini_batch=lambda context, task, k: at(context, task, i, j))
+        return parts_at(lower._replace(problem=those), v, 1)
+
+    def blocks_of_step(k: Index) -> tuple[Index, Index]:
+        assert problem.blocks is not None
+        return problem.blocks.of_step(lower.task, k)
+
+    return Directions(
+        on_step=lambda v, k: parts_at(lower, v, k),
+        on_all=lambda v: parts_at(lower.on_all_rows(), v, 1),
+        on_blocks=on_blocks,
+        blocks_of_step=blocks_of_step,
     )
