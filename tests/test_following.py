@@ -286,8 +286,9 @@ def test_mini_batches_give_unbiased_directions():
     def directions(mini_batch, pair):
         lower = lower_of(sgd_of(ETA), 1, problem._replace(mini_batch=mini_batch))
         lower = lower._replace(task={**rows, "pair": pair})
-        output = estimator.estimate(lower, point_at(lower, X, Y), q, KEY)
-        return flat((output.gradient.context, output.y, output.carry))
+        carry = estimator.init(lower, jnp.asarray(Y))._replace(q=q)
+        output = estimator.estimate(lower, point_at(lower, X, Y), carry, KEY)
+        return flat((output.gradient.context, output.y, output.carry.q))
 
     pairs = [(i, j) for i in range(3) for j in range(2)]
     each = jnp.stack([directions(one_pair, pair) for pair in pairs])
@@ -301,9 +302,11 @@ def test_a_loop_on_a_mix_of_f_and_f_is_that_of_the_mix():
     mixed = compose(descent(law="constant", alpha=0.4), sgd(step_size=ETA))
     lower = lower_of(mixed, 1)
     q = RNG.normal(size=3)
-    output = single_loop(step_size=0.2).estimate(lower, point_at(lower, X, Y), jnp.asarray(q), KEY)
+    estimator = single_loop(step_size=0.2)
+    carry = estimator.init(lower, jnp.asarray(Y))._replace(q=jnp.asarray(q))
+    output = estimator.estimate(lower, point_at(lower, X, Y), carry, KEY)
     curvature = 0.6 * hessian(Y) + 0.4 * np.eye(3)
-    np.testing.assert_allclose(output.carry, q - 0.2 * (curvature @ q - Fy(X, Y)), rtol=1e-12)
+    np.testing.assert_allclose(output.carry.q, q - 0.2 * (curvature @ q - Fy(X, Y)), rtol=1e-12)
     cross = 0.6 * -B + 0.4 * D.T
     np.testing.assert_allclose(output.gradient.context, Fx(X, Y) - cross.T @ q, rtol=1e-12)
 

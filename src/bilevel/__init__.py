@@ -5,12 +5,13 @@
     value_function   phi(x) = F(x, y_K(x)) for jax.grad and other people's optimizers
     minimize         the whole descent; minimizer: the same, iteration by iteration
     methods          rhg, trhg, bda, hoag, neumann, darts, fomaml, reptile, imaml,
-                     f2sa, pbgd, bome, bvfsm, meha, soba, iaptt
+                     f2sa, pbgd, bome, bvfsm, meha, soba, iaptt,
+                     saba, srba, stocbio, amigo, mrbo
     method           one of your own
 
 and the pieces that methods are made of: `descent` and `lower_only` (aggregations),
-`lower_optimizers` and `lower_solvers`, `hypergradients`, `linear_solvers`. Pure functions on
-pytrees; no configuration.
+`lower_optimizers` and `lower_solvers`, `hypergradients`, `linear_solvers`, `variance_reduction`.
+Pure functions on pytrees; no configuration.
 """
 
 from bilevel import (
@@ -20,6 +21,7 @@ from bilevel import (
     lower_solvers,
     methods,
     upper_optimizers,
+    variance_reduction,
 )
 from bilevel.aggregation import descent, lower_only
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
@@ -60,4 +62,5 @@ __all__ = [
     "problem",
     "upper_optimizers",
     "value_function",
+    "variance_reduction",
 ]

@@ -90,9 +90,7 @@ def in_mini_batches(
     blocks = Blocks(batch_size, num_lower_rows, num_upper_rows, at, of_step)
     if sampling != "rows" and not blocks.whole:
         raise ValueError(f"sampling={sampling}: {blocks.why_not_whole()}, or sampling=rows")
-    return problem._replace(
-        mini_batch=any_rows if sampling == "rows" else one_block, blocks=blocks
-    )
+    return problem._replace(mini_batch=any_rows if sampling == "rows" else one_block, blocks=blocks)
 
 
 def in_order(key: Array, k: Index, number: int) -> Array:
@@ -126,6 +124,16 @@ class Position(NamedTuple):
 def first_position() -> Position:
     """Before the first step of a run."""
     return Position(jnp.zeros((), jnp.int32), jax.random.key(0))
+
+
+def going_on(problem: BilevelProblem, position: Position) -> BilevelProblem:
+    """The problem whose step k is step position.steps + k of the run."""
+    mini_batch = problem.mini_batch
+    if mini_batch is None:
+        return problem
+    return problem._replace(
+        mini_batch=lambda context, task, k: mini_batch(context, task, position.steps + k)
+    )
 
 
 def rows(part: Tree, indices: Array) -> Tree:

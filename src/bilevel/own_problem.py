@@ -132,8 +132,10 @@ def problem(
         project_lower=project_lower,
         learned_start=any(jax.tree.leaves(read_by(init_lower, key, x)[1])),
     )
-    num_rows = (0, 0) if batch_size is None else tuple(
-        check.num_rows(part, source.data[part]) for part in ("train", "validation")
+    num_rows = (
+        (0, 0)
+        if batch_size is None
+        else tuple(check.num_rows(part, source.data[part]) for part in ("train", "validation"))
     )
     plain = in_mini_batches(plain, batch_size, *num_rows, sampling=sampling)
     g, G = on_task(lower_constraints, "train"), on_task(upper_constraints, "validation")

@@ -115,8 +115,9 @@ class Blocks(NamedTuple):
     def why_not_whole(self) -> str:
         """What to say where they do not, and what to choose."""
         common = math.gcd(self.num_lower_rows, self.num_upper_rows)
-        good = max(size for size in range(1, common + 1) if not common % size and (
-            size <= self.batch_size))
+        good = max(
+            size for size in range(1, common + 1) if not common % size and (size <= self.batch_size)
+        )
         return (
             f"batch_size={self.batch_size} must divide the {self.num_lower_rows} rows of f and the "
             f"{self.num_upper_rows} of F; choose batch_size={good}"

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bilevel.types import Array, BilevelProblem, Blocks, Index, Tree
+from bilevel.types import BilevelProblem, Blocks, Index, Tree
 
 
 class Parts(NamedTuple):
@@ -30,13 +30,19 @@ class Parts(NamedTuple):
     of_upper: Tree
 
 
+class OfBlocks(NamedTuple):
+    """Parts of the direction at v on a block of f and one of F, and the blocks of step k."""
+
+    on: Callable[[Tree, Index, Index], Parts]
+    of_step: Callable[[Index], tuple[Index, Index]]
+
+
 class Directions(NamedTuple):
-    """Parts of the direction at v on the rows of step k, on all rows, and on two blocks."""
+    """Parts of the direction at v on the rows of step k and on all rows; blocks where there are."""
 
     on_step: Callable[[Tree, Index], Parts]
     on_all: Callable[[Tree], Parts]
-    on_blocks: Callable[[Tree, Index, Index], Parts]
-    blocks_of_step: Callable[[Index], tuple[Index, Index]]
+    blocks: OfBlocks | None = None
 
 
 class Begin(Protocol):
@@ -87,8 +93,9 @@ def saga() -> VarianceReduction:
         return Tables(tables, Parts(*map(_zeros, parts)))
 
     def reduce(directions: Directions, memory: Tables, v: Tree, k: Index) -> tuple[Parts, Tables]:
-        chosen = directions.blocks_of_step(k)
-        fresh = directions.on_blocks(v, *chosen)
+        assert directions.blocks is not None
+        chosen = directions.blocks.of_step(k)
+        fresh = directions.blocks.on(v, *chosen)
         followed, tables, means = [], [], []
         for new, table, mean, i in zip(fresh, *memory, chosen, strict=True):
             number = jax.tree.leaves(table)[0].shape[0]
@@ -135,7 +142,9 @@ def storm(*, momentum: float = 1.0, power: float = 2 / 3) -> VarianceReduction:
     def reduce(directions: Directions, memory: Before, v: Tree, k: Index) -> tuple[Parts, Before]:
         now, before = directions.on_step(v, k), directions.on_step(memory.v, k)
         first = jnp.asarray(k) == 1
-        kept = jnp.where(first, 0.0, 1 - momentum * jnp.asarray(k, jnp.result_type(float)) ** -power)
+        kept = jnp.where(
+            first, 0.0, 1 - momentum * jnp.asarray(k, jnp.result_type(float)) ** -power
+        )
         parts = jax.tree.map(lambda a, b, old: a + kept * (old - b), now, before, memory.parts)
         return parts, Before(v, parts)
 
@@ -153,12 +162,12 @@ def refuse_blocks(reduction: VarianceReduction, problem: BilevelProblem) -> None
     blocks = problem.blocks
     if problem.mini_batch is None or blocks is None:
         raise ValueError(
-            f"reduction={reduction.name} takes the noise out of mini-batches, but every step sees "
-            "all rows; choose problem.batch_size=32 (in Python batch_size=32), or method=soba"
+            f"{reduction.name} takes the noise out of mini-batches, but every step sees all rows; "
+            "choose problem.batch_size=32 (in Python batch_size=32), or method=soba"
         )
     if reduction.in_blocks and not blocks.whole:
         raise ValueError(
-            f"reduction={reduction.name} remembers what each block of rows gave: "
+            f"{reduction.name} remembers what each block of rows gave: "
             f"{blocks.why_not_whole()}, or hypergradient=single_loop_sarah"
         )
 

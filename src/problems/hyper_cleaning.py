@@ -70,7 +70,8 @@ def hyper_cleaning(
     A persistent task: {"train", "validation", "held_out"}, each {"images" (n, h, w, c) in [0, 1],
     "labels" (n,)}, and of the training samples "drawn" and "wrong", bool (n,). `batch_size`: rows
     of f (and of F, where the steps descend it too) per lower step, drawn as `sampling` says
-    (src/bilevel/mini_batches.py); None for all. `baseline` other than none: x is empty, and y is trained alone on what it says.
+    (src/bilevel/mini_batches.py); None for all. `baseline` other than none: x is empty, and y is
+    trained alone on what it says.
 
     Raises ValueError for noise outside [0, 1), a negative lower_l2, a batch size below 1, a start
     outside the weights' bounds.

@@ -159,9 +159,7 @@ def regularisation(
     )
     rows = {split: rows_of(data, split, loss) for split in data.inputs}
     task = {split: rows[split] for split in ("train", "validation")}
-    problem = in_mini_batches(
-        problem, batch_size, num_rows, num_validation_rows, sampling=sampling
-    )
+    problem = in_mini_batches(problem, batch_size, num_rows, num_validation_rows, sampling=sampling)
     return problem, persistent_source(task, held_out=rows, batches=batch_size is not None)
 
 

@@ -8,9 +8,11 @@ from bilevel.hypergradients.gradient_penalty import gradient_penalty
 from bilevel.hypergradients.implicit import implicit
 from bilevel.hypergradients.moreau_envelope import moreau_envelope
 from bilevel.hypergradients.pessimistic import pessimistic
+from bilevel.hypergradients.recursive_momentum import recursive_momentum
 from bilevel.hypergradients.reptile import reptile
 from bilevel.hypergradients.sequential_penalty import sequential_penalty
 from bilevel.hypergradients.single_loop import single_loop
+from bilevel.hypergradients.stochastic_implicit import stochastic_implicit
 from bilevel.hypergradients.truncated import one_step, truncated
 from bilevel.hypergradients.unrolled import unrolled
 from bilevel.hypergradients.value_penalty import value_penalty
@@ -26,9 +28,11 @@ __all__ = [
     "moreau_envelope",
     "one_step",
     "pessimistic",
+    "recursive_momentum",
     "reptile",
     "sequential_penalty",
     "single_loop",
+    "stochastic_implicit",
     "truncated",
     "unrolled",
     "value_penalty",

@@ -26,12 +26,19 @@ from jax import lax
 
 from bilevel import variance_reduction
 from bilevel.estimator import Hypergradient, HypergradientOutput
+from bilevel.hypergradients.stochastic_implicit import refuse_lower_level
 from bilevel.lower_level import LowerProblem, LowerState, Point
 from bilevel.mini_batches import Position, first_position
 from bilevel.penalties import objectives
 from bilevel.stationarity import relative_error
 from bilevel.types import Array, Index, Objectives, Tree
-from bilevel.variance_reduction import Directions, Parts, VarianceReduction, refuse_blocks
+from bilevel.variance_reduction import (
+    Directions,
+    OfBlocks,
+    Parts,
+    VarianceReduction,
+    refuse_blocks,
+)
 
 
 class Variables(NamedTuple):
@@ -98,10 +105,13 @@ def single_loop(
             v = Variables(Point(lower.problem.prepare(x, task), params, y0), y0, q)
             return v, parts_at(lower._replace(task=task), v, 1)
 
-        memory = reduction.init(*jax.eval_shape(first, lower.task), lower.problem.blocks)
+        v, parts = jax.eval_shape(first, lower.task)
+        memory = reduction.init(v, parts, lower.problem.blocks)
         return Carry(q, first_position(), memory)
 
-    def estimate(lower: LowerProblem, point: Point, carry: Carry, key: Array) -> HypergradientOutput:
+    def estimate(
+        lower: LowerProblem, point: Point, carry: Carry, key: Array
+    ) -> HypergradientOutput:
         position, task = carry.position.of(lower.task)
         lower = lower._replace(task=task)
         level, done = lower.at(point), position.steps
@@ -129,27 +139,12 @@ def single_loop(
         )
 
     def check(lower: LowerProblem, shapes: Point) -> None:
-        problem, dynamics = lower.problem, lower.dynamics
-        if not lower.persistent:
-            raise ValueError(
-                "this estimator follows one task from iteration to iteration, but the problem "
-                "draws new tasks; choose hypergradient=implicit_cg, or hypergradient=unrolled"
-            )
-        if dynamics.projection is not None:
-            raise ValueError(
-                "the linear system of this estimator knows no projection; choose "
-                "hypergradient=implicit_cg, or lower_optimizer=sgd"
-            )
-        if dynamics.descends in problem.singular_hessians and not added(lower):
-            raise ValueError(
-                f"damping={added(lower)}: the Hessian of {dynamics.descends} in y is singular, so "
-                "q grows without end; choose hypergradient.damping=0.1, or hypergradient=unrolled"
-            )
+        refuse_lower_level(lower, added(lower))
         if reduction is not None:
-            refuse_blocks(reduction, problem)
-            if reduction.in_blocks and dynamics.descends != Objectives.f:
+            refuse_blocks(reduction, lower.problem)
+            if reduction.in_blocks and lower.dynamics.descends != Objectives.f:
                 raise ValueError(
-                    f"reduction={reduction.name} remembers what rows of f gave, but the lower "
+                    f"{reduction.name} remembers what rows of f gave, but the lower "
                     "steps descend F too; choose aggregation=lower_only, or "
                     "hypergradient=single_loop_sarah"
                 )
@@ -195,21 +190,19 @@ def directions_of(lower: LowerProblem) -> Directions:
     k counts the steps of the run; the weights of f and F are those of any step, because the lower
     steps come to rest.
     """
-    problem = lower.problem
+    problem, blocks = lower.problem, lower.problem.blocks
+    of_blocks = None
+    if blocks is not None:
 
-    def on_blocks(v: Variables, i: Index, j: Index) -> Parts:
-        assert problem.blocks is not None
-        at = problem.blocks.at
-        those = problem._replace(mini_batch=lambda context, task, k: at(context, task, i, j))
-        return parts_at(lower._replace(problem=those), v, 1)
+        def on(v: Variables, i: Index, j: Index) -> Parts:
+            those = problem._replace(
+                mini_batch=lambda context, task, k: blocks.at(context, task, i, j)
+            )
+            return parts_at(lower._replace(problem=those), v, 1)
 
-    def blocks_of_step(k: Index) -> tuple[Index, Index]:
-        assert problem.blocks is not None
-        return problem.blocks.of_step(lower.task, k)
-
+        of_blocks = OfBlocks(on, lambda k: blocks.of_step(lower.task, k))
     return Directions(
         on_step=lambda v, k: parts_at(lower, v, k),
         on_all=lambda v: parts_at(lower.on_all_rows(), v, 1),
-        on_blocks=on_blocks,
-        blocks_of_step=blocks_of_step,
+        blocks=of_blocks,
     )
