@@ -132,8 +132,9 @@ def build_for_run(config):
 # Refused on purpose: f alone has a singular Hessian; the network of points has no such layers; the
 # linear system knows no projection; F does not contain x, and first order looks no further.
 REFUSED = {
-    ("soba", "counterexample"),
-    ("soba", "iaptt_toy"),
+    *itertools.product(
+        ["soba", "saba", "srba", "stocbio", "amigo", "mrbo"], ["counterexample", "iaptt_toy"]
+    ),
     *itertools.product(["alternating", "pbgd_free"], ["hyper_cleaning", "regularisation", "ridge"]),
     ("hoag", "counterexample"),
     ("neumann", "counterexample"),

@@ -1,7 +1,8 @@
 """Variance reduction: directions on mini-batches whose noise falls as an iteration goes on.
 
 A direction D is a mean over rows of f plus a mean over rows of F. D(v; B) is the same on the rows
-of a step, at v = what moves. From D(v_n; B_n) a rule makes the one that is followed:
+of a step, at v = what moves. From D(v_n; B_n) a rule makes the one that is followed; where every
+step sees all rows it is D(v_n) itself:
 
     saga    D(v_n; i, j) - T_i - T_j + mean of both tables;  then T_i, T_j = D(v_n; i, j)
     sarah   D(v_n) on all rows every `period` steps, else D_{n-1} + D(v_n; B_n) - D(v_{n-1}; B_n)
@@ -38,7 +39,10 @@ class OfBlocks(NamedTuple):
 
 
 class Directions(NamedTuple):
-    """Parts of the direction at v on the rows of step k and on all rows; blocks where there are."""
+    """Parts of the direction at v on the rows of step k and on all rows.
+
+    blocks   None where there are none: all rows are one block
+    """
 
     on_step: Callable[[Tree, Index], Parts]
     on_all: Callable[[Tree], Parts]
@@ -87,15 +91,14 @@ def saga() -> VarianceReduction:
     """What each block gave last stands for it; memory: as many directions as there are blocks."""
 
     def init(v: Tree, parts: Parts, blocks: Blocks | None) -> Tables:
-        assert blocks is not None
-        numbers = Parts(blocks.num_lower, blocks.num_upper)
+        numbers = (blocks.num_lower, blocks.num_upper) if blocks else (1, 1)
         tables = Parts(*(_zeros(part, (n,)) for part, n in zip(parts, numbers, strict=True)))
         return Tables(tables, Parts(*map(_zeros, parts)))
 
     def reduce(directions: Directions, memory: Tables, v: Tree, k: Index) -> tuple[Parts, Tables]:
-        assert directions.blocks is not None
-        chosen = directions.blocks.of_step(k)
-        fresh = directions.blocks.on(v, *chosen)
+        blocks = directions.blocks
+        chosen = blocks.of_step(k) if blocks else (0, 0)
+        fresh = blocks.on(v, *chosen) if blocks else directions.on_all(v)
         followed, tables, means = [], [], []
         for new, table, mean, i in zip(fresh, *memory, chosen, strict=True):
             number = jax.tree.leaves(table)[0].shape[0]
@@ -158,17 +161,15 @@ def plain(directions: Directions, memory: Tree, v: Tree, k: Index) -> tuple[Part
 
 
 def refuse_blocks(reduction: VarianceReduction, problem: BilevelProblem) -> None:
-    """Raises ValueError where the rule has no mini-batches to work on, or no blocks."""
+    """Raises ValueError where the rule needs mini-batches in blocks and has others."""
+    if not reduction.in_blocks or problem.mini_batch is None:
+        return
     blocks = problem.blocks
-    if problem.mini_batch is None or blocks is None:
+    if blocks is None or not blocks.whole:
+        why = "this problem's have none" if blocks is None else blocks.why_not_whole()
         raise ValueError(
-            f"{reduction.name} takes the noise out of mini-batches, but every step sees all rows; "
-            "choose problem.batch_size=32 (in Python batch_size=32), or method=soba"
-        )
-    if reduction.in_blocks and not blocks.whole:
-        raise ValueError(
-            f"{reduction.name} remembers what each block of rows gave: "
-            f"{blocks.why_not_whole()}, or hypergradient=single_loop_sarah"
+            f"{reduction.name} remembers what each block of rows gave: {why}, or choose "
+            "hypergradient=single_loop_sarah"
         )
 
 
