@@ -20,6 +20,7 @@ import optax
 import scipy.optimize
 
 from bilevel import Problem, lower_optimizers, lower_solvers, methods, minimizer, problem
+from bilevel.mini_batches import Sampling
 from bilevel.types import Array
 from src.files import write_atomically
 
@@ -210,7 +211,7 @@ def tree_parzen(case: Case) -> Trace:
 # ---- with hypergradients ----
 
 
-def as_problem(case: Case) -> Problem:
+def as_problem(case: Case, batch_size: int | None = None, sampling: Sampling = "rows") -> Problem:
     """The same f and F for this library."""
 
     def loss(y: Array, rows: dict[str, Array]) -> Array:
@@ -229,6 +230,8 @@ def as_problem(case: Case) -> Problem:
         lower_start=jnp.zeros(case.train["inputs"].shape[1]),
         train=case.train,
         validation=case.validation,
+        batch_size=batch_size,
+        sampling=sampling,
         project=lambda x: jnp.clip(x, LEAST, MOST),
     )
 
@@ -272,6 +275,12 @@ def ways(case: Case) -> dict[str, Callable[[Case], Trace]]:
 # ---- the picture ----
 
 
+def free_norm(x: np.ndarray, gradient: np.ndarray) -> float:
+    """|grad h| without the entries that push x against a bound where it is."""
+    at_bound = ((x >= MOST) & (gradient < 0)) | ((x <= LEAST) & (gradient > 0))
+    return float(np.linalg.norm(np.where(at_bound, 0.0, gradient)))
+
+
 def judged(case: Case, trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Seconds, h(x) and |grad h(x)| at POINTS of a trace, evenly spread over log seconds."""
     seconds = np.array(trace.seconds)
@@ -280,11 +289,8 @@ def judged(case: Case, trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray
     y, values, norms = np.zeros(case.train["inputs"].shape[1]), [], []
     for i in chosen:
         value, gradient, y = truth(case, trace.xs[i], y)
-        at_bound = ((trace.xs[i] >= MOST) & (gradient < 0)) | (
-            (trace.xs[i] <= LEAST) & (gradient > 0)
-        )
         values.append(value)
-        norms.append(np.linalg.norm(np.where(at_bound, 0.0, gradient)))
+        norms.append(free_norm(trace.xs[i], gradient))
     return seconds[chosen], np.array(values), np.array(norms)
 
 
