@@ -1,9 +1,9 @@
 """Gallery: `python -m src.gallery [problems=boxes|constrained|A,B] [methods=rhg,bda]`: which method
 solves what of BOLIB (src/data/bolib.py).
 
-boxes: every problem with bounds on single entries alone. constrained: all others, by `hoag`; their
-constraints are penalties (src/bilevel/constraints.py), bounds of y too, and the lower level is
-solved by accelerated gradient descent with a line search. From the set's starts, with one setting
+boxes: every problem with bounds on single entries alone. constrained: all others, by `hoag` and
+`kkt`; their constraints are penalties (src/bilevel/constraints.py), bounds of y too, and the lower
+level is solved by accelerated gradient descent with a line search. From the set's starts, with one setting
 per method: its upper step is the better of two on five problems that are named here. At the end
 (x, y) is judged by what the method does not know:
 
@@ -45,6 +45,7 @@ CONSTRAINED_TRIED_ON = (
 UPPER_STEPS = (0.02, 0.2)  # of Adam; falls to 0 along a cosine
 NUM_ITERATIONS, NUM_LOWER_STEPS, LOWER_STEP = 2000, 50, 0.05
 METHODS = ("rhg", "trhg", "hoag", "bda", "iaptt", "f2sa", "pbgd", "bome", "bvfsm", "meha", "soba")
+CONSTRAINED_METHODS = ("hoag", "kkt")
 STARTS = 40  # of the independent search
 FEASIBLE = 1e-6
 
@@ -71,15 +72,15 @@ def main() -> None:
                 )
             chosen[key] = value
         if chosen["problems"] == "constrained" and chosen["methods"] == ",".join(METHODS):
-            chosen["methods"] = "hoag"
+            chosen["methods"] = ",".join(CONSTRAINED_METHODS)
         chosen["problems"] = {
             "boxes": ",".join(with_boxes_alone()),
             "constrained": ",".join(constrained()),
         }.get(chosen["problems"], chosen["problems"])
         problems, methods = (chosen[key].split(",") for key in ("problems", "methods"))
         for name in methods:
-            if name not in METHODS:
-                raise UserError(f"methods={name}: there are {', '.join(METHODS)}")
+            if name not in (*METHODS, *CONSTRAINED_METHODS):
+                raise UserError(f"methods={name}: there are {', '.join(METHODS)}, kkt")
         try:
             instances = {name: instance(name) for name in problems}
         except ValueError as error:
@@ -137,24 +138,24 @@ def outcome(problem: Instance, method: str, step: float) -> Outcome:
     from bilevel.own_problem import Problem
     from src.problems.bolib import bolib
 
+    # A linear f has no curvature but that of its constraints.
+    of_hoag = {"tolerance": 1e-6, "tolerance_decay": 1.0, "damping": 1e-3}
     penalised = {
-        "tolerance": 1e-6,
-        "tolerance_decay": 1.0,
         "lower_tolerance": 1e-6,
-        "damping": 1e-3,  # a linear f has no curvature but that of its constraints
         "num_lower_steps": 500,
         "lower_start": "warm",
         "lower_optimizer": bilevel.lower_solvers.gradient_descent(acceleration=True),
+        **(of_hoag if method == "hoag" else {}),
     }
     optimizer = optax.adam(optax.cosine_decay_schedule(step, NUM_ITERATIONS))
     with jax.enable_x64(True):
         options = {} if method in ("soba", "meha") else {"num_lower_steps": NUM_LOWER_STEPS}
-        chosen = getattr(bilevel.methods, method)(step_size=LOWER_STEP, **options)
-        lower_bounds = "project"
+        make, lower_bounds = getattr(bilevel.methods, method), "project"
+        chosen = make(step_size=LOWER_STEP, **options)
         if has_constraints(problem):
-            if method != "hoag":
+            if method not in CONSTRAINED_METHODS:
                 return Outcome("not tried", why="its lower steps are too long for the penalties")
-            chosen, lower_bounds = bilevel.methods.hoag(**penalised), "penalty"
+            chosen, lower_bounds = make(**penalised), "penalty"
         try:
             found = bilevel.minimize(
                 Problem(*bolib(instance=problem.name, lower_bounds=lower_bounds)),

@@ -11,16 +11,15 @@ gradients and positive multipliers, g_i ends near lambda_i / weight, not at 0, a
 gradient are off by a multiple of 1 / weight (Nocedal and Wright, Numerical Optimization, 2006,
 Section 17.1). Lower steps of gradient descent must be shorter than 2 / (L + weight |grad g|^2); a
 lower solver with a line search (`bilevel.lower_solvers.lbfgs`) finds its steps itself.
-"""
 
-from collections.abc import Callable
+The problem keeps f and g apart too (`penalised`), for estimators that make the lower solution exact
+(`bilevel.hypergradients.implicit_kkt`).
+"""
 
 import jax
 import jax.numpy as jnp
 
-from bilevel.types import Array, BilevelProblem, Metrics, Tree
-
-Constraints = Callable[[Tree, Tree, Tree], Tree]
+from bilevel.types import Array, BilevelProblem, Constraints, Metrics, Penalised, Tree
 
 
 def half_squares(values: Tree) -> Array:
@@ -80,4 +79,7 @@ def with_constraints(
         upper_objective=upper_objective,
         evaluate=evaluate,
         formulas=formulas,
+        penalised=problem.penalised
+        if lower is None
+        else Penalised(problem.lower_objective, lower, weight),
     )

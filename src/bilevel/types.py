@@ -114,6 +114,25 @@ class Exact(NamedTuple):
     upper_solution: OfTask | None = None
 
 
+class Constraints(Protocol):
+    def __call__(self, context: Tree, task: Tree, y: Tree) -> Tree:
+        """Arrays, or a pytree of them, feasible where no entry is above 0."""
+        ...
+
+
+class Penalised(NamedTuple):
+    """What `constraints.with_constraints` made penalties of.
+
+    f             the lower objective without the squares
+    constraints   g(x, y) <= 0 of the lower level
+    weight        of the squares in f: f + weight/2 sum max(0, g)^2
+    """
+
+    f: LowerObjective
+    constraints: Constraints
+    weight: float
+
+
 def unchanged(point: Tree, /) -> Tree:
     """The projection onto everything."""
     return point
@@ -133,6 +152,8 @@ class BilevelProblem(NamedTuple):
     mini_batch          the rows on which a lower step descends; None: always all of them
     inspect             a NamedTuple of arrays that people want to look at, or None
     predict             what a solved lower level says of the rows of its task (arrays), or None
+    penalised           f and the constraints of y whose squares are a part of lower_objective, or
+                        None
     """
 
     init_upper: InitUpper
@@ -151,6 +172,7 @@ class BilevelProblem(NamedTuple):
     mini_batch: MiniBatch | None = None
     inspect: OfUpper | None = None
     predict: OfSolution | None = None
+    penalised: Penalised | None = None
 
     def rows(self, context: Tree, task: Tree, k: Index) -> tuple[Tree, Tree]:
         """(context, task) as lower step k sees them: its mini-batch, or all rows."""
