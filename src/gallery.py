@@ -3,9 +3,9 @@ solves what of BOLIB (src/data/bolib.py).
 
 boxes: every problem with bounds on single entries alone. constrained: all others, by `hoag` and
 `kkt`; their constraints are penalties (src/bilevel/constraints.py), bounds of y too, and the lower
-level is solved by accelerated gradient descent with a line search. From the set's starts, with one setting
-per method: its upper step is the better of two on five problems that are named here. At the end
-(x, y) is judged by what the method does not know:
+level is solved by accelerated gradient descent with a line search. From the set's starts, with one
+setting per method: its upper step is the better of two on five problems that are named here. At the
+end (x, y) is judged by what the method does not know:
 
     solved   |F - best| <= 0.01 max(1, |best|),  |f(x, y) - f*| <= 0.001 max(1, |f*|), and no
              constraint above 0.01

@@ -81,5 +81,5 @@ def with_constraints(
         formulas=formulas,
         penalised=problem.penalised
         if lower is None
-        else Penalised(problem.lower_objective, lower, weight),
+        else Penalised(problem.lower_objective, problem.upper_objective, lower, upper, weight),
     )

@@ -71,9 +71,12 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
         return scores
 
     def with_term(penalised: Penalised) -> Penalised:
+        G = penalised.upper
         return penalised._replace(
             f=lambda context, task, y: penalised.f(context["problem"], task, y) + term(context, y),
+            F=lambda context, task, y: penalised.F(context["problem"], task, y),
             constraints=lambda context, task, y: penalised.constraints(context["problem"], task, y),
+            upper=G and (lambda context, task, y: G(context["problem"], task, y)),
         )
 
     return problem._replace(

@@ -123,13 +123,16 @@ class Constraints(Protocol):
 class Penalised(NamedTuple):
     """What `constraints.with_constraints` made penalties of.
 
-    f             the lower objective without the squares
+    f, F          the objectives without the squares
     constraints   g(x, y) <= 0 of the lower level
-    weight        of the squares in f: f + weight/2 sum max(0, g)^2
+    upper         G(x, y) <= 0 of the upper level, or None
+    weight        of the squares: f + weight/2 sum max(0, g)^2
     """
 
     f: LowerObjective
+    F: UpperObjective
     constraints: Constraints
+    upper: Constraints | None
     weight: float
 
 

@@ -10,15 +10,19 @@ The lower steps descend f + weight/2 sum max(0, g)^2 (`bilevel.constraints`). Wh
 solution with lambda = weight max(0, g), but for g = lambda / weight in place of 0. From there a few
 steps of the primal-dual active set strategy (active where lambda + weight g > 0), which is a
 semismooth Newton method: Hintermueller, Ito, Kunisch, SIAM Journal on Optimization 13, 2002. They
-are kept where they at least halve the residual of these conditions. Else (no y is feasible, or
-f is not convex there) y is what the lower steps ended at, and -D / weight joins the lower right
-block of S: this is the derivative of the penalised solution (`implicit`).
+are kept where they lower the residual of these conditions. Else (f is not convex there, say) y is
+what the lower steps ended at, and -D / weight joins the lower right block of S: this is the
+derivative of the penalised solution (`implicit`).
+
+F is the objective without its squares; G(x, y) <= 0, and what of g no y can keep, come to their
+limits without a bias too (`bilevel.upper_multipliers`).
 
 Eigenvalues of S that are 0 up to rounding are left out of its inverse: y does not move along the
 solutions of a linear program that has several, and of dependent active gradients the shortest
 multipliers count. Where a multiplier is 0 the solution has a kink in x, and g is one of its slopes.
 
-Time: one lower solve, and an eigendecomposition of S per Newton step, (|y| + |g|)^3. Memory: S.
+Time: one lower solve, an eigendecomposition of S per Newton step, (|y| + |g|)^3, and the gradients
+of all constraints. Memory: S, and (|g| + |G|) |x|.
 Valid where y is a strict lower solution whose active gradients are independent.
 """
 
@@ -34,6 +38,7 @@ from bilevel.estimator import Hypergradient, HypergradientOutput, Target
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_tolerance import refuse_stopping, refuse_tolerance, solved_to_tolerance
 from bilevel.types import Array, Objectives, Penalised, Tree
+from bilevel.upper_multipliers import upper_multipliers
 
 LARGEST = 2000  # |y| + |g|: S is dense
 
@@ -47,7 +52,20 @@ class Conditions(NamedTuple):
 
     def g(self, context: Tree, y: Array) -> Array:
         """The constraints; what is above 0 is violated."""
-        return ravel_pytree(self.penalised.constraints(context, self.task, self.unravel(y)))[0]
+        values = self.penalised.constraints(context, self.task, self.unravel(y))
+        return ravel_pytree(values)[0].astype(y.dtype)
+
+    def scores(self, context: Tree, y: Array) -> Array:
+        """F, g and G."""
+        at = context, self.task, self.unravel(y)
+        G = self.penalised.upper
+        return jnp.concatenate(
+            [
+                self.penalised.F(*at)[0][None],
+                self.g(context, y),
+                ravel_pytree(() if G is None else G(*at))[0].astype(y.dtype),
+            ]
+        )
 
     def slope(self, context: Tree, y: Array, multipliers: Array) -> Array:
         """grad_y (f + lambda^T g)."""
@@ -115,25 +133,12 @@ def implicit_kkt(*, lower_tolerance: float | None = None, newton_steps: int = 10
         start, diagnostics = solved_to_tolerance(lower, point, lower_tolerance)
         conditions, found = solved(lower, point, start)
         y, active = conditions.unravel(found.y), conditions.active(context, *found[:2])
-        (value, metrics), (of_context, v) = jax.value_and_grad(
-            lambda context, y: lower.problem.upper_objective(context, lower.task, y),
-            argnums=(0, 1),
-            has_aux=True,
-        )(context, y)
-        matrix = conditions.matrix(context, found.y, found.multipliers, active)
-        matrix = matrix - jnp.diag(_softened(conditions, found, active))
-        b = jnp.concatenate([ravel_pytree(v)[0], jnp.zeros_like(found.multipliers)])
-        adjoint = solve(matrix, b)
-
-        def through(context: Tree) -> Array:
-            return conditions.residual(context, *found[:2], active) @ adjoint
-
-        gradient = jax.tree.map(jnp.zeros_like, point)._replace(
-            context=jax.tree.map(jnp.subtract, of_context, jax.grad(through)(context))
-        )
+        value, metrics = lower.problem.upper_objective(context, lower.task, y)
+        rows, mu = slopes(conditions, context, found)
+        gradient = ravel_pytree(context)[1](rows[0] + mu @ rows[1:])
         return HypergradientOutput(
             value,
-            gradient,
+            jax.tree.map(jnp.zeros_like, point)._replace(context=gradient),
             y,
             metrics,
             diagnostics={
@@ -146,11 +151,15 @@ def implicit_kkt(*, lower_tolerance: float | None = None, newton_steps: int = 10
         )
 
     def target(lower: LowerProblem, point: Point, key: Array):
-        """F(x, y - the first part of M^-1 (R(x) - R)), R the residual, M its derivative, frozen."""
+        """F + mu^T (g, G) at (x, y - the first part of M^-1 (R(x) - R)), mu, M and R frozen.
+
+        R is the residual, M its derivative.
+        """
         start, _ = solved_to_tolerance(lower, point, lower_tolerance)
         conditions, found = solved(lower, point, start)
         active = conditions.active(point.context, *found[:2])
         both = jnp.concatenate([found.y, found.multipliers])
+        _, mu = slopes(conditions, point.context, found)
 
         def residual(context: Tree, both: Array) -> Array:
             y, multipliers = jnp.split(both, [found.y.size])
@@ -162,8 +171,8 @@ def implicit_kkt(*, lower_tolerance: float | None = None, newton_steps: int = 10
 
         def phi(moved: Point) -> Array:
             change = jnp.linalg.solve(matrix, residual(moved.context, both) - frozen)
-            y = conditions.unravel(found.y - change[: found.y.size])
-            return lower.problem.upper_objective(moved.context, lower.task, y)[0]
+            scores = conditions.scores(moved.context, found.y - change[: found.y.size])
+            return scores[0] + mu @ scores[1:]
 
         return phi
 
@@ -172,7 +181,7 @@ def implicit_kkt(*, lower_tolerance: float | None = None, newton_steps: int = 10
         estimate,
         "g = dF/dx - (d grad_y (f + lambda^T g) / dx)^T p - (dg/dx)^T q over active g,  "
         "[H, J^T; J, 0] (p, q) = (grad_y F, 0),  H = Hessian of f + lambda^T g in y,  J = dg/dy",
-        Target("F along the KKT conditions of f and g <= 0", target),
+        Target("F, and constraints with their multipliers, along the KKT conditions", target),
         differentiates=frozenset({"context"}),
         through_steps=False,
         needs_stationarity=True,
@@ -196,7 +205,7 @@ def polished(conditions: Conditions, context: Tree, y: Array, newton_steps: int)
         kept = jnp.where(active, multipliers, 0)
         matrix = conditions.matrix(context, y, kept, active)
         residual = conditions.residual(context, y, kept, active)
-        change = solve(matrix, residual)
+        change = pseudo_inverse(matrix) @ residual
         moved = at(y - change[: y.size], kept - jnp.where(active, change[y.size :], 0))
         better = moved.distance < best.distance  # never where it is no number
         return (moved, jax.tree.map(lambda a, b: jnp.where(better, a, b), moved, best)), None
@@ -204,18 +213,45 @@ def polished(conditions: Conditions, context: Tree, y: Array, newton_steps: int)
     first = at(y, conditions.penalised.weight * jnp.maximum(conditions.g(context, y), 0))
     (_, best), _ = lax.scan(step, (first, first), None, length=newton_steps)
     own = first._replace(penalised=jnp.asarray(True))
-    return jax.tree.map(
-        lambda a, b: jnp.where(best.distance <= first.distance / 2, a, b), best, own
+    kept = best.distance < first.distance
+    return jax.tree.map(lambda a, b: jnp.where(kept, a, b), best, own)
+
+
+def slopes(conditions: Conditions, context: Tree, found: Solution) -> tuple[Array, Array]:
+    """d (F, g, G) / dx along the solution, (1 + |g| + |G|, |context|), and mu of g and G.
+
+    Where y answers for a constraint, its row is 0. Of g only what no y can keep counts above: what
+    is violated at the exact y, and what has no y in it.
+    """
+    active = conditions.active(context, *found[:2])
+    matrix = conditions.matrix(context, *found[:2], active)
+    inverse = pseudo_inverse(matrix - jnp.diag(_softened(conditions, found, active)))
+    of_context, of_y = jax.jacrev(conditions.scores, argnums=(0, 1))(context, found.y)
+    direct = jax.vmap(lambda row: ravel_pytree(row)[0])(of_context)
+    _, pull_back = jax.vjp(lambda x: conditions.residual(x, *found[:2], active), context)
+    through = jax.vmap(lambda row: ravel_pytree(pull_back(row))[0])(of_y @ inverse[: found.y.size])
+    rows = direct - through
+
+    weight, number = conditions.penalised.weight, found.multipliers.size
+    values, of_scores = conditions.scores(context, found.y)[1:], jnp.linalg.norm(rows[1:], axis=1)
+    rounding = jnp.sqrt(jnp.finfo(rows.dtype).eps) * jnp.linalg.norm(direct[1:], axis=1)
+    of_g = jnp.arange(len(values)) < number
+    without_y = ~of_y[1:].any(axis=1)
+    counted = jnp.where(of_g, ~found.penalised & ((values > 0) | without_y), True)
+    # At a penalised y the squares of g are as they are in F.
+    squares = jnp.where(of_g & found.penalised, weight * jnp.maximum(values, 0), 0)
+    mu = upper_multipliers(
+        rows[1:], values, counted & (of_scores > rounding), rows[0] + squares @ rows[1:], weight
     )
+    return rows, mu + squares
 
 
-def solve(matrix: Array, b: Array) -> Array:
-    """The shortest least-squares solution; the matrix is symmetric."""
+def pseudo_inverse(matrix: Array) -> Array:
+    """Of a symmetric matrix, without the eigenvalues that are 0 up to rounding."""
     values, vectors = jnp.linalg.eigh(matrix)
     sizes = jnp.abs(values)
-    regular = sizes > jnp.finfo(b.dtype).eps ** (2 / 3) * sizes.max(initial=0)
-    inverse = jnp.where(regular, 1 / jnp.where(regular, values, 1), 0)
-    return vectors @ (inverse * (vectors.T @ b))
+    regular = sizes > jnp.finfo(matrix.dtype).eps ** (2 / 3) * sizes.max(initial=0)
+    return (vectors * jnp.where(regular, 1 / jnp.where(regular, values, 1), 0)) @ vectors.T
 
 
 def _softened(conditions: Conditions, found: Solution, active: Array) -> Array:
@@ -227,7 +263,10 @@ def _softened(conditions: Conditions, found: Solution, active: Array) -> Array:
 def _penalised(lower: LowerProblem) -> Penalised:
     """f and g; without constraints g is empty."""
     problem = lower.problem
-    return problem.penalised or Penalised(problem.lower_objective, lambda context, task, y: (), 1.0)
+    nothing = Penalised(
+        problem.lower_objective, problem.upper_objective, lambda context, task, y: (), None, 1.0
+    )
+    return problem.penalised or nothing
 
 
 def _check(lower: LowerProblem, shapes: Point, lower_tolerance: float | None) -> None:
