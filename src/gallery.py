@@ -11,8 +11,8 @@ end (x, y) is judged by what the method does not know:
              constraint above 0.01
     nearly   the same with 0.1, 0.01 and 0.1
     no       else;  f* = min f(x, .) is the best of many starts of L-BFGS-B, or, with constraints,
-             of SLSQP (scipy), among all y that violate no constraint of the lower level by more
-             than the y that was found
+             of SLSQP (scipy; the y that was found is one of the starts), among all y that violate
+             no constraint of the lower level by more than that y
 
 Prints a table in Markdown.
 """
@@ -194,7 +194,7 @@ def judged(problem: Instance, x: np.ndarray, y: np.ndarray) -> Outcome:
         for texts in (lower_texts, (*upper_texts, *lower_texts))
     )
     if problem.g:
-        found = lowest_constrained(lower, problem, x, max(worst_lower, FEASIBLE))
+        found = lowest_constrained(lower, problem, x, y, max(worst_lower, FEASIBLE))
     else:
         found = lowest(lower, problem)
     if found is None:
@@ -246,9 +246,12 @@ def lowest(lower: Callable, problem: Instance) -> float:
 
 
 def lowest_constrained(
-    lower: Callable, problem: Instance, x: np.ndarray, slack: float
+    lower: Callable, problem: Instance, x: np.ndarray, y: np.ndarray, slack: float
 ) -> float | None:
-    """min f(x, .) where g(x, .) <= slack, in the box, by SLSQP; None where no start ends there."""
+    """min f(x, .) where g(x, .) <= slack, in the box, by SLSQP; None where no start ends there.
+
+    One start is y itself: where no y is feasible, hardly another one is as near to it.
+    """
     import jax
     import jax.numpy as jnp
     from scipy.optimize import minimize
@@ -264,7 +267,7 @@ def lowest_constrained(
     }
     bounds = list(zip(problem.y_box.lower, problem.y_box.upper, strict=True))
     found = []
-    for start in starts_of(problem):
+    for start in (np.clip(y, problem.y_box.lower, problem.y_box.upper), *starts_of(problem)):
         end = minimize(both, start, jac=True, bounds=bounds, constraints=limits, method="SLSQP")
         if np.all(np.isfinite(end.x)) and np.max(np.asarray(values(end.x))) <= slack + FEASIBLE:
             found.append(float(end.fun))

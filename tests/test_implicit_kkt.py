@@ -15,6 +15,7 @@ import bilevel
 from bilevel import hypergradients, lower_solvers, methods
 from bilevel.hypergradients.implicit_kkt import Conditions, polished
 from bilevel.types import Penalised
+from bilevel.upper_multipliers import upper_multipliers
 from src.certification.finite_differences import directional_error
 
 WEIGHTS = (1e2, 1e3, 1e4)
@@ -218,22 +219,66 @@ def test_without_active_constraints_it_is_the_implicit_gradient():
     np.testing.assert_allclose(found.gradient, exact.gradient, atol=1e-8)
 
 
-@pytest.mark.parametrize("newton_steps", [0, 10])
-def test_where_no_y_is_feasible_the_penalised_solution_counts(newton_steps):
-    """1 <= y <= x at x = 1/2: as `hoag` has it."""
-    problem = bilevel.problem(
+def test_without_newton_steps_it_is_the_penalised_solution():
+    """min 1/2 (y - 2)^2 where 1 <= y <= x, at x = 1/2, where no y is feasible: as `hoag` has it."""
+    method = methods.kkt(**BELOW, newton_steps=0)
+    found = bilevel.hypergradient(between(), method, jnp.asarray(0.5))
+    hoag = methods.hoag(**BELOW, tolerance=1e-13)
+    expected = bilevel.hypergradient(between(), hoag, jnp.asarray(0.5))
+    np.testing.assert_allclose(found.y, expected.y, rtol=1e-8)
+    np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-6)
+
+
+def between():
+    return bilevel.problem(
         lambda x, y: 0.5 * (y - 2) ** 2,
-        lambda x, y: 0.5 * (x - y) ** 2 + 0.1 * x,
+        lambda x, y: 0.5 * (x - y) ** 2 + x,
         upper_start=jnp.asarray(0.5),
         lower_start=jnp.zeros(()),
         lower_constraints=lambda x, y: jnp.stack([1 - y, y - x]),
+        constraint_weight=50.0,
     )
-    method = methods.kkt(**BELOW, newton_steps=newton_steps)
-    found = bilevel.hypergradient(problem, method, jnp.asarray(0.5))
-    hoag = methods.hoag(**BELOW, tolerance=1e-13)
-    expected = bilevel.hypergradient(problem, hoag, jnp.asarray(0.5))
-    np.testing.assert_allclose(found.y, expected.y, rtol=1e-8)
-    np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-6)
+
+
+# ---- constraints on x ----
+
+
+def test_x_stops_where_no_y_would_be_feasible():
+    """As above: F falls with x, down to x = 1; the penalty alone ends at 1 - 2 / 50."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.01, 300))
+    found = bilevel.minimize(between(), KKT, optimizer=optimizer, num_iterations=300)
+    assert float(found.x) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_an_upper_constraint_is_met():
+    """min (y - 3)^2 / 2 + x^2 / 2 with y = x, x + y <= 1: x = y = 1/2."""
+    problem = bilevel.problem(
+        lambda x, y: 0.5 * (y - x) ** 2,
+        lambda x, y: 0.5 * (y - 3) ** 2 + 0.5 * x**2,
+        upper_start=jnp.asarray(0.6),
+        lower_start=jnp.zeros(()),
+        lower_constraints=lambda x, y: y - 10,
+        upper_constraints=lambda x, y: x + y - 1,
+        constraint_weight=10.0,
+    )
+    found = bilevel.minimize(problem, KKT, optimizer=optax.sgd(0.02), num_iterations=200)
+    assert float(found.x) == pytest.approx(0.5, abs=1e-8)
+
+
+def test_upper_multipliers_satisfy_their_conditions():
+    rng = np.random.default_rng(3)
+    rows, values, slope = rng.normal(size=(4, 6)), rng.normal(size=4) / 10, rng.normal(size=6)
+    rows[2] = 0
+    counted = np.array([True, True, True, False])
+    mu = np.asarray(upper_multipliers(*map(jnp.asarray, (rows, values, counted, slope)), 3.0))
+    assert (mu >= 0).all()
+    assert mu[2] == mu[3] == 0
+    falls = rows @ (slope + rows.T @ mu) - 3.0 * np.sum(rows**2, axis=1) * values
+    for i in (0, 1):
+        assert abs(falls[i]) < 1e-8 if mu[i] > 0 else falls[i] >= 0
+    assert (
+        upper_multipliers(jnp.zeros((0, 6)), jnp.zeros(0), jnp.zeros(0, bool), slope, 1.0).size == 0
+    )
 
 
 # ---- what people get ----

@@ -115,7 +115,7 @@ class Exact(NamedTuple):
 
 
 class Constraints(Protocol):
-    def __call__(self, context: Tree, task: Tree, y: Tree) -> Tree:
+    def __call__(self, context: Tree, task: Tree, y: Tree, /) -> Tree:
         """Arrays, or a pytree of them, feasible where no entry is above 0."""
         ...
 

@@ -251,7 +251,8 @@ def pseudo_inverse(matrix: Array) -> Array:
     values, vectors = jnp.linalg.eigh(matrix)
     sizes = jnp.abs(values)
     regular = sizes > jnp.finfo(matrix.dtype).eps ** (2 / 3) * sizes.max(initial=0)
-    return (vectors * jnp.where(regular, 1 / jnp.where(regular, values, 1), 0)) @ vectors.T
+    inverse = jnp.where(regular, 1 / jnp.where(regular, values, 1), 0)
+    return (vectors * inverse[None, :]) @ vectors.T
 
 
 def _softened(conditions: Conditions, found: Solution, active: Array) -> Array:
