@@ -199,7 +199,7 @@ def polished(conditions: Conditions, context: Tree, y: Array, newton_steps: int)
         return Solution(y, multipliers, jnp.linalg.norm(residual), jnp.asarray(False))
 
     def step(now: tuple[Solution, Solution], _: None) -> tuple[tuple[Solution, Solution], None]:
-        (y, multipliers, *_), best = now
+        y, multipliers, best = now[0].y, now[0].multipliers, now[1]
         active = conditions.active(context, y, multipliers)
         # What is not active loses its multiplier in this step: the others answer for it.
         kept = jnp.where(active, multipliers, 0)
