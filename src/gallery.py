@@ -11,8 +11,8 @@ end (x, y) is judged by what the method does not know:
              constraint above 0.01
     nearly   the same with 0.1, 0.01 and 0.1
     no       else;  f* = min f(x, .) is the best of many starts of L-BFGS-B, or, with constraints,
-             of SLSQP (scipy; the y that was found is one of the starts), among all y that violate
-             no constraint of the lower level by more than that y
+             of SLSQP (scipy), among all y that violate no constraint of the lower level by more
+             than the y that was found, which is one of them
 
 Prints a table in Markdown.
 """
@@ -197,8 +197,6 @@ def judged(problem: Instance, x: np.ndarray, y: np.ndarray) -> Outcome:
         found = lowest_constrained(lower, problem, x, y, max(worst_lower, FEASIBLE))
     else:
         found = lowest(lower, problem)
-    if found is None:
-        return Outcome("no", upper, why="SLSQP found no y as feasible as the one at the end")
     least = found if problem.g else min(float(lower(y)), found)
     gap = float(lower(y)) - least
     for verdict, of_upper, of_lower, of_constraints in (
@@ -247,10 +245,11 @@ def lowest(lower: Callable, problem: Instance) -> float:
 
 def lowest_constrained(
     lower: Callable, problem: Instance, x: np.ndarray, y: np.ndarray, slack: float
-) -> float | None:
-    """min f(x, .) where g(x, .) <= slack, in the box, by SLSQP; None where no start ends there.
+) -> float:
+    """min f(x, .) where g(x, .) <= slack, in the box, by SLSQP.
 
-    One start is y itself: where no y is feasible, hardly another one is as near to it.
+    y itself is one of the starts, and counts: where hardly another one is as feasible, SLSQP may
+    end at none.
     """
     import jax
     import jax.numpy as jnp
@@ -266,12 +265,12 @@ def lowest_constrained(
         "jac": lambda y: -np.asarray(slopes(y), float),
     }
     bounds = list(zip(problem.y_box.lower, problem.y_box.upper, strict=True))
-    found = []
+    found = [both(y)[0]]
     for start in (np.clip(y, problem.y_box.lower, problem.y_box.upper), *starts_of(problem)):
         end = minimize(both, start, jac=True, bounds=bounds, constraints=limits, method="SLSQP")
         if np.all(np.isfinite(end.x)) and np.max(np.asarray(values(end.x))) <= slack + FEASIBLE:
             found.append(float(end.fun))
-    return min(found, default=None)
+    return min(found)
 
 
 if __name__ == "__main__":
