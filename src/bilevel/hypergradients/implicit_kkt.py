@@ -15,7 +15,8 @@ what the lower steps ended at, and -D / weight joins the lower right block of S:
 derivative of the penalised solution (`implicit`).
 
 F is the objective without its squares; G(x, y) <= 0, and what of g no y can keep, come to their
-limits without a bias too (`bilevel.upper_multipliers`).
+limits without a bias too (`bilevel.upper_multipliers`, with the context in place of x). Where they
+count, g is the gradient of F + mu^T (g, G), not that of the squares which the reported F has.
 
 Eigenvalues of S that are 0 up to rounding are left out of its inverse: y does not move along the
 solutions of a linear program that has several, and of dependent active gradients the shortest
