@@ -1,18 +1,18 @@
 """Gallery: `python -m src.gallery [problems=boxes|constrained|A,B] [methods=rhg,bda]`: which method
 solves what of BOLIB (src/data/bolib.py).
 
-boxes: every problem with bounds on single entries alone. constrained: all others, by `hoag`; their
-constraints are penalties (src/bilevel/constraints.py), bounds of y too, and the lower level is
-solved by accelerated gradient descent with a line search. From the set's starts, with one setting
-per method: its upper step is the better of two on five problems that are named here. At the end
-(x, y) is judged by what the method does not know:
+boxes: every problem with bounds on single entries alone. constrained: all others, by `hoag` and
+`kkt`; their constraints are penalties (src/bilevel/constraints.py), bounds of y too, and the lower
+level is solved by accelerated gradient descent with a line search. From the set's starts, with one
+setting per method: its upper step is the better of two on five problems that are named here. At the
+end (x, y) is judged by what the method does not know:
 
     solved   |F - best| <= 0.01 max(1, |best|),  |f(x, y) - f*| <= 0.001 max(1, |f*|), and no
              constraint above 0.01
     nearly   the same with 0.1, 0.01 and 0.1
     no       else;  f* = min f(x, .) is the best of many starts of L-BFGS-B, or, with constraints,
              of SLSQP (scipy), among all y that violate no constraint of the lower level by more
-             than the y that was found
+             than the y that was found, which is one of them
 
 Prints a table in Markdown.
 """
@@ -45,6 +45,7 @@ CONSTRAINED_TRIED_ON = (
 UPPER_STEPS = (0.02, 0.2)  # of Adam; falls to 0 along a cosine
 NUM_ITERATIONS, NUM_LOWER_STEPS, LOWER_STEP = 2000, 50, 0.05
 METHODS = ("rhg", "trhg", "hoag", "bda", "iaptt", "f2sa", "pbgd", "bome", "bvfsm", "meha", "soba")
+CONSTRAINED_METHODS = ("hoag", "kkt")
 STARTS = 40  # of the independent search
 FEASIBLE = 1e-6
 
@@ -71,15 +72,15 @@ def main() -> None:
                 )
             chosen[key] = value
         if chosen["problems"] == "constrained" and chosen["methods"] == ",".join(METHODS):
-            chosen["methods"] = "hoag"
+            chosen["methods"] = ",".join(CONSTRAINED_METHODS)
         chosen["problems"] = {
             "boxes": ",".join(with_boxes_alone()),
             "constrained": ",".join(constrained()),
         }.get(chosen["problems"], chosen["problems"])
         problems, methods = (chosen[key].split(",") for key in ("problems", "methods"))
         for name in methods:
-            if name not in METHODS:
-                raise UserError(f"methods={name}: there are {', '.join(METHODS)}")
+            if name not in (*METHODS, *CONSTRAINED_METHODS):
+                raise UserError(f"methods={name}: there are {', '.join(METHODS)}, kkt")
         try:
             instances = {name: instance(name) for name in problems}
         except ValueError as error:
@@ -137,24 +138,24 @@ def outcome(problem: Instance, method: str, step: float) -> Outcome:
     from bilevel.own_problem import Problem
     from src.problems.bolib import bolib
 
+    # A linear f has no curvature but that of its constraints.
+    of_hoag = {"tolerance": 1e-6, "tolerance_decay": 1.0, "damping": 1e-3}
     penalised = {
-        "tolerance": 1e-6,
-        "tolerance_decay": 1.0,
         "lower_tolerance": 1e-6,
-        "damping": 1e-3,  # a linear f has no curvature but that of its constraints
         "num_lower_steps": 500,
         "lower_start": "warm",
         "lower_optimizer": bilevel.lower_solvers.gradient_descent(acceleration=True),
+        **(of_hoag if method == "hoag" else {}),
     }
     optimizer = optax.adam(optax.cosine_decay_schedule(step, NUM_ITERATIONS))
     with jax.enable_x64(True):
         options = {} if method in ("soba", "meha") else {"num_lower_steps": NUM_LOWER_STEPS}
-        chosen = getattr(bilevel.methods, method)(step_size=LOWER_STEP, **options)
-        lower_bounds = "project"
+        make, lower_bounds = getattr(bilevel.methods, method), "project"
+        chosen = make(step_size=LOWER_STEP, **options)
         if has_constraints(problem):
-            if method != "hoag":
+            if method not in CONSTRAINED_METHODS:
                 return Outcome("not tried", why="its lower steps are too long for the penalties")
-            chosen, lower_bounds = bilevel.methods.hoag(**penalised), "penalty"
+            chosen, lower_bounds = make(**penalised), "penalty"
         try:
             found = bilevel.minimize(
                 Problem(*bolib(instance=problem.name, lower_bounds=lower_bounds)),
@@ -193,11 +194,9 @@ def judged(problem: Instance, x: np.ndarray, y: np.ndarray) -> Outcome:
         for texts in (lower_texts, (*upper_texts, *lower_texts))
     )
     if problem.g:
-        found = lowest_constrained(lower, problem, x, max(worst_lower, FEASIBLE))
+        found = lowest_constrained(lower, problem, x, y, max(worst_lower, FEASIBLE))
     else:
         found = lowest(lower, problem)
-    if found is None:
-        return Outcome("no", upper, why="SLSQP found no y as feasible as the one at the end")
     least = found if problem.g else min(float(lower(y)), found)
     gap = float(lower(y)) - least
     for verdict, of_upper, of_lower, of_constraints in (
@@ -245,9 +244,13 @@ def lowest(lower: Callable, problem: Instance) -> float:
 
 
 def lowest_constrained(
-    lower: Callable, problem: Instance, x: np.ndarray, slack: float
-) -> float | None:
-    """min f(x, .) where g(x, .) <= slack, in the box, by SLSQP; None where no start ends there."""
+    lower: Callable, problem: Instance, x: np.ndarray, y: np.ndarray, slack: float
+) -> float:
+    """min f(x, .) where g(x, .) <= slack, in the box, by SLSQP.
+
+    y itself is one of the starts, and counts: where hardly another one is as feasible, SLSQP may
+    end at none.
+    """
     import jax
     import jax.numpy as jnp
     from scipy.optimize import minimize
@@ -262,12 +265,12 @@ def lowest_constrained(
         "jac": lambda y: -np.asarray(slopes(y), float),
     }
     bounds = list(zip(problem.y_box.lower, problem.y_box.upper, strict=True))
-    found = []
-    for start in starts_of(problem):
+    found = [both(y)[0]]
+    for start in (np.clip(y, problem.y_box.lower, problem.y_box.upper), *starts_of(problem)):
         end = minimize(both, start, jac=True, bounds=bounds, constraints=limits, method="SLSQP")
         if np.all(np.isfinite(end.x)) and np.max(np.asarray(values(end.x))) <= slack + FEASIBLE:
             found.append(float(end.fun))
-    return min(found, default=None)
+    return min(found)
 
 
 if __name__ == "__main__":

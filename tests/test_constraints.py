@@ -143,6 +143,23 @@ def test_formulas_say_the_penalties():
 
 
 @pytest.mark.parametrize(
+    ("violation", "weight", "warns"),
+    [(0.09, 1000.0, False), (0.11, 1000.0, True), (0.11, 10.0, False), (float("nan"), 10.0, True)],
+)
+def test_when_constraints_count_as_not_met(violation, weight, warns):
+    """Up to a multiplier of 100 it may be the bias of the penalties."""
+    assert bool(constraints.unmet(violation, weight)) == warns
+
+
+def test_steps_that_are_too_long_for_the_penalties_are_warned_of():
+    method = methods.hoag(num_lower_steps=1, step_size=0.1)
+    with pytest.warns(UserWarning, match=r"lower_violation=.* above 0\.1: .* or a line search"):
+        bilevel.minimize(
+            projection_problem(1000.0), method, optimizer=optax.sgd(0.0), num_iterations=1
+        )
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"lower_constraints": 3}, TypeError, "lower_constraints=3 must be a function whose"),

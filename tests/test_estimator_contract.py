@@ -16,6 +16,7 @@ import pytest
 from bilevel import hypergradients
 from bilevel.aggregation import descent
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from bilevel.constraints import with_constraints
 from bilevel.dynamics import compose
 from bilevel.estimator import Part
 from bilevel.from_objectives import persistent_source, problem_from_objectives
@@ -196,6 +197,8 @@ def test_whether_it_differentiates_through_steps(name):
 @pytest.mark.parametrize("name", OF_X)
 def test_the_lower_steps_are_refused_by_what_is_declared(name):
     record, case, plain = RECORDS[name], CASES["quadratic"](), sgd_of(0.1)
+    far = with_constraints(case.problem, lambda x, task, y: y["a"] - 100, None, 1.0)
+    case = case._replace(problem=far)  # one estimator is for constrained problems alone
     make(NODES[name], case, plain, K)
     reason = Reason("the steps wander", "lower_optimizer=sgd")
     for field, declared in (

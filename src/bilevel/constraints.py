@@ -11,16 +11,17 @@ gradients and positive multipliers, g_i ends near lambda_i / weight, not at 0, a
 gradient are off by a multiple of 1 / weight (Nocedal and Wright, Numerical Optimization, 2006,
 Section 17.1). Lower steps of gradient descent must be shorter than 2 / (L + weight |grad g|^2); a
 lower solver with a line search (`bilevel.lower_solvers.lbfgs`) finds its steps itself.
-"""
 
-from collections.abc import Callable
+The problem keeps f and g apart too (`penalised`), for estimators that make the lower solution exact
+(`bilevel.hypergradients.implicit_kkt`).
+"""
 
 import jax
 import jax.numpy as jnp
 
-from bilevel.types import Array, BilevelProblem, Metrics, Tree
+from bilevel.types import Array, BilevelProblem, Constraints, Metrics, Penalised, Tree
 
-Constraints = Callable[[Tree, Tree, Tree], Tree]
+LARGEST_MULTIPLIER = 100.0
 
 
 def half_squares(values: Tree) -> Array:
@@ -35,6 +36,25 @@ def violation(values: Tree) -> Array:
     """The largest entry above 0; 0 where all constraints hold."""
     leaves = [jnp.max(leaf, initial=0.0) for leaf in jax.tree.leaves(values)]
     return jnp.max(jnp.stack([jnp.zeros((), leaves[0].dtype), *leaves]))
+
+
+def unmet(violation: float, weight: float) -> str:
+    """What to say where constraints of the lower level are clearly not met at the end; else "".
+
+    Penalties leave lambda / weight. Above 100 / weight, 0.1 by default, the multiplier would exceed
+    100: rather the lower steps have not come near a solution, or x has no feasible y.
+    """
+    limit = LARGEST_MULTIPLIER / weight
+    if violation <= limit:
+        return ""
+    return (
+        f"lower_violation={violation:.3g} at the end, above {limit:g}: the constraints of the "
+        "lower level are not met: its steps diverge or are too few, or no y is feasible at this x; "
+        "choose lower steps shorter than 2 / (L + weight |grad g|^2), or a line search, "
+        "lower_optimizer=gradient_descent lower_optimizer.acceleration=true (in Python "
+        "bilevel.lower_solvers.gradient_descent(acceleration=True)), without projected bounds of y "
+        "(problem.lower_bounds=penalty)"
+    )
 
 
 def with_constraints(
@@ -80,4 +100,7 @@ def with_constraints(
         upper_objective=upper_objective,
         evaluate=evaluate,
         formulas=formulas,
+        penalised=problem.penalised
+        if lower is None
+        else Penalised(problem.lower_objective, problem.upper_objective, lower, upper, weight),
     )

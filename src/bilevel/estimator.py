@@ -84,6 +84,11 @@ def _nothing_to_check(lower: LowerProblem, shapes: Point) -> None:
     del lower, shapes
 
 
+def _as_it_is(lower: LowerProblem, point: Point, y: Tree) -> Tree:
+    del lower, point
+    return y
+
+
 class Hypergradient(NamedTuple):
     """An estimate of d F(x, y_K(x)) with respect to a Point, for one task, and its contract.
 
@@ -107,8 +112,11 @@ class Hypergradient(NamedTuple):
                          an estimator that does not
     work                 the option that counts the products of its linear solve; "" for none
     init(lower, y0)      the first carry; lower.task may hold shapes alone
-    check(lower, shapes) raises ValueError on what it cannot do; before tracing
+    check(lower, shapes) raises ValueError on what it cannot do; before tracing: of the task and of
+                         the point it gets shapes
     limits               {diagnostic: Limit}
+    solution(lower, point, y)   the lower variable that people get, and that is scored, from the
+                         y_K of the lower steps; y_K itself for most
     """
 
     name: str
@@ -127,6 +135,7 @@ class Hypergradient(NamedTuple):
     init: Callable[[LowerProblem, Tree], Tree] = _no_carry
     check: Callable[[LowerProblem, Point], None] = _nothing_to_check
     limits: Mapping[str, Limit] = NOTHING
+    solution: Callable[[LowerProblem, Point, Tree], Tree] = _as_it_is
 
 
 def by_reverse_mode(

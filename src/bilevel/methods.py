@@ -167,6 +167,20 @@ def hoag(
     return method("hoag", estimator, **lower)
 
 
+def kkt(
+    *, lower_tolerance: float | None = None, newton_steps: int = 10, **lower: Unpack[LowerChoices]
+) -> Method:
+    """Implicit differentiation under constraints of the lower level, through its KKT conditions.
+
+    The lower steps descend the penalised f; Newton steps then make y exact. Options as in
+    `bilevel.hypergradients.implicit_kkt`.
+    """
+    estimator = hypergradients.implicit_kkt(
+        lower_tolerance=lower_tolerance, newton_steps=newton_steps
+    )
+    return method("kkt", estimator, **lower)
+
+
 def neumann(
     *,
     num_terms: int = 50,

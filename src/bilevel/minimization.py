@@ -14,6 +14,7 @@ from jax import lax
 from bilevel import problem_checks as check
 from bilevel.algorithm import AlgorithmState
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from bilevel.constraints import unmet
 from bilevel.dynamics import for_testing
 from bilevel.estimate import suited_lower_problem
 from bilevel.estimator import Limit
@@ -149,7 +150,8 @@ def minimize(
     optimizer: any optax transformation, for x and all else that is learned. The result is a
     function of the arguments: the same seed gives the same numbers.
 
-    Warns where the first hypergradient is exactly zero. Raises FloatingPointError where a number
+    Warns where the first hypergradient is exactly zero, and where constraints of the lower level
+    are clearly not met at the end. Raises FloatingPointError where a number
     leaves the finite or a limit of the estimator is passed, with the iteration and a remedy, and
     ValueError where the method does not suit the problem.
     """
@@ -195,6 +197,10 @@ def minimize(
         for split in splits
         for name, value in score(state, key, split=split).items()
     }
+    penalised = problem.problem.penalised
+    far = penalised and unmet(scores["validation/lower_violation"], penalised.weight)
+    if far:
+        warnings.warn(far, stacklevel=2)
     x = solver.x(state)
     return Minimized(
         x,

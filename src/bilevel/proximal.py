@@ -15,7 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.dependence import draws_start
-from bilevel.types import Array, BilevelProblem, Exact, Index, Metrics, Objectives, Tree
+from bilevel.types import (
+    Array,
+    BilevelProblem,
+    Exact,
+    Index,
+    Metrics,
+    Objectives,
+    Penalised,
+    Tree,
+)
 
 
 def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
@@ -66,6 +75,15 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
             scores["lower_loss"] += term(context, y)
         return scores
 
+    def with_term(penalised: Penalised) -> Penalised:
+        G = penalised.upper
+        return penalised._replace(
+            f=lambda context, task, y: penalised.f(context["problem"], task, y) + term(context, y),
+            F=lambda context, task, y: penalised.F(context["problem"], task, y),
+            constraints=lambda context, task, y: penalised.constraints(context["problem"], task, y),
+            upper=G and (lambda context, task, y: G(context["problem"], task, y)),
+        )
+
     return problem._replace(
         prepare=prepare,
         lower_objective=lower_objective,
@@ -78,4 +96,5 @@ def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:
         singular_hessians=problem.singular_hessians & {Objectives.F},
         # The term is a part of the damping that the problem asks for, or all of it.
         damping=max(0.0, problem.damping - weight),
+        penalised=with_term(problem.penalised) if problem.penalised else None,
     )

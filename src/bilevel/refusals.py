@@ -46,7 +46,7 @@ def refuse(hypergradient: Hypergradient, lower: LowerProblem, shapes: Shapes) ->
         raise ValueError(
             f"{name} moves y along directions of its own, but {dynamics.no_derivative}"
         )
-    hypergradient.check(lower, point_shapes(lower, shapes))
+    hypergradient.check(lower._replace(task=shapes.task), point_shapes(lower, shapes))
     refuse_unlearnable(hypergradient, lower)
     _refuse_unreached_x(hypergradient, lower, reads_of_x(lower, shapes))
 

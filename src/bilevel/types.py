@@ -161,6 +161,28 @@ class Exact(NamedTuple):
     upper_solution: OfTask | None = None
 
 
+class Constraints(Protocol):
+    def __call__(self, context: Tree, task: Tree, y: Tree, /) -> Tree:
+        """Arrays, or a pytree of them, feasible where no entry is above 0."""
+        ...
+
+
+class Penalised(NamedTuple):
+    """What `constraints.with_constraints` made penalties of.
+
+    f, F          the objectives without the squares
+    constraints   g(x, y) <= 0 of the lower level
+    upper         G(x, y) <= 0 of the upper level, or None
+    weight        of the squares: f + weight/2 sum max(0, g)^2
+    """
+
+    f: LowerObjective
+    F: UpperObjective
+    constraints: Constraints
+    upper: Constraints | None
+    weight: float
+
+
 def unchanged(point: Tree, /) -> Tree:
     """The projection onto everything."""
     return point
@@ -181,6 +203,8 @@ class BilevelProblem(NamedTuple):
     blocks              the same rows in blocks, for methods that remember what each gave; or None
     inspect             a NamedTuple of arrays that people want to look at, or None
     predict             what a solved lower level says of the rows of its task (arrays), or None
+    penalised           f and the constraints of y whose squares are a part of lower_objective, or
+                        None
     """
 
     init_upper: InitUpper
@@ -200,6 +224,7 @@ class BilevelProblem(NamedTuple):
     blocks: Blocks | None = None
     inspect: OfUpper | None = None
     predict: OfSolution | None = None
+    penalised: Penalised | None = None
 
     def rows(self, context: Tree, task: Tree, k: Index) -> tuple[Tree, Tree]:
         """(context, task) as lower step k sees them: its mini-batch, or all rows."""

@@ -86,9 +86,8 @@ def ways(num_rows: int) -> dict[str, Way]:
 
 def quadratics() -> Case:
     """Rows of f and of F that are quadratics; h is one, too."""
-    sizes = {"num_lower_rows": NUM_QUADRATICS, "num_upper_rows": NUM_QUADRATICS}
-    batched = Problem(*quadratic(**sizes, batch_size=BATCH, sampling="epochs"))
-    whole = Problem(*quadratic(**sizes))
+    make = partial(quadratic, num_lower_rows=NUM_QUADRATICS, num_upper_rows=NUM_QUADRATICS)
+    batched, whole = Problem(*make(batch_size=BATCH, sampling="epochs")), Problem(*make())
     task = one_task(whole.source, whole.source.data, jax.random.key(0), "train")
     exact = whole.problem.exact.hypergradient
     assert exact is not None

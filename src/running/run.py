@@ -26,6 +26,7 @@ from src.running.shared_folder import SharedCheckpoints, shared_checkpoints, sha
 from src.running.snapshot import Snapshot
 from src.running.starting import started_from
 from src.running.stopping import stop_requests
+from src.running.violation import warn_of_violation
 from src.settings.build import Experiment, build
 from src.settings.checked import Settings, check_settings, identity_of
 from src.settings.errors import UserError
@@ -139,6 +140,7 @@ def _train_and_score(
 
             trained = train(run, evaluate, snapshot, stop_agreed)
         result = {**description, **result_of(run, evaluate, curve, trained)}
+        warn_of_violation(run.experiment, result)
         _log_the_end(run, trained, result)
         pictures += run.processes.first(_ending(run, trained, result))
     finally:

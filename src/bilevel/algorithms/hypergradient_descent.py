@@ -181,7 +181,7 @@ def hypergradient_descent(
         tested = LowerProblem(problem, test_dynamics or dynamics, num_steps, persistent, task)
         if observe is not None:
             return trajectory(tested.at(point), y0, num_steps, observe)
-        return tested.solve(point)
+        return hypergradient.solution(tested, point, tested.solve(point))
 
     return Algorithm(init=init, step=step, adapt=adapt)
 

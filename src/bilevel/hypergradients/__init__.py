@@ -6,6 +6,7 @@ from bilevel.hypergradients.first_order import first_order
 from bilevel.hypergradients.forward import forward
 from bilevel.hypergradients.gradient_penalty import gradient_penalty
 from bilevel.hypergradients.implicit import implicit
+from bilevel.hypergradients.implicit_kkt import implicit_kkt
 from bilevel.hypergradients.moreau_envelope import moreau_envelope
 from bilevel.hypergradients.pessimistic import pessimistic
 from bilevel.hypergradients.recursive_momentum import recursive_momentum
@@ -25,6 +26,7 @@ __all__ = [
     "forward",
     "gradient_penalty",
     "implicit",
+    "implicit_kkt",
     "moreau_envelope",
     "one_step",
     "pessimistic",

@@ -26,13 +26,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.flatten_util import ravel_pytree
 
 from bilevel.dependence import draws_start
 from bilevel.estimator import Hypergradient, HypergradientOutput, Limit, Target
 from bilevel.linear_solvers import Equation, LinearSolver, cg
 from bilevel.lower_level import LowerProblem, Point
+from bilevel.lower_tolerance import refuse_stopping, refuse_tolerance, solved_to_tolerance
 from bilevel.stationarity import System, linear_system, relative_error
 from bilevel.types import Array, Metrics, Objectives, Tree
 
@@ -75,26 +75,12 @@ def implicit(
         warm = lower.persistent and solver.uses_start
         return Carry(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, y0) if warm else ())
 
-    def lower_solution(lower: LowerProblem, point: Point, shrink: Array) -> tuple[Tree, Metrics]:
-        """y, and what there is to report."""
-        own, steps = lower.dynamics.tolerance, {}
-        tolerance = own if lower_tolerance is None else lower_tolerance
-        if tolerance is None:
-            y = lower.solve(point)
-        else:
-            # A solver stays where its own tolerance is reached: to wait for less would be in vain.
-            wanted = tolerance * shrink if own is None else jnp.maximum(tolerance * shrink, own)
-            y, done = lower.solve_until(point, wanted)
-            steps = {"lower_steps": done.astype(shrink.dtype)}
-        direction = lower.on_all_rows().at(point).direction(y, 1)
-        return y, {**steps, "lower_residual": optax.tree.norm(lower.residual(direction, y))}
-
     def estimate(
         lower: LowerProblem, point: Point, carry: Carry, key: Array
     ) -> HypergradientOutput:
         added = damping_of(lower)
         shrink = jnp.power(tolerance_decay, carry.iteration)
-        y, diagnostics = lower_solution(lower, point, shrink)
+        y, diagnostics = solved_to_tolerance(lower, point, lower_tolerance, shrink)
         whole = lower.on_all_rows()
         (value, metrics), (of_context, v) = jax.value_and_grad(
             lambda context, y: whole.at(point._replace(context=context)).upper(y),
@@ -175,24 +161,7 @@ def implicit(
                 "linear system has no unique solution; choose hypergradient.damping=0.1"
                 f"{_ways_to_regularity(lower)}; hypergradient=unrolled needs no solution"
             )
-        if lower_tolerance is not None and problem.mini_batch is not None:
-            raise ValueError(
-                f"lower_tolerance={lower_tolerance}: steps on mini-batches never come to rest; "
-                "choose hypergradient.lower_tolerance=null, or problem.batch_size=null"
-            )
-        own = dynamics.tolerance
-        if own is not None and problem.mini_batch is not None:
-            raise ValueError(
-                f"the lower optimizer is a solver that stops at tolerance={own:g}, but steps on "
-                "mini-batches never come to rest; choose problem.batch_size=null, or "
-                "lower_optimizer=sgd"
-            )
-        if own is not None and lower_tolerance is not None and lower_tolerance < own:
-            raise ValueError(
-                f"lower_tolerance={lower_tolerance:g}: the lower optimizer stops at its own "
-                f"tolerance={own:g} before; choose lower_optimizer.tolerance={lower_tolerance:g}, "
-                "or hypergradient.lower_tolerance=null"
-            )
+        refuse_stopping(lower, lower_tolerance)
 
     of_solver = {f"solver.{name}": values for name, values in solver.certified_with.items()}
     exact = solver.exact_with
@@ -240,10 +209,7 @@ def _refuse(
             f"damping={damping} must be positive and finite: with {solver.formula} it stands for "
             f"what that misses; choose {solver.damping:g}"
         )
-    if lower_tolerance is not None and not 0 < lower_tolerance < math.inf:
-        raise ValueError(
-            f"lower_tolerance={lower_tolerance} must be positive and finite; null does all steps"
-        )
+    refuse_tolerance(lower_tolerance)
     if not 0 < tolerance_decay <= 1:
         raise ValueError(f"tolerance_decay={tolerance_decay} is outside (0, 1]; 1 for none")
     if not max_residual > 0:
