@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bilevel.shapes import one_task
+from src.figures import stochastic
 from src.figures.__main__ import main
 from src.figures.counterexample import LAWS, closed_form, recommended, solve
 from src.figures.regularisation import as_problem, lower_solution, table, texts, truth, upper_value
@@ -34,6 +35,11 @@ def test_the_known_answers():
     assert few_steps[0] == pytest.approx(c / (1 + c**2), rel=1e-12)
 
 
+def few_ways(ways):
+    """Two of the ways, which compile in a few seconds."""
+    return lambda num_rows: {name: ways(num_rows)[name] for name in ("saba", "hoag, all rows")}
+
+
 # Optuna 2 with SQLAlchemy 1.4, which the sweeper of Hydra needs.
 @pytest.mark.filterwarnings("ignore:Deprecated API features detected")
 def test_everything_is_written(tmp_path, monkeypatch, capsys):
@@ -50,6 +56,12 @@ def test_everything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("src.figures.counterexample.STEPS", (8,))
     monkeypatch.setattr("src.figures.regularisation.SECONDS", 0.2)
     monkeypatch.setattr("src.figures.regularisation.texts", lambda: table(120))
+    for name, value in {"PASSES": 2, "POINTS": 2, "NUM_SEEDS": 2, "K": 1}.items():
+        monkeypatch.setattr(f"src.figures.stochastic.{name}", value)
+    for name in ("NUM_QUADRATICS", "NUM_TABLE_ROWS"):
+        monkeypatch.setattr(f"src.figures.stochastic.{name}", 32)
+    monkeypatch.setattr("src.figures.stochastic.LOWER_STEPS", (0.03,))
+    monkeypatch.setattr("src.figures.stochastic.ways", few_ways(stochastic.ways))
     main()
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "cleaning_trusted.png",
@@ -60,6 +72,7 @@ def test_everything_is_written(tmp_path, monkeypatch, capsys):
         "regularisation.png",
         "sine.png",
         "starts.png",
+        "stochastic.png",
     ]
     assert (tmp_path / "laws.md").read_text().count("| harmonic |") == 1
     assert "| constant |" in capsys.readouterr().out

@@ -4,7 +4,8 @@ counterexample.png, starts.png and laws.md: where BDA's laws end on the counter-
 which starts, with which K. hypergradients.png: the error of every estimator, and the memory of
 unrolling. sine.png: curves as MAML predicts them before and after adaptation. cleaning_*.png: which
 of the digits RHG trusts where half of the labels are wrong. regularisation.png: hypergradients and
-searches against time (optuna is needed; leave the machine alone meanwhile).
+searches against time (optuna is needed; leave the machine alone meanwhile). stochastic.png:
+methods on mini-batches against passes over the rows; where they end is printed.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def main() -> None:
     from src.figures.hypergradients import hypergradient_figure
     from src.figures.regularisation import regularisation_figure
     from src.figures.sine import sine_figure
+    from src.figures.stochastic import stochastic_figure
     from src.files import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,9 +46,10 @@ def main() -> None:
     hypergradient_figure(folder / "hypergradients.png")
     sine_figure(folder / "sine.png", SINE_ITERATIONS)
     regularisation_figure(folder / "regularisation.png")
+    ends = stochastic_figure(folder / "stochastic.png")
     cleaning = folder / "cleaning_weights.png", folder / "cleaning_trusted.png"
     cleaning_figures(*cleaning, *CLEANING_OVERRIDES)
-    print(table)
+    print(table, ends, sep="\n")
     for path in (*cleaning, *(folder / name for name in NAMES)):
         print(path)
 
@@ -54,6 +57,7 @@ def main() -> None:
 NAMES = (
     *("hypergradients.png", "sine.png", "regularisation.png"),
     *("counterexample.png", "starts.png", "laws.md"),
+    "stochastic.png",
 )
 
 

@@ -39,7 +39,7 @@ from bilevel.variance_reduction import (
 
 
 class Variables(NamedTuple):
-    """All that moves; of the point the start is not read."""
+    """All that moves. The point has no start, which none of this reads."""
 
     point: Point
     y: Tree
@@ -89,7 +89,7 @@ def recursive_momentum(
         def first(task: Tree) -> tuple[Variables, Parts]:
             x = lower.problem.init_upper(jax.random.key(0))
             params = lower.dynamics.init_params(lower.num_steps, y0)
-            v = Variables(Point(lower.problem.prepare(x, task), params, y0), y0)
+            v = Variables(Point(lower.problem.prepare(x, task), params, ()), y0)
             return v, parts_at(lower._replace(task=task), v, 1)
 
         v, parts = jax.eval_shape(first, lower.task)
@@ -109,15 +109,17 @@ def recursive_momentum(
 
         def body(now: tuple[LowerState, Tree, Point, Array], k: Index):
             state, memory, *_ = now
-            v = Variables(point, state.y)
+            v = Variables(at, state.y)
             (u, (gradient, error)), memory = rule.reduce(directions, memory, v, position.steps + k)
             return (level.move(u, state, k), memory, gradient, error), None
 
-        nothing = jax.tree.map(jnp.zeros_like, point)
+        at = point._replace(y0=())
+        nothing = jax.tree.map(jnp.zeros_like, at)
         start = (level.init(point.y0), carry.memory, nothing, jnp.zeros(()))
         steps = jnp.arange(1, lower.num_steps + 1)
         (state, memory, gradient, error), _ = lax.scan(body, start, steps)
         value, metrics = level.upper(state.y)
+        gradient = gradient._replace(y0=jax.tree.map(jnp.zeros_like, point.y0))
         onwards = Carry(position.after(lower.num_steps), memory)
         return HypergradientOutput(
             value, gradient, state.y, metrics, {"linear_residual": error}, onwards

@@ -13,7 +13,8 @@ averaging (sl-BAMM: Liu, Liu, Yao, Zeng, Zhang, ICML 2023), with fixed weights. 
 g (MA-SOBA) is an upper optimizer: momentum.
 
 Time: per lower step a gradient of F and three of f; twice that with sarah or storm. Memory: two
-lower iterates; with sarah or storm four and two of x, with saga two per block of rows and one of x.
+lower iterates; with sarah or storm also the last point and directions, with saga two lower iterates
+and an x for each block of rows of f, one of each for F.
 Valid where H is regular and x moves slowly against y and q; the task must be the same in every
 iteration.
 """
@@ -42,7 +43,7 @@ from bilevel.variance_reduction import (
 
 
 class Variables(NamedTuple):
-    """All that moves; of the point the start is not read."""
+    """All that moves. The point has no start, which none of this reads."""
 
     point: Point
     y: Tree
@@ -102,7 +103,7 @@ def single_loop(
         def first(task: Tree) -> tuple[Variables, Parts]:
             x = lower.problem.init_upper(jax.random.key(0))
             params = lower.dynamics.init_params(lower.num_steps, y0)
-            v = Variables(Point(lower.problem.prepare(x, task), params, y0), y0, q)
+            v = Variables(Point(lower.problem.prepare(x, task), params, ()), y0, q)
             return v, parts_at(lower._replace(task=task), v, 1)
 
         v, parts = jax.eval_shape(first, lower.task)
@@ -120,7 +121,7 @@ def single_loop(
 
         def body(now: tuple[LowerState, Tree, Tree, Point, Array], k: Index):
             state, q, memory, *_ = now
-            parts, memory = reduce(directions, memory, Variables(point, state.y, q), done + k)
+            parts, memory = reduce(directions, memory, Variables(at, state.y, q), done + k)
             (d, curved, through), (slope, direct) = parts
             applied = jax.tree.map(lambda h, q: h + added(lower) * q, curved, q)
             moved = jax.tree.map(lambda q, h, s: q - step_size * (h - s), q, applied, slope)
@@ -128,11 +129,13 @@ def single_loop(
             error = relative_error(applied, slope)
             return (level.move(d, state, k), moved, memory, gradient, error), None
 
-        nothing = jax.tree.map(jnp.zeros_like, point)
+        at = point._replace(y0=())
+        nothing = jax.tree.map(jnp.zeros_like, at)
         start = (level.init(point.y0), carry.q, carry.memory, nothing, jnp.zeros(()))
         steps = jnp.arange(1, lower.num_steps + 1)
         (state, q, memory, gradient, error), _ = lax.scan(body, start, steps)
         value, metrics = level.upper(state.y)
+        gradient = gradient._replace(y0=jax.tree.map(jnp.zeros_like, point.y0))
         onwards = Carry(q, position.after(lower.num_steps), memory)
         return HypergradientOutput(
             value, gradient, state.y, metrics, {"linear_residual": error}, onwards
