@@ -105,6 +105,8 @@ class Hypergradient(NamedTuple):
     needs_stationarity   whether it is right only where the lower steps rest
     follows              whether its lower variables go on from iteration to iteration: where the
                          task persists, lower_start=warm is a part of it
+    on_rows              whether all that it computes is of mini-batches where there are some: what
+                         is logged of the training is then of such rows, too, not of all
     own_directions       whether it moves y along directions of its own, not along d_k
     dropped_steps(K)     how many first steps no gradient reaches
     certified_with       {option: values}: certified at every combination of these
@@ -127,6 +129,7 @@ class Hypergradient(NamedTuple):
     through_steps: bool = True
     needs_stationarity: bool = False
     follows: bool = False
+    on_rows: bool = False
     own_directions: bool = False
     dropped_steps: Callable[[int], int] = _no_steps
     certified_with: Mapping[str, Sequence[Any]] = NOTHING

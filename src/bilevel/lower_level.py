@@ -137,6 +137,10 @@ class LowerProblem(NamedTuple):
         """The same without mini-batches: a lower solution solves the problem of all rows."""
         return self._replace(problem=self.problem._replace(mini_batch=None))
 
+    def upper_on_rows(self, context: Tree, y: Tree, k: Index) -> tuple[Array, Metrics]:
+        """F and its metrics, on the rows of step k."""
+        return self.problem.upper_objective(*self.problem.rows(context, self.task, k), y)
+
     def residual(self, direction: Tree, y: Tree) -> Tree:
         """Zero at a lower solution: d itself, or y - P(y - d) where steps end in a projection P."""
         onto = self.dynamics.projection

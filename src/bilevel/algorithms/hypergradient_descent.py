@@ -97,6 +97,12 @@ def hypergradient_descent(
         carry = jax.vmap(lambda _: hypergradient.init(of_shapes, y0))(jnp.arange(meta_batch_size))
         return AlgorithmState(variables, upper_optimizer.init(variables), carry, start)
 
+    def diagnostics(context: Tree, task: Tree, y: Tree) -> Metrics:
+        # All rows would cost far more than a step that sees a few of them.
+        if hypergradient.on_rows:
+            context, task = problem.rows(context, task, num_lower_steps + 1)
+        return lower_diagnostics(lower, context, task, y)
+
     def of_group(
         x: Tree, dynamics_params: DynamicsParams, y0_key: Array, group: Group
     ) -> tuple[Tree, Outcome]:
@@ -124,9 +130,7 @@ def hypergradient_descent(
             *pull_start(_sum(of_start) if start_axis is None else of_start),
         )
         metrics = {
-            **batched(partial(lower_diagnostics, lower), size, (0, 0, 0))(
-                context, group.tasks, output.y
-            ),
+            **batched(diagnostics, size, (0, 0, 0))(context, group.tasks, output.y),
             "upper_loss": output.value,
             **_named(output.metrics, dynamics),
         }
@@ -158,7 +162,11 @@ def hypergradient_descent(
         metrics = {
             **jax.tree.map(jnp.mean, dict(outcome.metrics)),
             **jax.tree.map(jnp.max, dict(outcome.diagnostics)),
-            **_against_exact(problem, x, tasks, meta_batch_size, gradient["problem"]),
+            **(
+                {}
+                if hypergradient.on_rows and problem.mini_batch is not None
+                else _against_exact(problem, x, tasks, meta_batch_size, gradient["problem"])
+            ),
             "hypergradient_norm": optax.tree.norm(gradient),
             **_learned_scalars(variables),
         }

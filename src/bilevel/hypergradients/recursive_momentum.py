@@ -118,7 +118,9 @@ def recursive_momentum(
         start = (level.init(point.y0), carry.memory, nothing, jnp.zeros(()))
         steps = jnp.arange(1, lower.num_steps + 1)
         (state, memory, gradient, error), _ = lax.scan(body, start, steps)
-        value, metrics = level.upper(state.y)
+        value, metrics = lower.upper_on_rows(
+            point.context, state.y, stride * (position.steps + lower.num_steps)
+        )
         gradient = gradient._replace(y0=jax.tree.map(jnp.zeros_like, point.y0))
         onwards = Carry(position.after(lower.num_steps), memory)
         return HypergradientOutput(
@@ -140,6 +142,7 @@ def recursive_momentum(
         through_steps=False,
         needs_stationarity=True,
         follows=True,
+        on_rows=True,
         init=init,
         check=check,
     )

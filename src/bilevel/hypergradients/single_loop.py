@@ -134,7 +134,7 @@ def single_loop(
         start = (level.init(point.y0), carry.q, carry.memory, nothing, jnp.zeros(()))
         steps = jnp.arange(1, lower.num_steps + 1)
         (state, q, memory, gradient, error), _ = lax.scan(body, start, steps)
-        value, metrics = level.upper(state.y)
+        value, metrics = lower.upper_on_rows(point.context, state.y, done + lower.num_steps)
         gradient = gradient._replace(y0=jax.tree.map(jnp.zeros_like, point.y0))
         onwards = Carry(q, position.after(lower.num_steps), memory)
         return HypergradientOutput(
@@ -167,6 +167,7 @@ def single_loop(
         through_steps=False,
         needs_stationarity=True,
         follows=True,
+        on_rows=True,
         init=init,
         check=check,
     )

@@ -70,7 +70,7 @@ def stochastic_implicit(
         q = carry.q if warm else jax.tree.map(jnp.zeros_like, y)
         first = lower.num_steps + 1
         found = on_rows(lower, point, y, q, first, num_steps, step_size, added(lower))
-        value, metrics = lower.at(point).upper(y)
+        value, metrics = lower.upper_on_rows(point.context, y, first)
         onwards = position.after(lower.num_steps + rows_taken(num_steps))
         return HypergradientOutput(
             value,
@@ -92,6 +92,7 @@ def stochastic_implicit(
         through_steps=False,
         needs_stationarity=True,
         follows=True,
+        on_rows=True,
         init=init,
         check=lambda lower, shapes: refuse_lower_level(lower, added(lower)),
     )
