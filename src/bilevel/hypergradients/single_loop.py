@@ -85,7 +85,7 @@ def single_loop(
     of mini-batches, None for none.
     Raises ValueError where step_size <= 0 or damping < 0; `check` does for tasks that change, for a
     Hessian that is known to be singular without damping, where lower steps end in a projection, and
-    where a reduction finds no mini-batches or the steps descend F too.
+    for saga where mini-batches have no blocks or the steps descend F too.
     """
     if not step_size > 0:
         raise ValueError(f"step_size={step_size} must be positive; choose step_size=0.1")
