@@ -97,7 +97,7 @@ def quadratics() -> Case:
         flat = jnp.asarray(xs.reshape(-1, xs.shape[-1]))
         return np.asarray(gradient(flat)).reshape(xs.shape[:-1])
 
-    return Case("quadratics", batched, whole, NUM_QUADRATICS, (0.01, 0.03, 0.1, 0.3), norms)
+    return Case("quadratics", batched, whole, NUM_QUADRATICS, (0.01, 0.03, 0.1, 0.3, 1.0), norms)
 
 
 def penalties() -> Case:
@@ -114,7 +114,7 @@ def penalties() -> Case:
         batched,
         as_problem(rows),
         NUM_TABLE_ROWS,
-        (1.0, 3.0, 10.0, 30.0),  # grad h is a hundredth of the quadratics'
+        (1.0, 3.0, 10.0, 30.0, 100.0),  # grad h is a hundredth of the quadratics'
         lambda xs: np.apply_along_axis(norm, -1, xs),
     )
 
@@ -187,6 +187,6 @@ def stochastic_figure(path: Path) -> str:
                 )
             panel.set(title=case.name, xlabel="passes over the rows", ylabel="|grad h(x)|")
             panel.grid(alpha=0.3)
-            panel.legend(fontsize=8)
+        figure.axes[0].legend(fontsize=8)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))
     return "\n".join(lines) + "\n"
