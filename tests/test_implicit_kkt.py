@@ -247,19 +247,39 @@ def test_x_stops_where_no_y_would_be_feasible():
     assert float(found.x) == pytest.approx(1.0, abs=2e-3)
 
 
-def test_an_upper_constraint_is_met():
-    """min (y - 3)^2 / 2 + x^2 / 2 with y = x, x + y <= 1: x = y = 1/2."""
-    problem = bilevel.problem(
-        lambda x, y: 0.5 * (y - x) ** 2,
-        lambda x, y: 0.5 * (y - 3) ** 2 + 0.5 * x**2,
-        upper_start=jnp.asarray(0.6),
+def with_upper_constraint(**options):
+    """min (y - 3)^2 / 2 + |x|^2 / 2 with y = x0 and x0 + y <= 1: x = (1/2, 0), multiplier 1."""
+    return bilevel.problem(
+        lambda x, y: 0.5 * (y - x[0]) ** 2,
+        lambda x, y: 0.5 * (y - 3) ** 2 + 0.5 * jnp.sum(x**2),
+        upper_start=jnp.asarray([0.6, 0.3]),
         lower_start=jnp.zeros(()),
         lower_constraints=lambda x, y: y - 10,
-        upper_constraints=lambda x, y: x + y - 1,
-        constraint_weight=10.0,
+        upper_constraints=lambda x, y: x[0] + y - 1,
+        **options,
     )
-    found = bilevel.minimize(problem, KKT, optimizer=optax.sgd(0.02), num_iterations=200)
-    assert float(found.x) == pytest.approx(0.5, abs=1e-8)
+
+
+@pytest.mark.parametrize(("rate", "weight"), [(10.0, 10.0), (10.0, 1e3), (1e3, 10.0)])
+def test_an_upper_constraint_is_met_at_any_rate(rate, weight):
+    """No bias in x0; x1, which the constraint does not contain, takes its steps of 0.2 / rate."""
+    method = methods.kkt(**BELOW, lower_start="warm", upper_rate=rate)
+    found = bilevel.minimize(
+        with_upper_constraint(constraint_weight=weight),
+        method,
+        optimizer=optax.sgd(0.2 / rate),
+        num_iterations=40,
+    )
+    np.testing.assert_allclose(found.x, [0.5, 0.3 * (1 - 0.2 / rate) ** 40], atol=1e-8)
+
+
+@pytest.mark.parametrize("rate", [10.0, 1000.0])
+def test_a_violation_falls_at_the_rate(rate):
+    """dG/dt = -rate |a|^2 G along the flow, a = (2, 0)."""
+    x = jnp.asarray([0.6, 0.3])
+    method = methods.kkt(**BELOW, upper_rate=rate)
+    gradient = bilevel.hypergradient(with_upper_constraint(), method, x).gradient
+    np.testing.assert_allclose(gradient, [2 * rate * 0.2, 0.3], rtol=1e-8)
 
 
 def test_upper_multipliers_satisfy_their_conditions():
@@ -381,6 +401,9 @@ def test_what_is_refused(problem, method, message):
     [
         ({"newton_steps": -1}, "newton_steps=-1 must not be negative"),
         ({"lower_tolerance": 0.0}, "lower_tolerance=0.0 must be positive"),
+        ({"upper_rate": 0.0}, "upper_rate=0.0 must be positive and finite, or x would not return"),
+        ({"upper_rate": float("inf")}, "upper_rate=inf must be positive and finite"),
+        ({"upper_rate": float("nan")}, "upper_rate=nan must be positive and finite"),
     ],
 )
 def test_options(options, message):

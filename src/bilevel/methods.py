@@ -168,15 +168,19 @@ def hoag(
 
 
 def kkt(
-    *, lower_tolerance: float | None = None, newton_steps: int = 10, **lower: Unpack[LowerChoices]
+    *,
+    lower_tolerance: float | None = None,
+    newton_steps: int = 10,
+    upper_rate: float = 10.0,
+    **lower: Unpack[LowerChoices],
 ) -> Method:
     """Implicit differentiation under constraints of the lower level, through its KKT conditions.
 
-    The lower steps descend the penalised f; Newton steps then make y exact. Options as in
-    `bilevel.hypergradients.implicit_kkt`.
+    The lower steps descend the penalised f; Newton steps then make y exact. Violations of upper
+    constraints fall at upper_rate. Options as in `bilevel.hypergradients.implicit_kkt`.
     """
     estimator = hypergradients.implicit_kkt(
-        lower_tolerance=lower_tolerance, newton_steps=newton_steps
+        lower_tolerance=lower_tolerance, newton_steps=newton_steps, upper_rate=upper_rate
     )
     return method("kkt", estimator, **lower)
 

@@ -15,8 +15,9 @@ what the lower steps ended at, and -D / weight joins the lower right block of S:
 derivative of the penalised solution (`implicit`).
 
 F is the objective without its squares; G(x, y) <= 0, and what of g no y can keep, come to their
-limits without a bias too (`bilevel.upper_multipliers`, with the context in place of x). Where they
-count, g is the gradient of F + mu^T (g, G), not that of the squares which the reported F has.
+limits without a bias too (`bilevel.upper_multipliers`, with the context in place of x), at the rate
+upper_rate. Where they count, g is the gradient of F + mu^T (g, G), not that of the squares which
+the reported F has.
 
 Eigenvalues of S that are 0 up to rounding are left out of its inverse: y does not move along the
 solutions of a linear program that has several, and of dependent active gradients the shortest
@@ -27,6 +28,7 @@ of all constraints. Memory: S, and (|g| + |G|) |x|.
 Valid where y is a strict lower solution whose active gradients are independent.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -102,12 +104,16 @@ class Solution(NamedTuple):
     penalised: Array
 
 
-def implicit_kkt(*, lower_tolerance: float | None = None, newton_steps: int = 10) -> Hypergradient:
+def implicit_kkt(
+    *, lower_tolerance: float | None = None, newton_steps: int = 10, upper_rate: float = 10.0
+) -> Hypergradient:
     """Run the lower level on the penalties, make its end exact by Newton steps, and solve S.
 
     lower_tolerance: stop the lower steps where |stationarity| is below; None for the lower
     optimizer's own, and all K steps where it has none. newton_steps: 0 for none, which is
-    `implicit` with a dense matrix.
+    `implicit` with a dense matrix. upper_rate: how fast the violation c of an upper constraint with
+    gradient a in x falls, at least, as x descends: like exp(-upper_rate |a|^2 t). Where x comes to
+    rest does not depend on it, but upper_rate |a|^2 times the upper step size must stay below 1.
 
     Raises ValueError on a value outside its range; `check` does without constraints of the lower
     level, on mini-batches, where lower steps descend F too or end in a projection, and where y and
@@ -117,6 +123,11 @@ def implicit_kkt(*, lower_tolerance: float | None = None, newton_steps: int = 10
     if newton_steps < 0:
         raise ValueError(
             f"newton_steps={newton_steps} must not be negative; choose newton_steps=10"
+        )
+    if not 0 < upper_rate < math.inf:
+        raise ValueError(
+            f"upper_rate={upper_rate} must be positive and finite, or x would not return to where "
+            "the upper constraints hold; choose upper_rate=10"
         )
 
     def solved(lower: LowerProblem, point: Point, y: Tree) -> tuple[Conditions, Solution]:
@@ -135,7 +146,7 @@ def implicit_kkt(*, lower_tolerance: float | None = None, newton_steps: int = 10
         conditions, found = solved(lower, point, start)
         y, active = conditions.unravel(found.y), conditions.active(context, *found[:2])
         value, metrics = lower.problem.upper_objective(context, lower.task, y)
-        rows, mu = slopes(conditions, context, found)
+        rows, mu = slopes(conditions, context, found, upper_rate)
         gradient = ravel_pytree(context)[1](rows[0] + mu @ rows[1:])
         return HypergradientOutput(
             value,
@@ -160,7 +171,7 @@ def implicit_kkt(*, lower_tolerance: float | None = None, newton_steps: int = 10
         conditions, found = solved(lower, point, start)
         active = conditions.active(point.context, *found[:2])
         both = jnp.concatenate([found.y, found.multipliers])
-        _, mu = slopes(conditions, point.context, found)
+        _, mu = slopes(conditions, point.context, found, upper_rate)
 
         def residual(context: Tree, both: Array) -> Array:
             y, multipliers = jnp.split(both, [found.y.size])
@@ -218,7 +229,9 @@ def polished(conditions: Conditions, context: Tree, y: Array, newton_steps: int)
     return jax.tree.map(lambda a, b: jnp.where(kept, a, b), best, own)
 
 
-def slopes(conditions: Conditions, context: Tree, found: Solution) -> tuple[Array, Array]:
+def slopes(
+    conditions: Conditions, context: Tree, found: Solution, upper_rate: float
+) -> tuple[Array, Array]:
     """d (F, g, G) / dx along the solution, (1 + |g| + |G|, |context|), and mu of g and G.
 
     Where y answers for a constraint, its row is 0. Of g only what no y can keep counts above: what
@@ -242,7 +255,7 @@ def slopes(conditions: Conditions, context: Tree, found: Solution) -> tuple[Arra
     # At a penalised y the squares of g are as they are in F.
     squares = jnp.where(of_g & found.penalised, weight * jnp.maximum(values, 0), 0)
     mu = upper_multipliers(
-        rows[1:], values, counted & (of_scores > rounding), rows[0] + squares @ rows[1:], weight
+        rows[1:], values, counted & (of_scores > rounding), rows[0] + squares @ rows[1:], upper_rate
     )
     return rows, mu + squares
 
