@@ -1,6 +1,6 @@
 """LV-HBA beside plain numpy, its fixed point found by hand, a quadratic program, and refusals.
 
-f = y'Ay/2 - y'Bx + sum(y^4)/4,     F = |y - c|^2/2 + r|x|^2/2 + x'Dy,     g = Ey + y^2/5 - sin(Ex) - s
+f = y'Ay/2 - y'Bx + sum(y^4)/4,  F = |y - c|^2/2 + r|x|^2/2 + x'Dy,  g = Ey + y^2/5 - sin(Ex) - s
 """
 
 import re
@@ -100,18 +100,18 @@ def point_at(x, y):
 
 def test_three_iterations_are_those_of_plain_numpy():
     estimator, lower = lv_hba(**OPTIONS), lower_of()
-    x, y, saddle = X, Y + 0.5, (Y, np.zeros(3), np.zeros(3))
+    x, y, theta, multipliers, centre = X, Y + 0.5, Y, np.zeros(3), np.zeros(3)
     carry = estimator.init(lower, jnp.asarray(Y))
     step = jax.jit(lambda point, carry: estimator.estimate(lower, point, carry, KEY))
     reached, moved = [], jnp.asarray(y)
     for n in range(3):
         output = step(point_at(x, moved), carry)
-        gradient, y, *saddle = in_numpy(x, y, *saddle, n)
+        gradient, y, theta, multipliers, centre = in_numpy(x, y, theta, multipliers, centre, n)
         np.testing.assert_allclose(output.gradient.context, gradient, rtol=1e-10)
         np.testing.assert_allclose(output.y, y, rtol=1e-10)
-        for found, expected in zip(output.carry.other, saddle, strict=True):
+        for found, expected in zip(output.carry.other, (theta, multipliers, centre), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-10)
-        reached.append(saddle[1])
+        reached.append(multipliers)
         moved, carry, x = output.y, output.carry, x - 0.01 * gradient
     assert np.min(reached) == 0, "or the lower bound was not met"
     assert np.max(reached) == 0.5, "or the upper bound was not met"

@@ -97,7 +97,7 @@ def test_it_is_the_rule_in_numpy(name, radius):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_quotient_tends_to_the_mixed_derivative(name):
-    """With an error of order radius^2; v^T d(grad_y f)/dx needs no second derivative of the code."""
+    """With an error of order radius^2."""
     optimizer, steps = OPTIMIZERS[name]
     y, scale = steps(X, Y)
     v = scale * (y - C + D.T @ X)
@@ -164,6 +164,9 @@ def test_a_radius_that_is_none(radius):
         sama(radius=radius)
 
 
+BALL = ["lower_optimizer.set=ball", "lower_optimizer.radius=1"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -172,8 +175,7 @@ def test_a_radius_that_is_none(radius):
             "sama differentiates through the lower steps, but",
         ),
         (
-            ["problem=ridge", "lower_optimizer=projected", "lower_optimizer.set=ball"]
-            + ["lower_optimizer.radius=1"],
+            ["problem=ridge", "lower_optimizer=projected", *BALL],
             "the lower steps keep y inside bounds, outside of which f may have no meaning; choose "
             "hypergradient=implicit_identity, or lower_optimizer=sgd",
         ),

@@ -15,12 +15,13 @@ In each of the K lower steps, c = weight (n + 1)^power, all at x:
     f_A    = f + (|max(0, lambda + rho g)|^2 - |lambda|^2) / (2 rho),   rho = constraint_weight
 
 Yao, Yu, Zeng, Zhang: Constrained bi-level optimization: proximal Lagrangian value function approach
-and Hessian-free algorithm, ICLR 2024 (arXiv 2401.16164), with K = 1. It differs in four things.
-There (x, y) is projected onto {g <= 0}; here x moves by any upper optimizer and such a projection is
-seldom at hand, so f_A, an augmented Lagrangian with the lambda at hand held fixed, keeps y feasible.
-Squares alone, f + rho/2 |max(0, g)|^2, would leave lambda / rho of g at y but not at theta, and so
-c / rho in g_x. F has the squares of every method (`bilevel.constraints`). The objective is
-multiplied by c, so that g_x is on the scale of F. x moves after y.
+and Hessian-free algorithm, ICLR 2024 (arXiv 2401.16164), with K = 1. Three things differ there:
+(x, y) is projected onto {g <= 0}, the objective is divided by c, and x moves together with y. Here
+x moves by any upper optimizer and a projection of both is seldom at hand, so f_A, an augmented
+Lagrangian with the lambda at hand held fixed, keeps y feasible. Squares alone, f + rho/2 |max(0,
+g)|^2, would leave g = lambda / rho at y and 0 at theta, and so an error of order c / rho in g_x. F
+has the squares that it has for every method (`bilevel.constraints`). The y that is scored after a
+run is that of plain lower steps, as for all methods, so it has the bias of the penalties.
 
 Time: per lower step two gradients of f, two of g and one of F. No second derivatives. Memory: two
 lower iterates and two multipliers per constraint. Valid for f and g convex in y, all multipliers
@@ -155,7 +156,8 @@ def lv_hba(
             return (other, state, multipliers, centre), None
 
         before = carry.other if lower.persistent else first_saddle(lower, point)
-        start = (level.init(before.theta), level.init(point.y0), *before[1:])
+        states = level.init(before.theta), level.init(point.y0)
+        start = (*states, before.multipliers, before.centre)
         steps = jnp.arange(1, lower.num_steps + 1)
         (other, state, multipliers, centre), _ = lax.scan(body, start, steps)
 

@@ -10,15 +10,15 @@ replaced by the identity. The same quotient gives the gradients of learned alpha
 step size is the derivative of the last step. Where v = 0, g = dF/dx.
 
 Choe, Mehta, Ahn, Neiswanger, Xie, Strubell, Xing: Making scalable meta learning practical, NeurIPS
-2023 (arXiv 2310.05674), with radius their alpha. Their code (Betty) leaves eta out where the lower
-steps are those of gradient descent, and keeps it for Adam: there dF/dx and the rest are weighted
-otherwise. Mini-batches: psi is that of the rows of step K, as there; F has all rows.
+2023 (arXiv 2310.05674), with radius their alpha. Their code (Betty) leaves eta out for gradient
+descent, and has it for Adam, whose bias correction it leaves out: there the second part of g is
+another multiple. Mini-batches: psi is that of the rows of step K, as there; F has all rows.
 
 Time: one lower solve, a gradient of F, the last update back, two gradients of psi. First
-derivatives only. Memory: one lower iterate. Valid where the lower Hessian is near a multiple of the
-identity (in the metric of the optimizer), up to the length of g; as radius -> 0 it is the derivative
-of one more update from a solution. The default radius is long: the quotient is exact where grad_x
-psi is a polynomial of degree 2 in y, and smooths it elsewhere.
+derivatives only. Memory: one lower iterate. Valid where the inverse of the lower Hessian is near
+what the optimizer multiplies gradients by; as radius -> 0 it is the derivative of one more update
+from a solution. The default radius is long: the quotient is exact where grad_x psi is a polynomial
+of degree 2 in y, and an average of slopes elsewhere.
 """
 
 import math
