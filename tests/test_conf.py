@@ -66,6 +66,8 @@ def overrides_for(problem, folder, method=None):
         quick += ["problem.instance=Bard1984b", "problem.lower_bounds=penalty"]
     if method == "kkt" and problem == "bolib":
         quick += ["lower_optimizer=gradient_descent", "num_lower_steps=200"]
+    if method == "lv_hba" and problem == "bolib":
+        quick += ["problem.constraint_weight=10", "lower_optimizer.step_size=0.01"]
     return quick
 
 
