@@ -15,7 +15,7 @@ import bilevel
 from bilevel import methods
 from bilevel.constraints import with_constraints
 from bilevel.from_objectives import problem_from_objectives
-from bilevel.hypergradients import lv_hba
+from bilevel.hypergradients import lv_hba, moreau_envelope
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_optimizers import sgd
 from src.certification.certify import sgd_of
@@ -160,6 +160,17 @@ def test_tasks_that_change_begin_anew():
     assert jax.tree.leaves(once.carry.other) == []
     first = in_numpy(X, Y, Y, np.zeros(3), np.zeros(3), 0)
     np.testing.assert_allclose(once.gradient.context, first[0], rtol=1e-10)
+
+
+def test_without_constraints_it_is_the_moreau_envelope():
+    free = lower_of(PROBLEM._replace(penalised=None))
+    same = {name: OPTIONS[name] for name in ("weight", "power", "gamma")}
+    found = []
+    for estimator in (lv_hba(**OPTIONS), moreau_envelope(**same)):
+        carry = estimator.init(free, jnp.asarray(Y))
+        found.append(estimator.estimate(free, point_at(X, Y + 0.5), carry, KEY))
+    np.testing.assert_allclose(found[0].gradient.context, found[1].gradient.context, rtol=1e-10)
+    np.testing.assert_allclose(found[0].y, found[1].y, rtol=1e-12)
 
 
 @pytest.mark.parametrize("weight", [2.0, 20.0])
