@@ -62,9 +62,12 @@ def overrides_for(problem, folder, method=None):
     if problem == "hyper_cleaning":
         # Convolutions on all the digits a hundred times would take a minute.
         quick += ["data.split_sizes=[40,40,40]", "num_lower_steps=3"]
-    if method == "kkt" and problem == "bolib":
+    if method in ("kkt", "lv_hba") and problem == "bolib":
         quick += ["problem.instance=Bard1984b", "problem.lower_bounds=penalty"]
+    if method == "kkt" and problem == "bolib":
         quick += ["lower_optimizer=gradient_descent", "num_lower_steps=200"]
+    if method == "lv_hba" and problem == "bolib":
+        quick += ["problem.constraint_weight=10", "lower_optimizer.step_size=0.01"]
     return quick
 
 
@@ -91,7 +94,8 @@ def candidates(group, file, folder):
     bases = [overrides_for(name, folder) for name in problems]
     # What suits a lower level that is solved, one that is followed, or a learned start.
     bases += [overrides_for("ridge", folder, "hoag"), overrides_for("ridge", folder, "f2sa")]
-    bases += [overrides_for("sine", folder, "maml"), overrides_for("bolib", folder, "kkt")]
+    bases += [overrides_for("sine", folder, "maml")]
+    bases += [overrides_for("bolib", folder, "kkt"), overrides_for("bolib", folder, "lv_hba")]
     bases += [["problem=few_shot", *small_few_shot(folder), *SHORT]]
     return [with_choice(base, group, file) for base in bases]
 
@@ -133,16 +137,17 @@ def build_for_run(config):
 # Methods and problems.
 
 # Refused on purpose: f alone has a singular Hessian; the network of points has no such layers; the
-# linear system knows no projection; F does not contain x, and first order looks no further; the
-# lower level has no constraints.
+# linear system and a perturbed y know no projection; F does not contain x, and first order looks no
+# further; the lower level has no constraints.
 REFUSED = {
-    *(("kkt", problem) for problem in FILES["problem"] if problem != "bolib"),
+    *itertools.product(["kkt", "lv_hba"], set(FILES["problem"]) - {"bolib"}),
     *itertools.product(
         ["soba", "saba", "srba", "stocbio", "amigo", "mrbo"], ["counterexample", "iaptt_toy"]
     ),
     *itertools.product(["alternating", "pbgd_free"], ["hyper_cleaning", "regularisation", "ridge"]),
     ("hoag", "counterexample"),
     ("neumann", "counterexample"),
+    ("sama", "iaptt_toy"),
     ("mt_net", "sine"),
     ("warp_grad", "sine"),
 }

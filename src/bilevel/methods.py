@@ -202,6 +202,14 @@ def darts(*, radius: float | None = None, **lower: Unpack[LowerChoices]) -> Meth
     return method("darts", hypergradients.finite_difference(radius=radius), **lower)
 
 
+def sama(*, radius: float = 1.0, **lower: Unpack[LowerChoices]) -> Method:
+    """No Hessian, but the derivative of the lower optimizer's update. Choe et al., NeurIPS 2023.
+
+    Made for adaptive steps: lower_optimizer=bilevel.lower_optimizers.adam(step_size=...).
+    """
+    return method("sama", hypergradients.sama(radius=radius), **lower)
+
+
 def fomaml(**lower: Unpack[LowerChoices]) -> Method:
     """First-order MAML: no second derivatives; needs a learned start. Finn et al., ICML 2017."""
     return method("fomaml", hypergradients.first_order(), **lower)
@@ -260,6 +268,33 @@ def meha(
     """Moreau envelope, for f that is not convex; one lower step. Liu et al., ICML 2024."""
     estimator = hypergradients.moreau_envelope(weight=weight, power=power, gamma=gamma)
     return method("meha", estimator, **_following({"num_lower_steps": 1, **lower}))
+
+
+def lv_hba(
+    *,
+    weight: float = 10.0,
+    power: float = 0.3,
+    gamma: float = 1.0,
+    gamma_of_multipliers: float = 1.0,
+    step_size_of_multipliers: float = 0.1,
+    step_size_of_centre: float = 0.1,
+    bound: float = 1000.0,
+    **lower: Unpack[LowerChoices],
+) -> Method:
+    """Lower constraints by multipliers that are followed; one lower step. Yao et al., ICLR 2024.
+
+    Options as in `bilevel.hypergradients.lv_hba`.
+    """
+    estimator = hypergradients.lv_hba(
+        weight=weight,
+        power=power,
+        gamma=gamma,
+        gamma_of_multipliers=gamma_of_multipliers,
+        step_size_of_multipliers=step_size_of_multipliers,
+        step_size_of_centre=step_size_of_centre,
+        bound=bound,
+    )
+    return method("lv_hba", estimator, **_following({"num_lower_steps": 1, **lower}))
 
 
 def soba(

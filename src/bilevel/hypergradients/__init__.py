@@ -7,10 +7,12 @@ from bilevel.hypergradients.forward import forward
 from bilevel.hypergradients.gradient_penalty import gradient_penalty
 from bilevel.hypergradients.implicit import implicit
 from bilevel.hypergradients.implicit_kkt import implicit_kkt
+from bilevel.hypergradients.lv_hba import lv_hba
 from bilevel.hypergradients.moreau_envelope import moreau_envelope
 from bilevel.hypergradients.pessimistic import pessimistic
 from bilevel.hypergradients.recursive_momentum import recursive_momentum
 from bilevel.hypergradients.reptile import reptile
+from bilevel.hypergradients.sama import sama
 from bilevel.hypergradients.sequential_penalty import sequential_penalty
 from bilevel.hypergradients.single_loop import single_loop
 from bilevel.hypergradients.stochastic_implicit import stochastic_implicit
@@ -27,11 +29,13 @@ __all__ = [
     "gradient_penalty",
     "implicit",
     "implicit_kkt",
+    "lv_hba",
     "moreau_envelope",
     "one_step",
     "pessimistic",
     "recursive_momentum",
     "reptile",
+    "sama",
     "sequential_penalty",
     "single_loop",
     "stochastic_implicit",

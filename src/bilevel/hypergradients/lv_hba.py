@@ -1,0 +1,236 @@
+"""Proximal Lagrangian value function, for a lower level with constraints g(x, y) <= 0 (LV-HBA).
+
+    v(x, y, z) = min over theta, max over lambda in [0, bound], of
+                 f(x, theta) + lambda^T g(x, theta) + |theta - y|^2 / (2 gamma1)
+                 - |lambda - z|^2 / (2 gamma2)
+    minimised    F + c (f(x, y) - v(x, y, z)) over x, y with g(x, y) <= 0, and z in [0, bound]
+
+In each of the K lower steps, c = weight (n + 1)^power, all at x:
+
+    theta  by the lower optimizer along grad_y (f + lambda^T g)(theta) + (theta - y) / gamma1
+    lambda = clip(lambda + eta (g(theta) - (lambda - z) / gamma2)),  both from the old theta, lambda
+    y      by the lower optimizer along grad_y (F / c + f_A)(y) - (y - theta) / gamma1
+    z      = clip(z + beta (lambda - z) / gamma2),                   clip: into [0, bound]
+    g_x    = dF/dx(y) + c (df_A/dx(y) - d(f + lambda^T g)/dx(theta))
+    f_A    = f + (|max(0, lambda + rho g)|^2 - |lambda|^2) / (2 rho),   rho = constraint_weight
+
+Yao, Yu, Zeng, Zhang: Constrained bi-level optimization: proximal Lagrangian value function approach
+and Hessian-free algorithm, ICLR 2024 (arXiv 2401.16164), with K = 1. Three things differ there:
+(x, y) is projected onto {g <= 0}, the objective is divided by c, and x moves together with y. Here
+x moves by any upper optimizer and a projection of both is seldom at hand, so f_A, an augmented
+Lagrangian with the lambda at hand held fixed, keeps y feasible. Squares alone, f + rho/2 |max(0,
+g)|^2, would leave g = lambda / rho at y and 0 at theta, and so an error of order c / rho in g_x. F
+has the squares that it has for every method (`bilevel.constraints`). The y that is scored after a
+run is that of plain lower steps, as for all methods, so it has the bias of the penalties.
+
+Time: per lower step two gradients of f, two of g and one of F. No second derivatives. Memory: two
+lower iterates and two multipliers per constraint. Valid for f and g convex in y, all multipliers
+below bound, and steps of y shorter than 2 / (L + rho |dg/dy|^2), off by the order of
+1 / c + 1 / rho; a small constraint_weight is enough, as violations end near 1 / (c rho).
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from bilevel.estimator import Hypergradient, HypergradientOutput
+from bilevel.lower_level import LowerProblem, LowerState, Point
+from bilevel.penalties import (
+    WEIGHT_LIMIT,
+    Followed,
+    counted,
+    following,
+    growing,
+    output_of,
+    refuse_weight,
+)
+from bilevel.types import Array, Index, Penalised, Tree
+
+
+class Saddle(NamedTuple):
+    """theta like y; multipliers lambda and their centre z: (number of constraints,)."""
+
+    theta: Tree
+    multipliers: Array
+    centre: Array
+
+
+class OfTask(NamedTuple):
+    """f, g and F of one task, as functions of (context, y)."""
+
+    penalised: Penalised
+    lower: LowerProblem
+
+    def g(self, context: Tree, y: Tree) -> Array:
+        """(number of constraints,)."""
+        values = ravel_pytree(self.penalised.constraints(context, self.lower.task, y))[0]
+        return values.astype(jnp.result_type(*jax.tree.leaves(y)))
+
+    def lagrangian(self, context: Tree, y: Tree, multipliers: Array) -> Array:
+        """f + lambda^T g."""
+        return self.penalised.f(context, self.lower.task, y) + multipliers @ self.g(context, y)
+
+    def augmented(self, context: Tree, y: Tree, multipliers: Array) -> Array:
+        """f_A."""
+        rho = self.penalised.weight
+        active = jnp.maximum(multipliers + rho * self.g(context, y), 0)
+        added = (active @ active - multipliers @ multipliers) / (2 * rho)
+        return self.penalised.f(context, self.lower.task, y) + added
+
+    def upper(self, context: Tree, y: Tree) -> Array:
+        """F."""
+        return self.lower.problem.upper_objective(context, self.lower.task, y)[0]
+
+
+def lv_hba(
+    *,
+    weight: float = 10.0,
+    power: float = 0.3,
+    gamma: float = 1.0,
+    gamma_of_multipliers: float = 1.0,
+    step_size_of_multipliers: float = 0.1,
+    step_size_of_centre: float = 0.1,
+    bound: float = 1000.0,
+) -> Hypergradient:
+    """g_x = dF/dx + c (df_A/dx(y) - d(f + lambda^T g)/dx(theta)).
+
+    weight, power: c = weight (n + 1)^power in upper iteration n. gamma: gamma1, of
+    |theta - y|^2 / (2 gamma1). gamma_of_multipliers: gamma2. step_size_of_multipliers: eta, of
+    lambda. step_size_of_centre: beta, of z. bound: of lambda and z.
+    Raises ValueError for a weight outside (0, 1e6], a power outside [0, 1], another option that is
+    not positive and finite, and beta > gamma2; `check` does without constraints of the lower
+    level, and on mini-batches.
+    """
+    refuse_weight(weight, power)
+    for name, value, usual in (
+        ("gamma", gamma, 1),
+        ("gamma_of_multipliers", gamma_of_multipliers, 1),
+        ("step_size_of_multipliers", step_size_of_multipliers, 0.1),
+        ("step_size_of_centre", step_size_of_centre, 0.1),
+        ("bound", bound, 1000),
+    ):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}={value} must be positive and finite; choose {name}={usual}")
+    if step_size_of_centre > gamma_of_multipliers:
+        raise ValueError(
+            f"step_size_of_centre={step_size_of_centre} is above "
+            f"gamma_of_multipliers={gamma_of_multipliers}: z would step past lambda; choose "
+            f"step_size_of_centre={0.1 * gamma_of_multipliers:g}"
+        )
+
+    def estimate(
+        lower: LowerProblem, point: Point, carry: Followed, key: Array
+    ) -> HypergradientOutput:
+        scale = growing(weight, power, carry.iteration)
+        level, context, of = lower.at(point), point.context, of_task(lower)
+
+        def into_bounds(multipliers: Array) -> Array:
+            return jnp.clip(multipliers, 0, bound)
+
+        def body(now: tuple[LowerState, LowerState, Array, Array], k: Index):
+            other, state, multipliers, centre = now
+            theta, y = other.y, state.y
+            slope = jax.tree.map(
+                lambda f, theta, y: f + (theta - y) / gamma,
+                jax.grad(of.lagrangian, argnums=1)(context, theta, multipliers),
+                theta,
+                y,
+            )
+            ascent = of.g(context, theta) - (multipliers - centre) / gamma_of_multipliers
+            other = level.move(slope, other, k)
+            multipliers = into_bounds(multipliers + step_size_of_multipliers * ascent)
+            slope = jax.tree.map(
+                lambda f, upper, y, theta: f + upper / scale - (y - theta) / gamma,
+                jax.grad(of.augmented, argnums=1)(context, y, multipliers),
+                jax.grad(of.upper, argnums=1)(context, y),
+                y,
+                other.y,
+            )
+            state = level.move(slope, state, k)
+            drift = (multipliers - centre) / gamma_of_multipliers
+            centre = into_bounds(centre + step_size_of_centre * drift)
+            return (other, state, multipliers, centre), None
+
+        before = carry.other if lower.persistent else first_saddle(lower, point)
+        states = level.init(before.theta), level.init(point.y0)
+        start = (*states, before.multipliers, before.centre)
+        steps = jnp.arange(1, lower.num_steps + 1)
+        (other, state, multipliers, centre), _ = lax.scan(body, start, steps)
+
+        def objective(context: Tree) -> tuple[Array, Array]:
+            gap = of.augmented(context, state.y, multipliers)
+            gap -= of.lagrangian(context, other.y, multipliers)
+            return of.upper(context, state.y) + scale * gap, gap
+
+        of_context, gap = jax.grad(objective, has_aux=True)(context)
+        shown = {"penalty_weight": scale, "value_gap": gap}
+        onwards = following(carry, Saddle(other.y, multipliers, centre))
+        return output_of(lower, point, state.y, of_context, shown, onwards)
+
+    return Hypergradient(
+        "lv_hba",
+        estimate,
+        f"g = dF/dx(y) + c (df_A/dx(y) - d(f + lambda^T g)/dx(theta)), c = {weight:g} (n + 1)^"
+        f"{power:g};  theta descends and lambda ascends f + lambda^T g + |theta - y|^2 / "
+        f"(2 {gamma:g}) - |lambda - z|^2 / (2 {gamma_of_multipliers:g}), "
+        f"y descends F / c + f_A - |y - theta|^2 / (2 {gamma:g}), z follows lambda",
+        None,
+        differentiates=frozenset({"context"}),
+        through_steps=False,
+        follows=True,
+        own_directions=True,
+        init=first,
+        check=_check,
+        limits={"penalty_weight": WEIGHT_LIMIT},
+    )
+
+
+def of_task(lower: LowerProblem) -> OfTask:
+    """f, g and F of the task; without constraints g is empty."""
+    problem = lower.problem
+    nothing = Penalised(
+        problem.lower_objective, problem.upper_objective, lambda context, task, y: (), None, 1.0
+    )
+    return OfTask(problem.penalised or nothing, lower)
+
+
+def first_saddle(lower: LowerProblem, point: Point) -> Saddle:
+    """theta at y0, no multipliers."""
+    g = jax.eval_shape(of_task(lower).g, point.context, point.y0)
+    none = jnp.zeros(g.shape, g.dtype)
+    return Saddle(point.y0, none, none)
+
+
+def first(lower: LowerProblem, y0: Tree) -> Followed:
+    """Before the first iteration; lower.task may hold shapes alone."""
+    started = counted(lower, y0)
+    if not lower.persistent:
+        return started
+
+    def constraints(task: Tree) -> Array:
+        x = lower.problem.init_upper(jax.random.key(0))
+        return of_task(lower._replace(task=task)).g(lower.problem.prepare(x, task), y0)
+
+    g = jax.eval_shape(constraints, lower.task)
+    none = jnp.zeros(g.shape, g.dtype)
+    return started._replace(other=Saddle(y0, none, none))
+
+
+def _check(lower: LowerProblem, shapes: Point) -> None:
+    del shapes
+    if lower.problem.penalised is None:
+        raise ValueError(
+            "hypergradient=lv_hba follows the multipliers of the constraints of the lower level, "
+            "but this problem has none; choose hypergradient=moreau_envelope (method=meha), or "
+            "give the problem lower_constraints"
+        )
+    if lower.problem.mini_batch is not None:
+        raise ValueError(
+            "hypergradient=lv_hba has one multiplier for each constraint of all rows, but the "
+            "lower steps see mini-batches; choose problem.batch_size=null, or "
+            "hypergradient=moreau_envelope (method=meha)"
+        )
