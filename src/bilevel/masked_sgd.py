@@ -63,7 +63,11 @@ def masked_sgd(
         k: Index,
         objective: ScalarOf,
     ) -> tuple[Tree, Tree]:
-        passed = jax.tree.map(lambda d, logit: d * share(logit), direction, params["mask_logits"])
+        passed = jax.tree.map(
+            lambda d, logit: d * jnp.broadcast_to(share(logit), d.shape),
+            direction,
+            params["mask_logits"],
+        )
         return plain.update(params, passed, opt_state, y, k, objective)
 
     def project(params: dict[str, Tree]) -> dict[str, Tree]:
