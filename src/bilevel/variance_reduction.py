@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bilevel.problem_checks import strong
 from bilevel.types import BilevelProblem, Blocks, Index, Tree
 
 
@@ -125,7 +126,7 @@ def sarah(*, period: int = 64) -> VarianceReduction:
 
         whole = (jnp.asarray(k) - 1) % period == 0
         parts = lax.cond(whole, lambda: directions.on_all(v), difference)
-        return parts, Before(v, parts)
+        return parts, strong(Before(v, parts))
 
     formula = f"D(v) on all rows every {period} steps, else D + D(v; B) - D(v before; B)"
     return VarianceReduction("sarah", formula, _before, reduce)
@@ -149,7 +150,7 @@ def storm(*, momentum: float = 1.0, power: float = 2 / 3) -> VarianceReduction:
             first, 0.0, 1 - momentum * jnp.asarray(k, jnp.result_type(float)) ** -power
         )
         parts = jax.tree.map(lambda a, b, old: a + kept * (old - b), now, before, memory.parts)
-        return parts, Before(v, parts)
+        return parts, strong(Before(v, parts))
 
     formula = f"D(v; B) + (1 - {momentum:g} (n + 1)^-{power:.3g}) (D - D(v before; B))"
     return VarianceReduction("storm", formula, _before, reduce)
