@@ -29,7 +29,7 @@ from src.problems.quadratic import quadratic
 
 NUM_SEEDS, TUNED_ON = 10, 100
 POINTS = 24  # of a curve
-PASSES = 200
+PASSES = 400
 LOWER_STEPS = (0.03, 0.1, 0.3, 1.0)
 K = 10  # lower steps, and steps of the linear system, where a method takes several
 NUM_QUADRATICS, NUM_TABLE_ROWS, BATCH = 256, 2048, 16
@@ -97,7 +97,7 @@ def quadratics() -> Case:
         flat = jnp.asarray(xs.reshape(-1, xs.shape[-1]))
         return np.asarray(gradient(flat)).reshape(xs.shape[:-1])
 
-    return Case("quadratics", batched, whole, NUM_QUADRATICS, (0.01, 0.1, 0.3, 1.0), norms)
+    return Case("quadratics", batched, whole, NUM_QUADRATICS, (0.01, 0.03, 0.1, 0.3), norms)
 
 
 def penalties() -> Case:
@@ -114,7 +114,7 @@ def penalties() -> Case:
         batched,
         as_problem(rows),
         NUM_TABLE_ROWS,
-        (10.0, 100.0, 300.0, 1000.0),  # grad h is a hundredth of the quadratics'
+        (1.0, 3.0, 10.0, 30.0),  # grad h is a hundredth of the quadratics'
         lambda xs: np.apply_along_axis(norm, -1, xs),
     )
 
