@@ -79,8 +79,12 @@ def problem(
     return anything else, and on starts that do not fit; nothing is compiled.
     """
     source = _source(task, train, validation, test, batch_size)
+    num_rows = (0, 0)
     if batch_size is not None:
         check.whole_number("batch_size", batch_size)
+        num_rows = tuple(
+            check.num_rows(part, source.data[part]) for part in ("train", "validation")
+        )
     init_x = check.start("upper_start", upper_start)
     init_lower = check.start("lower_start", lower_start)
     key = jax.random.key(0)
@@ -131,11 +135,6 @@ def problem(
         project_upper=project,
         project_lower=project_lower,
         learned_start=any(jax.tree.leaves(read_by(init_lower, key, x)[1])),
-    )
-    num_rows = (
-        (0, 0)
-        if batch_size is None
-        else tuple(check.num_rows(part, source.data[part]) for part in ("train", "validation"))
     )
     plain = in_mini_batches(plain, batch_size, *num_rows, sampling=sampling)
     g, G = on_task(lower_constraints, "train"), on_task(upper_constraints, "validation")
