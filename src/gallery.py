@@ -19,7 +19,7 @@ Prints a table in Markdown, and which are solved only as the y that was found is
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -146,24 +146,12 @@ def outcome(problem: Instance, method: str, step: float) -> Outcome:
     from bilevel.own_problem import Problem
     from src.problems.bolib import bolib
 
-    # A linear f has no curvature but that of its constraints.
-    of_hoag = {"tolerance": 1e-6, "tolerance_decay": 1.0, "damping": 1e-3}
-    penalised = {
-        "lower_tolerance": 1e-6,
-        "num_lower_steps": 500,
-        "lower_start": "warm",
-        "lower_optimizer": bilevel.lower_solvers.gradient_descent(acceleration=True),
-        **(of_hoag if method == "hoag" else {}),
-    }
+    lower_bounds = "penalty" if has_constraints(problem) else "project"
+    if has_constraints(problem) and method not in CONSTRAINED_METHODS:
+        return Outcome("not tried", why="its lower steps are too long for the penalties")
     optimizer = optax.adam(optax.cosine_decay_schedule(step, NUM_ITERATIONS))
     with jax.enable_x64(True):
-        options = {} if method in ("soba", "meha") else {"num_lower_steps": NUM_LOWER_STEPS}
-        make, lower_bounds = getattr(bilevel.methods, method), "project"
-        chosen = make(step_size=LOWER_STEP, **options)
-        if has_constraints(problem):
-            if method not in CONSTRAINED_METHODS:
-                return Outcome("not tried", why="its lower steps are too long for the penalties")
-            chosen, lower_bounds = make(**penalised), "penalty"
+        chosen = getattr(bilevel.methods, method)(**settings(method, has_constraints(problem)))
         try:
             found = bilevel.minimize(
                 Problem(*bolib(instance=problem.name, lower_bounds=lower_bounds)),
@@ -180,6 +168,24 @@ def outcome(problem: Instance, method: str, step: float) -> Outcome:
             return Outcome("refused", why=str(error))
         x, y = np.asarray(found.x), np.asarray(found.y)
         return judged(problem, x, y)
+
+
+def settings(method: str, constrained: bool) -> dict[str, Any]:
+    """The options of a method: its only ones, on all problems with constraints or without."""
+    import bilevel
+
+    if not constrained:
+        steps = {} if method in ("soba", "meha") else {"num_lower_steps": NUM_LOWER_STEPS}
+        return {"step_size": LOWER_STEP, **steps}
+    # A linear f has no curvature but that of its constraints.
+    of_hoag = {"tolerance": 1e-6, "tolerance_decay": 1.0, "damping": 1e-3}
+    return {
+        "lower_tolerance": 1e-6,
+        "num_lower_steps": 500,
+        "lower_start": "warm",
+        "lower_optimizer": bilevel.lower_solvers.gradient_descent(acceleration=True),
+        **(of_hoag if method == "hoag" else {}),
+    }
 
 
 def has_constraints(problem: Instance) -> bool:

@@ -57,6 +57,14 @@ def unmet(violation: float, weight: float) -> str:
     )
 
 
+def kept_apart(problem: BilevelProblem) -> Penalised:
+    """f, F and the constraints without penalties; g is empty where there are none."""
+    nothing = Penalised(
+        problem.lower_objective, problem.upper_objective, lambda context, task, y: (), None, 1.0
+    )
+    return problem.penalised or nothing
+
+
 def with_constraints(
     problem: BilevelProblem,
     lower: Constraints | None,

@@ -107,7 +107,10 @@ def value_function(
 
 
 def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
-    """The lower level by this method. Raises ValueError where the two do not suit each other."""
+    """The lower level by this method, whose task holds shapes alone.
+
+    Raises ValueError where the two do not suit each other.
+    """
     check.kind("method", method, Method, "bilevel.methods.rhg()")
     check.kind("problem", problem, Problem, "bilevel.problem(f, F, ...)")
     bilevel_problem, source = problem.problem, problem.source
@@ -121,5 +124,6 @@ def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
     dynamics = method.dynamics(bilevel_problem)
     lower = LowerProblem(bilevel_problem, dynamics, method.num_lower_steps, source.persistent)
     refuse_start(method.hypergradient, method.lower_start, source.persistent)
-    refuse(method.hypergradient, lower, shapes_of(bilevel_problem, source, "train"))
-    return lower
+    shapes = shapes_of(bilevel_problem, source, "train")
+    refuse(method.hypergradient, lower, shapes)
+    return lower._replace(task=shapes.task)

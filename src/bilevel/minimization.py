@@ -22,7 +22,7 @@ from bilevel.finiteness import not_finite_at_start
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.score_keys import score_keys
-from bilevel.shapes import one_task, shapes_of
+from bilevel.shapes import one_task
 from bilevel.types import Array, DynamicsParams, Metrics, Tree
 
 
@@ -80,7 +80,7 @@ def minimizer(
         meta_batch_size=meta_batch_size,
         lower_start=method.lower_start,
         test_dynamics=None if source.persistent else unseen,
-        task_shapes=shapes_of(lower.problem, source, "train").task,
+        task_shapes=lower.task,
     )
 
     def step(state: AlgorithmState, key: Array) -> tuple[AlgorithmState, Metrics]:
@@ -151,9 +151,9 @@ def minimize(
     function of the arguments: the same seed gives the same numbers.
 
     Warns where the first hypergradient is exactly zero, and where constraints of the lower level
-    are clearly not met at the end. Raises FloatingPointError where a number
-    leaves the finite or a limit of the estimator is passed, with the iteration and a remedy, and
-    ValueError where the method does not suit the problem.
+    are clearly not met at the end. Raises FloatingPointError where a number leaves the finite or a
+    limit of the estimator is passed, with the iteration and a remedy, and ValueError where
+    the method does not suit the problem.
     """
     check.whole_number("num_iterations", num_iterations)
     check.whole_number("seed", seed, least=0)

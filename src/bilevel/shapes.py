@@ -64,6 +64,13 @@ def point_shapes(lower: LowerProblem, shapes: Shapes) -> Point:
     return Point(shapes.context, learned, shapes.y)
 
 
+def first_point(lower: LowerProblem, task: Tree, y0: Tree) -> Point:
+    """A point at the first x, without a start: to be traced for the shapes that a carry needs."""
+    x = lower.problem.init_upper(jax.random.key(0))
+    params = lower.dynamics.init_params(lower.num_steps, y0)
+    return Point(lower.problem.prepare(x, task), params, ())
+
+
 def learned_per_step(
     problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int
 ) -> dict[str, bool]:

@@ -180,8 +180,9 @@ def stochastic_figure(path: Path) -> str:
                 style = {"color": f"C{k}", "linestyle": "--" if "all" in name else "-"}
                 panel.semilogy(passes, middle, label=name, **style)
                 panel.fill_between(passes, low, high, color=style["color"], alpha=0.2, lw=0)
+                method, comma, which = name.partition(",")
                 lines.append(
-                    f"| {case.name} | `{name.partition(',')[0]}`{''.join(name.partition(',')[1:])} "
+                    f"| {case.name} | `{method}`{comma}{which} "
                     f"| {steps[0]:g}, {steps[1]:g} | {middle[-1]:.1e} | {low[-1]:.1e} to "
                     f"{high[-1]:.1e} |"
                 )

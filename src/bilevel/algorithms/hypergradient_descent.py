@@ -78,6 +78,8 @@ def hypergradient_descent(
     lower = LowerProblem(problem, dynamics, num_lower_steps, persistent)
     own_tasks = meta_batch_size // (shares.number if shares else 1)
     tasks_at_once = own_tasks if tasks_at_once is None else tasks_at_once
+    # What is reported of all rows would cost far more than a step that sees a few of them.
+    sees_rows = hypergradient.on_rows and problem.mini_batch is not None
     # A fixed start is shared by all tasks (axis None): its gradient is averaged before pull-back.
     start_axis = None if lower_start == "fixed" else 0
 
@@ -98,8 +100,7 @@ def hypergradient_descent(
         return AlgorithmState(variables, upper_optimizer.init(variables), carry, start)
 
     def diagnostics(context: Tree, task: Tree, y: Tree) -> Metrics:
-        # All rows would cost far more than a step that sees a few of them.
-        if hypergradient.on_rows:
+        if sees_rows:
             context, task = problem.rows(context, task, num_lower_steps + 1)
         return lower_diagnostics(lower, context, task, y)
 
@@ -164,7 +165,7 @@ def hypergradient_descent(
             **jax.tree.map(jnp.max, dict(outcome.diagnostics)),
             **(
                 {}
-                if hypergradient.on_rows and problem.mini_batch is not None
+                if sees_rows
                 else _against_exact(problem, x, tasks, meta_batch_size, gradient["problem"])
             ),
             "hypergradient_norm": optax.tree.norm(gradient),

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from bilevel.constraints import kept_apart
 from bilevel.estimator import Hypergradient, HypergradientOutput, Target
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_tolerance import refuse_stopping, refuse_tolerance, solved_to_tolerance
@@ -133,7 +134,7 @@ def implicit_kkt(
     def solved(lower: LowerProblem, point: Point, y: Tree) -> tuple[Conditions, Solution]:
         """From y_K."""
         flat, unravel = ravel_pytree(y)
-        conditions = Conditions(_penalised(lower), lower.task, unravel)
+        conditions = Conditions(kept_apart(lower.problem), lower.task, unravel)
         return conditions, polished(conditions, point.context, flat, newton_steps)
 
     def solution(lower: LowerProblem, point: Point, y: Tree) -> Tree:
@@ -273,15 +274,6 @@ def _softened(conditions: Conditions, found: Solution, active: Array) -> Array:
     """What leaves the diagonal of S where g = lambda / weight in place of 0."""
     soft = jnp.where(found.penalised & active, 1 / conditions.penalised.weight, 0)
     return jnp.concatenate([jnp.zeros_like(found.y), soft.astype(found.y.dtype)])
-
-
-def _penalised(lower: LowerProblem) -> Penalised:
-    """f and g; without constraints g is empty."""
-    problem = lower.problem
-    nothing = Penalised(
-        problem.lower_objective, problem.upper_objective, lambda context, task, y: (), None, 1.0
-    )
-    return problem.penalised or nothing
 
 
 def _check(lower: LowerProblem, shapes: Point, lower_tolerance: float | None) -> None:

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from bilevel.constraints import kept_apart
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, LowerState, Point
 from bilevel.penalties import (
@@ -48,6 +49,7 @@ from bilevel.penalties import (
     output_of,
     refuse_weight,
 )
+from bilevel.shapes import first_point
 from bilevel.types import Array, Index, Penalised, Tree
 
 
@@ -191,11 +193,7 @@ def lv_hba(
 
 def of_task(lower: LowerProblem) -> OfTask:
     """f, g and F of the task; without constraints g is empty."""
-    problem = lower.problem
-    nothing = Penalised(
-        problem.lower_objective, problem.upper_objective, lambda context, task, y: (), None, 1.0
-    )
-    return OfTask(problem.penalised or nothing, lower)
+    return OfTask(kept_apart(lower.problem), lower)
 
 
 def first_saddle(lower: LowerProblem, point: Point) -> Saddle:
@@ -212,8 +210,7 @@ def first(lower: LowerProblem, y0: Tree) -> Followed:
         return started
 
     def constraints(task: Tree) -> Array:
-        x = lower.problem.init_upper(jax.random.key(0))
-        return of_task(lower._replace(task=task)).g(lower.problem.prepare(x, task), y0)
+        return of_task(lower._replace(task=task)).g(first_point(lower, task, y0).context, y0)
 
     g = jax.eval_shape(constraints, lower.task)
     none = jnp.zeros(g.shape, g.dtype)

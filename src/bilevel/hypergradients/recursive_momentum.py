@@ -20,14 +20,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from bilevel.estimator import Hypergradient, HypergradientOutput
+from bilevel.followed_system import damping_of, refuse_lower_level
 from bilevel.hypergradients.stochastic_implicit import (
     on_rows,
-    refuse_lower_level,
     refuse_system,
     rows_taken,
 )
 from bilevel.lower_level import LowerProblem, LowerState, Point
 from bilevel.mini_batches import Position, first_position
+from bilevel.shapes import first_point
 from bilevel.types import Array, Index, Tree
 from bilevel.variance_reduction import (
     Directions,
@@ -74,22 +75,19 @@ def recursive_momentum(
         )
     stride = 1 + rows_taken(num_steps)
 
-    def added(lower: LowerProblem) -> float:
-        return lower.problem.damping if damping is None else damping
-
     def parts_at(lower: LowerProblem, v: Variables, n: Index) -> Parts:
         """d and h on the rows of pair n = 1, 2, ... of the run."""
         first = stride * (jnp.asarray(n) - 1) + 1
         d = lower.at(v.point).direction(v.y, first)
         zeros = jax.tree.map(jnp.zeros_like, v.y)
-        h = on_rows(lower, v.point, v.y, zeros, first + 1, num_steps, step_size, added(lower))
+        h = on_rows(
+            lower, v.point, v.y, zeros, first + 1, num_steps, step_size, damping_of(lower, damping)
+        )
         return Parts(d, (h.gradient, h.error))
 
     def init(lower: LowerProblem, y0: Tree) -> Carry:
         def first(task: Tree) -> tuple[Variables, Parts]:
-            x = lower.problem.init_upper(jax.random.key(0))
-            params = lower.dynamics.init_params(lower.num_steps, y0)
-            v = Variables(Point(lower.problem.prepare(x, task), params, ()), y0)
+            v = Variables(first_point(lower, task, y0), y0)
             return v, parts_at(lower._replace(task=task), v, 1)
 
         v, parts = jax.eval_shape(first, lower.task)
@@ -128,7 +126,7 @@ def recursive_momentum(
         )
 
     def check(lower: LowerProblem, shapes: Point) -> None:
-        refuse_lower_level(lower, added(lower))
+        refuse_lower_level(lower, damping_of(lower, damping))
         refuse_blocks(rule, lower.problem)
 
     return Hypergradient(

@@ -27,10 +27,11 @@ from jax import lax
 
 from bilevel import variance_reduction
 from bilevel.estimator import Hypergradient, HypergradientOutput
-from bilevel.hypergradients.stochastic_implicit import refuse_lower_level
+from bilevel.followed_system import damping_of, refuse_lower_level, refuse_options
 from bilevel.lower_level import LowerProblem, LowerState, Point
 from bilevel.mini_batches import Position, first_position
 from bilevel.penalties import objectives
+from bilevel.shapes import first_point
 from bilevel.stationarity import relative_error
 from bilevel.types import Array, Index, Objectives, Tree
 from bilevel.variance_reduction import (
@@ -87,13 +88,7 @@ def single_loop(
     Hessian that is known to be singular without damping, where lower steps end in a projection, and
     for saga where mini-batches have no blocks or the steps descend F too.
     """
-    if not step_size > 0:
-        raise ValueError(f"step_size={step_size} must be positive; choose step_size=0.1")
-    if damping is not None and not damping >= 0:
-        raise ValueError(f"damping={damping} must not be negative; choose damping=0")
-
-    def added(lower: LowerProblem) -> float:
-        return lower.problem.damping if damping is None else damping
+    refuse_options(step_size, damping)
 
     def init(lower: LowerProblem, y0: Tree) -> Carry:
         q = jax.tree.map(jnp.zeros_like, y0)
@@ -101,9 +96,7 @@ def single_loop(
             return Carry(q, first_position(), ())
 
         def first(task: Tree) -> tuple[Variables, Parts]:
-            x = lower.problem.init_upper(jax.random.key(0))
-            params = lower.dynamics.init_params(lower.num_steps, y0)
-            v = Variables(Point(lower.problem.prepare(x, task), params, ()), y0, q)
+            v = Variables(first_point(lower, task, y0), y0, q)
             return v, parts_at(lower._replace(task=task), v, 1)
 
         v, parts = jax.eval_shape(first, lower.task)
@@ -123,7 +116,7 @@ def single_loop(
             state, q, memory, *_ = now
             parts, memory = reduce(directions, memory, Variables(at, state.y, q), done + k)
             (d, curved, through), (slope, direct) = parts
-            applied = jax.tree.map(lambda h, q: h + added(lower) * q, curved, q)
+            applied = jax.tree.map(lambda h, q: h + damping_of(lower, damping) * q, curved, q)
             moved = jax.tree.map(lambda q, h, s: q - step_size * (h - s), q, applied, slope)
             gradient = jax.tree.map(jnp.subtract, direct, through)
             error = relative_error(applied, slope)
@@ -142,7 +135,7 @@ def single_loop(
         )
 
     def check(lower: LowerProblem, shapes: Point) -> None:
-        refuse_lower_level(lower, added(lower))
+        refuse_lower_level(lower, damping_of(lower, damping))
         if reduction is not None:
             refuse_blocks(reduction, lower.problem)
             if reduction.in_blocks and lower.dynamics.descends != Objectives.f:

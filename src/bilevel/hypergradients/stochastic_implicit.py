@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bilevel.estimator import Hypergradient, HypergradientOutput
+from bilevel.followed_system import damping_of, refuse_lower_level, refuse_options
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.mini_batches import Position, first_position, going_on
 from bilevel.penalties import objectives
@@ -55,9 +56,6 @@ def stochastic_implicit(
     """
     refuse_system(step_size, num_steps, damping)
 
-    def added(lower: LowerProblem) -> float:
-        return lower.problem.damping if damping is None else damping
-
     def init(lower: LowerProblem, y0: Tree) -> Carry:
         return Carry(jax.tree.map(jnp.zeros_like, y0) if warm else (), first_position())
 
@@ -69,7 +67,7 @@ def stochastic_implicit(
         y = lower.solve(point)
         q = carry.q if warm else jax.tree.map(jnp.zeros_like, y)
         first = lower.num_steps + 1
-        found = on_rows(lower, point, y, q, first, num_steps, step_size, added(lower))
+        found = on_rows(lower, point, y, q, first, num_steps, step_size, damping_of(lower, damping))
         value, metrics = lower.upper_on_rows(point.context, y, first)
         onwards = position.after(lower.num_steps + rows_taken(num_steps))
         return HypergradientOutput(
@@ -94,7 +92,7 @@ def stochastic_implicit(
         follows=True,
         on_rows=True,
         init=init,
-        check=lambda lower, shapes: refuse_lower_level(lower, added(lower)),
+        check=lambda lower, shapes: refuse_lower_level(lower, damping_of(lower, damping)),
     )
 
 
@@ -137,29 +135,6 @@ def on_rows(
 
 def refuse_system(step_size: float, num_steps: int, damping: float | None) -> None:
     """Raises ValueError on options of the linear system that are out of range."""
-    if not step_size > 0:
-        raise ValueError(f"step_size={step_size} must be positive; choose step_size=0.1")
+    refuse_options(step_size, damping)
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1; choose num_steps=10")
-    if damping is not None and not damping >= 0:
-        raise ValueError(f"damping={damping} must not be negative; choose damping=0")
-
-
-def refuse_lower_level(lower: LowerProblem, damping: float) -> None:
-    """Raises ValueError for a lower level whose system cannot be followed on mini-batches."""
-    problem, dynamics = lower.problem, lower.dynamics
-    if not lower.persistent:
-        raise ValueError(
-            "this estimator follows one task from iteration to iteration, but the problem "
-            "draws new tasks; choose hypergradient=implicit_cg, or hypergradient=unrolled"
-        )
-    if dynamics.projection is not None:
-        raise ValueError(
-            "the linear system of this estimator knows no projection; choose "
-            "hypergradient=implicit_cg, or lower_optimizer=sgd"
-        )
-    if dynamics.descends in problem.singular_hessians and not damping:
-        raise ValueError(
-            f"damping={damping}: the Hessian of {dynamics.descends} in y is singular, so "
-            "q grows without end; choose hypergradient.damping=0.1, or hypergradient=unrolled"
-        )
