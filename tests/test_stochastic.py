@@ -15,7 +15,7 @@ import bilevel
 from bilevel import variance_reduction
 from bilevel.hypergradients import recursive_momentum, single_loop, stochastic_implicit
 from bilevel.lower_level import LowerProblem, Point
-from bilevel.mini_batches import KEY, in_mini_batches, in_order
+from bilevel.mini_batches import KEY
 from bilevel.own_problem import Problem
 from src.certification.certify import flat, sgd_of
 from src.problems.quadratic import quadratic
@@ -29,8 +29,8 @@ RNG = np.random.default_rng(5)
 X, Y = RNG.normal(size=2), RNG.normal(size=3)
 
 
-def problem_of(sampling="blocks", batch_size=2, **options):
-    problem, source = quadratic(**{**SIZES, **options}, batch_size=batch_size, sampling=sampling)
+def blocks_of_two():
+    problem, source = quadratic(**SIZES, batch_size=2, sampling="blocks")
     with jax.enable_x64(True):
         # The rows are made in float32; sums of them are not.
         data = jax.tree.map(lambda leaf: leaf.astype(np.float64), source.data)
@@ -38,7 +38,7 @@ def problem_of(sampling="blocks", batch_size=2, **options):
         return problem, jax.tree.map(lambda leaf: leaf[0], tasks)
 
 
-PROBLEM, TASK = problem_of()
+PROBLEM, TASK = blocks_of_two()
 LOWER = LowerProblem(PROBLEM, sgd_of(ETA), K, True, TASK)
 
 
@@ -284,43 +284,6 @@ def test_on_all_rows_there_is_no_noise_to_take_out(name):
         x, y = x - 0.1 * plain.gradient.context, plain.y
 
 
-# ---- which rows ----
-
-
-@pytest.mark.parametrize("number", [1, 5])
-def test_an_epoch_takes_each_block_once_in_a_new_order(number):
-    orders = np.array(
-        [int(in_order(jax.random.key(3), k, number)) for k in range(1, 4 * number + 1)]
-    )
-    epochs = orders.reshape(4, number)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(number), (4, 1)))
-    assert number == 1 or len({tuple(epoch) for epoch in epochs}) > 1
-
-
-@pytest.mark.parametrize("sampling", ["blocks", "epochs"])
-def test_the_blocks_hold_each_row_once_and_steps_take_blocks(sampling):
-    problem, task = problem_of(sampling)
-    task = {**task, "train": np.arange(6), "validation": np.arange(4)}
-    parts = [problem.blocks.at((), task, i, i % 2)[1] for i in range(3)]
-    assert sorted(np.concatenate([part["train"] for part in parts])) == list(range(6))
-    assert sorted(np.concatenate([part["validation"] for part in parts[:2]])) == list(range(4))
-    blocks = {tuple(np.asarray(part["train"])) for part in parts}
-    seen = [tuple(np.asarray(problem.mini_batch((), task, k)[1]["train"])) for k in range(1, 4)]
-    assert set(seen) <= blocks
-    assert sampling == "blocks" or set(seen) == blocks
-
-
-def test_a_proximal_term_keeps_the_blocks():
-    from bilevel.proximal import proximal
-
-    wrapped = proximal(PROBLEM, 0.5)
-    context = wrapped.prepare(jnp.asarray(X), TASK)
-    assert wrapped.blocks is not None
-    seen, task = wrapped.blocks.at(context, TASK, 1, 0)
-    np.testing.assert_array_equal(task["train"]["a"], TASK["train"]["a"][jnp.array([1, 4])])
-    assert set(seen) == {"problem", "centre"}
-
-
 # ---- refusals ----
 
 
@@ -336,16 +299,6 @@ def test_a_proximal_term_keeps_the_blocks():
         (
             lambda: recursive_momentum(reduction=variance_reduction.saga()),
             "choose storm, sarah, or hypergradient=single_loop_saga",
-        ),
-        (
-            lambda: in_mini_batches(PROBLEM, 4, 6, 4, sampling="epochs"),
-            "sampling=epochs: batch_size=4 must divide the 6 rows of f and the 4 of F; choose "
-            "batch_size=2, or sampling=rows",
-        ),
-        (lambda: in_mini_batches(PROBLEM, 2, 6, 4, sampling="all"), "sampling='all' is none of"),
-        (
-            lambda: in_mini_batches(PROBLEM, None, 6, 4, sampling="blocks"),
-            "sampling=blocks has no meaning where every step sees all rows; choose a batch_size",
         ),
     ],
 )
