@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from src import gallery
 from src.data.bolib import instance
+from src.gallery import bolib_table
+from src.gallery.bolib_judge import judged
 from tests.conftest import python
 
 HATZ = instance("LamparielloSagratella2017Ex32")  # min x^2 + y^2, y = 1 - x: x = y = 1/2
@@ -22,14 +23,14 @@ HATZ = instance("LamparielloSagratella2017Ex32")  # min x^2 + y^2, y = 1 - x: x 
     ],
 )
 def test_verdicts(x, y, verdict):
-    assert gallery.judged(HATZ, np.array([x]), np.array([y])).verdict == verdict
+    assert judged(HATZ, np.array([x]), np.array([y])).verdict == verdict
 
 
 def test_a_better_lower_value_is_found_elsewhere():
     """f has its least value at the other end of the box than the start."""
     problem = instance("MitsosBarton2006Ex317")  # f = x y^2 / 2 + y^4 / 4: at x = -1, f* = -1/4
-    found = gallery.judged(problem, np.array([-1.0]), np.array([0.0]))
-    assert found.lower_gap == pytest.approx(0.25, abs=1e-6)
+    found = judged(problem, np.array([-1.0]), np.array([0.0]))
+    assert found.ended.lower_gap == pytest.approx(0.25, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -43,14 +44,14 @@ def test_a_better_lower_value_is_found_elsewhere():
 )
 def test_verdicts_with_constraints(x, y, verdict):
     """x = 7.2, y = 1.6 is the solution; f = y falls until a constraint stops it."""
-    found = gallery.judged(instance("Bard1984b"), np.array([x]), np.array([y]))
+    found = judged(instance("Bard1984b"), np.array([x]), np.array([y]))
     assert found.verdict == verdict, found
 
 
 def test_the_table(monkeypatch):
-    monkeypatch.setattr(gallery, "NUM_ITERATIONS", 200)
-    monkeypatch.setattr(gallery, "TRIED_ON", ("LamparielloSagratella2017Ex32",))
-    lines = gallery.table({HATZ.name: HATZ}, ["bome", "soba"])
+    monkeypatch.setattr(bolib_table, "NUM_ITERATIONS", 200)
+    monkeypatch.setattr(bolib_table, "TRIED_ON", ("LamparielloSagratella2017Ex32",))
+    lines = bolib_table.table({HATZ.name: HATZ}, ["bome", "soba"])
     assert lines[0] == "| problem | `bome` | `soba` |"
     assert lines[2].startswith(f"| {HATZ.name} | ")
     assert lines[-1].startswith("Upper steps: `bome` 0.")
@@ -63,7 +64,7 @@ def test_the_table(monkeypatch):
         ("problems=nothing", "instance=nothing is no problem of BOLIB; the nearest are"),
         (
             "method=rhg",
-            "method=rhg: there are problems=boxes, problems=constrained, problems=A,B and methods",
+            "method=rhg: there are problems=boxes, problems=constrained, problems=kinds",
         ),
     ],
 )

@@ -9,6 +9,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import bilevel
@@ -17,6 +18,7 @@ from bilevel.hypergradients import recursive_momentum, single_loop, stochastic_i
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.mini_batches import KEY
 from bilevel.own_problem import Problem
+from bilevel.shapes import one_task
 from src.certification.certify import flat, sgd_of
 from src.problems.quadratic import quadratic
 from src.settings.build import build
@@ -265,6 +267,16 @@ def test_reduced_noise_reaches_the_solution_where_plain_steps_stall(method, erro
         )
     gradient = found.scores["validation/value_function_gradient_norm"]
     assert error[0] <= gradient <= error[1]
+
+
+def test_the_lower_steps_before_a_score_see_all_rows():
+    """A step on a mini-batch would bring the noise back that saba has taken out."""
+    problem = Problem(*quadratic(**SIZES, batch_size=2, sampling="epochs"))
+    saba = bilevel.methods.saba(step_size=0.1, step_size_of_system=0.1)
+    found = bilevel.minimize(problem, saba, optimizer=optax.sgd(0.05), num_iterations=6000)
+    task = one_task(problem.source, problem.source.data, jax.random.key(0), "train")
+    solution = problem.problem.exact.lower_solution
+    np.testing.assert_allclose(found.y, solution(found.x, task), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["saga", "sarah", "storm"])

@@ -12,6 +12,7 @@ level is learned (MAML) is not a method's choice but the problem's: `lower_start
 from typing import Literal, Unpack
 
 from bilevel import hypergradients, linear_solvers, variance_reduction
+from bilevel import problem_checks as check
 from bilevel.aggregation import Learnable, descent
 from bilevel.choices import LowerChoices, Method, method
 from bilevel.estimator import Hypergradient
@@ -151,6 +152,26 @@ def pbgd(*, weight: float = 10.0, power: float = 0.0, **lower: Unpack[LowerChoic
     """The same with one step of y: V-PBGD. Shen and Chen, ICML 2023."""
     estimator = hypergradients.value_penalty(weight=weight, power=power, num_steps=1)
     return method("pbgd", estimator, **_following(lower))
+
+
+def pbgd_gradient(
+    *, weight: float = 10.0, power: float = 0.0, **lower: Unpack[LowerChoices]
+) -> Method:
+    """Penalty on |grad_y f|^2 in place of f - min f: G-PBGD. Shen and Chen, ICML 2023."""
+    estimator = hypergradients.gradient_penalty(weight=weight, power=power)
+    return method("pbgd_gradient", estimator, **_following(lower))
+
+
+def pbgd_free(*, weight: float = 10.0, **lower: Unpack[LowerChoices]) -> Method:
+    """y descends f + F / weight, x descends F with y held fixed. Jiang et al., 2025."""
+    check.positive("weight", weight)
+    aggregation = descent(law="constant", alpha=1 / (1 + weight))
+    return method("pbgd_free", hypergradients.first_order(), aggregation, **_following(lower))
+
+
+def alternating(**lower: Unpack[LowerChoices]) -> Method:
+    """y descends f, x descends F with y held fixed: no lower response, a baseline."""
+    return method("alternating", hypergradients.first_order(), **_following(lower))
 
 
 def bome(*, share: float = 0.5, **lower: Unpack[LowerChoices]) -> Method:

@@ -188,6 +188,9 @@ def hypergradient_descent(
             y0 = problem.init_lower(state.start if lower_start == "fixed" else key, x)
         point = Point(problem.prepare(x, task), dynamics_params, y0)
         tested = LowerProblem(problem, test_dynamics or dynamics, num_steps, persistent, task)
+        if sees_rows:
+            # Else the last step before a score would bring back the noise that the rest removed.
+            tested = tested.on_all_rows()
         if observe is not None:
             return trajectory(tested.at(point), y0, num_steps, observe)
         return hypergradient.solution(tested, point, tested.solve(point))

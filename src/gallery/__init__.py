@@ -1,0 +1,1 @@
+"""Which method solves which problem: BOLIB, and one problem of each kind."""

@@ -1,0 +1,183 @@
+"""Every method on one problem of each kind, all with the same budget of gradients.
+
+Nothing is tuned: K = 50 lower steps (one where the method says so), y goes on from the iteration
+before, Adam on x from 0.05 to 0 along a cosine, every other setting the default. A method takes as
+many iterations as its budget allows; how many gradients one costs is counted in its program
+(src/gallery/counting.py), what is logged included. At the end (x, y) is judged by
+
+    solved   |F - best| <= 0.01 max(1, |best|),  |f(x, y) - f*| <= 0.001 max(1, |f*|), and no
+             constraint above 0.01;    nearly   0.1, 0.01 and 0.1;    no   else
+"""
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import bilevel
+from bilevel import Problem, methods
+from bilevel.choices import Method
+from bilevel.minimization import Minimized
+from src.gallery.counting import gradients, marked
+from src.gallery.judging import Ended, verdict
+from src.gallery.kinds import Kind, kind, values
+
+BUDGET = 200_000  # gradients
+MOST_ITERATIONS = 20_000  # on mini-batches, whose gradients are a small share of one
+NUM_LOWER_STEPS, LAST_STEPS = 50, 5
+UPPER_STEP = 0.05
+ALL_ROWS, BATCHES, CONSTRAINTS = "all rows", "mini-batches", "constraints"
+
+
+class Way(NamedTuple):
+    """A method, made of a lower step, and what it needs."""
+
+    make: Callable[..., Method]
+    needs: str = ALL_ROWS
+    single: bool = False  # one lower step, or as many as its own default
+
+
+WAYS: dict[str, Way] = {
+    "alternating": Way(methods.alternating),
+    "rhg": Way(methods.rhg),
+    "trhg": Way(partial(methods.trhg, keep_last=LAST_STEPS)),
+    "hoag": Way(partial(methods.hoag, tolerance=1e-6, tolerance_decay=1.0)),
+    "neumann": Way(methods.neumann),
+    "darts": Way(methods.darts),
+    "sama": Way(methods.sama),
+    "bda": Way(methods.bda),
+    "iaptt": Way(methods.iaptt),
+    "f2sa": Way(methods.f2sa),
+    "pbgd": Way(methods.pbgd),
+    "pbgd_gradient": Way(methods.pbgd_gradient),
+    "pbgd_free": Way(methods.pbgd_free),
+    "bome": Way(methods.bome),
+    "bvfsm": Way(methods.bvfsm),
+    "meha": Way(methods.meha, single=True),
+    "soba": Way(methods.soba, single=True),
+    "saba": Way(methods.saba, BATCHES, single=True),
+    "srba": Way(partial(methods.srba, period=20), BATCHES, single=True),
+    "amigo": Way(methods.amigo, BATCHES, single=True),
+    "stocbio": Way(methods.stocbio, BATCHES, single=True),
+    "mrbo": Way(methods.mrbo, BATCHES, single=True),
+    "kkt": Way(methods.kkt, CONSTRAINTS),
+    "lv_hba": Way(methods.lv_hba, CONSTRAINTS, single=True),
+}
+HAVE_A_STEP_OF_THE_SYSTEM = ("soba", "saba", "srba", "amigo", "stocbio", "mrbo")
+
+
+class Outcome(NamedTuple):
+    """How a method ended on a kind; `why`: it was refused, or stopped."""
+
+    verdict: str
+    ended: Ended = Ended()
+    iterations: int = 0
+    gradients: float = 0.0
+    seconds: float = 0.0  # of a second run, compiled before
+    why: str = ""
+
+
+def outcome(of: Kind, name: str) -> Outcome:
+    """Run one method on one kind, and judge where it ends. To be called with 64 bits."""
+    way = WAYS[name]
+    if way.needs == BATCHES and of.batched is None:
+        return Outcome("", why="it is for problems with rows")
+    if way.needs == CONSTRAINTS and of.problem.problem.penalised is None:
+        return Outcome("", why="it is for problems with constraints")
+    problem, share, lower_step = of.problem, 1.0, of.lower_step
+    if way.needs == BATCHES and of.batched is not None:
+        problem, share, lower_step = of.batched
+    if name == "pbgd_gradient":
+        # Its steps descend |grad f|^2, whose curvature is 2 L^2 where that of f is L.
+        lower_step = lower_step**2 / 2
+    steps = {} if way.single else {"num_lower_steps": NUM_LOWER_STEPS}
+    system = {"step_size_of_system": lower_step} if name in HAVE_A_STEP_OF_THE_SYSTEM else {}
+    chosen = way.make(step_size=lower_step, lower_start="warm", **steps, **system)
+    try:
+        each = share * _gradients_of_an_iteration(problem, chosen)
+        number = min(int(BUDGET / each), MOST_ITERATIONS if share < 1 else BUDGET)
+        x, y, seconds = _run(problem, chosen, number)
+    except FloatingPointError as error:
+        return Outcome("diverged", why=str(error).partition(":")[0])
+    except ValueError as error:
+        return Outcome("refused", why=str(error))
+    upper, lower, violation = values(of.problem, x, y)
+    ended = Ended(upper, lower - of.least(x, y), violation)
+    least = lower - ended.lower_gap
+    return Outcome(verdict(ended, of.best, least), ended, number, number * each, seconds)
+
+
+def _gradients_of_an_iteration(problem: Problem, chosen: Method) -> float:
+    descent = bilevel.minimizer(marked(problem), chosen, optax.sgd(UPPER_STEP))
+    key = jax.random.key(0)
+    state = jax.eval_shape(descent.init, key)
+    shape = jax.eval_shape(lambda: problem.problem.init_lower(key, problem.problem.init_upper(key)))
+    entries = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shape))
+    return gradients(descent.step, state, key, rounds=entries)
+
+
+def _run(problem: Problem, chosen: Method, number: int) -> tuple[Any, Any, float]:
+    """x, y_K and the seconds of the iterations, without those of compiling."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(UPPER_STEP, number))
+
+    def once(number: int) -> tuple[Minimized, float]:
+        began = time.perf_counter()
+        with warnings.catch_warnings():
+            # x that rests, and constraints not met, are what the verdict is about.
+            warnings.simplefilter("ignore", UserWarning)
+            found = bilevel.minimize(problem, chosen, optimizer=optimizer, num_iterations=number)
+        return found, time.perf_counter() - began
+
+    _, compiling = once(1)
+    found, whole = once(number)
+    return found.x, found.y, max(0.0, whole - compiling)
+
+
+def tables(kinds: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Verdicts of all, then for each kind where its methods ended; in Markdown."""
+    with jax.enable_x64(True):
+        found: dict[str, dict[str, Outcome]] = {of: {} for of in kinds}
+        for of, name in product(kinds, names):
+            found[of][name] = outcome(kind(of), name)
+            print(f"{of}, {name}: {found[of][name]}", file=sys.stderr)
+        bests = {of: kind(of).best for of in kinds}
+    lines = [
+        f"| method | {' | '.join(kinds)} | solved |",
+        "| --- " * (len(kinds) + 2) + "|",
+    ]
+    for name in names:
+        verdicts = [found[of][name].verdict for of in kinds]
+        tried = sum(word not in ("", "refused") for word in verdicts)
+        lines.append(
+            f"| `{name}` | {' | '.join(verdicts)} | {verdicts.count('solved')} of {tried} |"
+        )
+    for of, outcomes in found.items():
+        lines += ["", f"### {of}", "", *_details(kind(of).words, bests[of], outcomes)]
+    return lines
+
+
+def _details(words: str, best: float, outcomes: Mapping[str, Outcome]) -> list[str]:
+    """Of one kind: numbers of those that ran, reasons of those that did not."""
+    lines = [
+        f"{words[0].upper()}{words[1:]}. F at the solution: {best:.4f}.",
+        "",
+        "| method | | F | f - f* | iterations | gradients | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for name, one in outcomes.items():
+        if one.why and one.verdict:
+            reasons.setdefault(one.why, []).append(f"`{name}` {one.verdict}")
+        elif one.verdict:
+            lines.append(
+                f"| `{name}` | {one.verdict} | {one.ended.upper:.4f} | {one.ended.lower_gap:.1e} "
+                f"| {one.iterations:,} | {one.gradients:,.0f} | {one.seconds:.1f} |"
+            )
+    return [*lines, *[""] * bool(reasons), *(f"- {', '.join(w)}: {r}" for r, w in reasons.items())]
