@@ -218,6 +218,42 @@ def test_numbers_that_leave_the_finite_stop_with_their_iteration():
         bilevel.minimize(skewed, limited, optimizer=optax.sgd(1e-9), num_iterations=1)
 
 
+def test_a_penalty_that_f_escapes_stops_with_its_weight():
+    """F = -y^4 falls faster than 10 (y - x)^2 rises."""
+    unbounded = bilevel.problem(
+        lambda x, y: (y - x) ** 2, lambda x, y: -(y**4), upper_start=1.0, lower_start=0.5
+    )
+    pbgd = bilevel.methods.pbgd(num_lower_steps=2, weight=10.0)
+    with pytest.raises(FloatingPointError, match=r"has the weight 10: .* hypergradient\.weight"):
+        bilevel.minimize(unbounded, pbgd, optimizer=optax.sgd(0.1), num_iterations=200)
+
+
+@pytest.mark.parametrize("name", ["upper_start", "lower_start"])
+def test_a_start_outside_the_bounds_is_projected_and_said(name):
+    starts = {"upper_start": 0.5, "lower_start": 0.5, name: 3.0}
+
+    def make():
+        return bilevel.problem(
+            lambda x, y: (y - x) ** 2,
+            lambda x, y: y**2,
+            project=lambda x: jnp.clip(x, 0, 1),
+            project_lower=lambda y: jnp.clip(y, 0, 1),
+            **starts,
+        )
+
+    with pytest.warns(UserWarning, match=f"{name} lies outside the bounds, by 2 in an entry"):
+        made = make().problem
+    x = made.init_upper(jax.random.key(0))
+    start = x if name == "upper_start" else made.init_lower(jax.random.key(0), x)
+    assert float(start) == 1.0
+    starts[name] = 1.0
+    make()  # on the edge: no warning, which would be an error here
+    assert jax.jit(lambda value: bilevel.problem(
+        lambda x, y: (y - x) ** 2, lambda x, y: y**2, upper_start=value, lower_start=0.0,
+        project=lambda x: jnp.clip(x, 0, 1),
+    ).problem.init_upper(jax.random.key(0)))(3.0) == 3.0  # fmt: skip
+
+
 def test_a_warm_start_needs_one_task():
     stream = bilevel.problem(
         lambda x, y, task: jnp.sum((y - x - task) ** 2),

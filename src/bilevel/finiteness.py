@@ -48,6 +48,15 @@ def not_finite_at_start(problem: BilevelProblem, source: TaskSource, seed: int) 
     return None
 
 
+def runaway(weight: float) -> str:
+    """What else may be the cause with a method that adds a penalty of this weight; a remedy."""
+    return (
+        f"The penalty on the lower level has the weight {weight:.3g}: if F falls faster than it "
+        "rises as y leaves the lower solutions, take a larger hypergradient.weight, or "
+        "hypergradient=unrolled, whose y descends f alone"
+    )
+
+
 def _where(name: str, tree: Tree) -> str | None:
     """Which leaf holds a value that is not finite, and which value."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

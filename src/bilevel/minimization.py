@@ -18,7 +18,7 @@ from bilevel.constraints import unmet
 from bilevel.dynamics import for_testing
 from bilevel.estimate import suited_lower_problem
 from bilevel.estimator import Limit
-from bilevel.finiteness import not_finite_at_start
+from bilevel.finiteness import not_finite_at_start, runaway
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.score_keys import score_keys
@@ -228,6 +228,8 @@ def _failure(
                 continue
             value, limit = history[name][rows[0]], limits.get(name)
             why = "smaller steps, below or above, are the usual remedy"
+            if "penalty_weight" in limits:
+                why += f". {runaway(history['penalty_weight'][int(first)])}"
             if iterations is over and limit is not None:
                 why = f"{limit.meaning}. {limit.remedy}"
             return f"{name} became {value:.3g} at iteration {first + 1}", why

@@ -69,6 +69,7 @@ def problem(
                     a random order, each once per epoch (epochs)
     project(x)      the nearest x inside its bounds, taken after each upper step
     project_lower(y)   the nearest y inside its bounds, taken after each lower step
+                    A start outside the bounds is projected, with a warning.
     lower_constraints, upper_constraints   g and G, with the arguments of f and F: arrays that are
                     at most 0 where y, or x and y, are feasible. constraint_weight / 2 times the sum
                     of the squared violations joins f or F (`bilevel.constraints` says how far that
@@ -92,8 +93,10 @@ def problem(
     y = check.floats("y", check.traced("lower_start", init_lower, key, x))
     if project is not unchanged:
         check.projection("project", project, "x", x)
+        init_x = check.inside("upper_start", upper_start, init_x, project)
     if project_lower is not None:
         check.projection("project_lower", project_lower, "y", y)
+        init_lower = check.inside("lower_start", lower_start, init_lower, project_lower)
     one = jax.eval_shape(lambda data: source.sample(data, key, "train", 1), source.data)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), one)
     kind = "task" if "task" in one else "rows" if one else ""

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from bilevel.types import Array, InitLower, Tree
 
@@ -168,6 +170,29 @@ def traced(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         described = ", ".join(form(argument) for argument in arguments)
         raise TypeError(f"{name} fails on ({described}): {reason}") from error
+
+
+def inside(name: str, value: Any, init: InitLower, project: Any) -> InitLower:
+    """The start, or its projection where it lies outside; then with a warning.
+
+    A start that is a function, or an array that is traced, stays as it is.
+    """
+    if callable(value) or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+        return init
+    start = strong(value)
+    moved = jax.tree.map(
+        lambda a, b: float(jnp.max(jnp.abs(a - b), initial=0)), start, project(start)
+    )
+    size = jax.tree.map(lambda a: float(jnp.max(jnp.abs(a), initial=0)), start)
+    farthest = max(jax.tree.leaves(moved))
+    if farthest <= 1e-6 * (1 + max(jax.tree.leaves(size))):
+        return init
+    warnings.warn(
+        f"{name} lies outside the bounds, by {farthest:.3g} in an entry; the run starts at its "
+        "projection",
+        stacklevel=3,
+    )
+    return lambda key, x: project(init(key, x))
 
 
 def same_form(name: str, shapes: Tree, other_name: str, other: Tree) -> None:

@@ -5,8 +5,10 @@ before, Adam on x from 0.05 to 0 along a cosine, every other setting the default
 many iterations as its budget allows; how many gradients one costs is counted in its program
 (src/gallery/counting.py), what is logged included. At the end (x, y) is judged by
 
-    solved   |F - best| <= 0.01 max(1, |best|),  |f(x, y) - f*| <= 0.001 max(1, |f*|), and no
-             constraint above 0.01;    nearly   0.1, 0.01 and 0.1;    no   else
+    solved   |F - best| <= 0.01 scale,  |f(x, y) - f*| <= 0.001 max(1, |f*|), and no constraint
+             above 0.01;    nearly   0.1, 0.01 and 0.1;    no   else
+
+where scale is |best|, or F at the start where the best value is 0.
 """
 
 import sys
@@ -111,7 +113,15 @@ def outcome(of: Kind, name: str) -> Outcome:
     upper, lower, violation = values(of.problem, x, y)
     ended = Ended(upper, lower - of.least(x, y), violation)
     least = lower - ended.lower_gap
-    return Outcome(verdict(ended, of.best, least), ended, number, number * each, seconds)
+    word = verdict(ended, of.best, least, scale_of(of))
+    return Outcome(word, ended, number, number * each, seconds)
+
+
+def scale_of(of: Kind) -> float:
+    """|best|, or F at the start where the best value is 0."""
+    x = of.problem.problem.init_upper(jax.random.key(0))
+    y = of.problem.problem.init_lower(jax.random.key(0), x)
+    return abs(of.best) or values(of.problem, x, y)[0]
 
 
 def _gradients_of_an_iteration(problem: Problem, chosen: Method) -> float:
@@ -147,19 +157,26 @@ def tables(kinds: Sequence[str], names: Sequence[str]) -> list[str]:
         for of, name in product(kinds, names):
             found[of][name] = outcome(kind(of), name)
             print(f"{of}, {name}: {found[of][name]}", file=sys.stderr)
-        bests = {of: kind(of).best for of in kinds}
+    return lines_of(found)
+
+
+def lines_of(found: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
+    """{kind: {method: outcome}} in Markdown."""
+    names = list(next(iter(found.values())))
     lines = [
-        f"| method | {' | '.join(kinds)} | solved |",
-        "| --- " * (len(kinds) + 2) + "|",
+        f"| method | {' | '.join(found)} | solved |",
+        "| --- " * (len(found) + 2) + "|",
     ]
     for name in names:
-        verdicts = [found[of][name].verdict for of in kinds]
+        verdicts = [outcomes[name].verdict for outcomes in found.values()]
         tried = sum(word not in ("", "refused") for word in verdicts)
         lines.append(
             f"| `{name}` | {' | '.join(verdicts)} | {verdicts.count('solved')} of {tried} |"
         )
     for of, outcomes in found.items():
-        lines += ["", f"### {of}", "", *_details(kind(of).words, bests[of], outcomes)]
+        with jax.enable_x64(True):
+            words, best = kind(of).words, kind(of).best
+        lines += ["", f"### {of}", "", *_details(words, best, outcomes)]
     return lines
 
 

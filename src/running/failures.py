@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bilevel.estimator import Limit
-from bilevel.finiteness import not_finite_at_start
+from bilevel.finiteness import not_finite_at_start, runaway
 from bilevel.types import Tree
 from src.running.run_folder import Run
 from src.running.snapshot import Progress
@@ -49,7 +49,11 @@ def in_rows(
             ordered = sorted(row, key=lambda n: CAUSES.index(n) if n in CAUSES else len(CAUSES))
             for name in ordered:
                 if not math.isfinite(row[name]):
-                    return _not_finite(f"train/{name}", row[name], step)
+                    failure = _not_finite(f"train/{name}", row[name], step)
+                    if "penalty_weight" not in limits:
+                        return failure
+                    more = runaway(row["penalty_weight"])
+                    return failure._replace(remedy=f"{failure.remedy}. {more}")
         return None
 
     return [of_seed(i) for i in range(len(pending[0]["upper_loss"]))]
