@@ -2,8 +2,13 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
+import bilevel
 from src.running.run import run
 from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, linear_few_shot, read_metrics
@@ -93,3 +98,23 @@ def test_a_resumed_run_keeps_the_carry_of_its_linear_solves(tmp_path):
     run(config_of(*base, "num_iterations=20"), tmp_path / "parts")
     parts = run(config_of(*base, "num_iterations=40"), tmp_path / "parts")
     assert parts["upper_variable"] == whole["upper_variable"]
+
+
+def test_rounding_outside_of_a_face_does_not_break_conjugate_gradients():
+    """Near a solution grad F is nearly normal to the face, and what float32 leaves there counts."""
+    wanted = np.array([0.5, 0.3, 0.2, 0.0, 0.0], np.float32)
+    with jax.enable_x64(False):
+        costs = bilevel.problem(
+            lambda x, y: x @ y + 0.25 * jnp.sum(y**2),
+            lambda x, y: 0.5 * jnp.sum((y - wanted) ** 2),
+            upper_start=jnp.linspace(0.0, 0.4, 5)[::-1],
+            lower_start=jnp.full(5, 0.2),
+            project_lower=optax.projections.projection_simplex,
+        )
+        hoag = bilevel.methods.hoag(
+            tolerance=1e-6, tolerance_decay=1.0, step_size=0.5, num_lower_steps=50
+        )
+        found = bilevel.minimize(costs, hoag, optimizer=optax.adam(0.05), num_iterations=400)
+    assert found.history["linear_residual"].max() < 1e-3
+    # The best y of this face: no derivative leads from it to another one.
+    np.testing.assert_allclose(found.y, [0, 0, 0.4667, 0.2667, 0.2667], atol=1e-2)

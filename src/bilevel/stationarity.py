@@ -42,6 +42,26 @@ def linear_system(lower: LowerProblem, point: Point, y: Tree, damping: float) ->
     return System(matvec, project)
 
 
+def part_inside(system: System, vector: Tree) -> Tree:
+    """S v, without the rounding of v that lies where A is singular.
+
+    Along what S takes away A is zero. What rounding leaves there, of the order of eps |v|, counts
+    once S v is small, near a solution: no q removes it, and conjugate gradients divide by zero. For
+    boxes, simplices and balls S is a multiple c of a projector, so S (S v) / c is the same without.
+    """
+    inside = system.project(vector)
+    again = system.project(inside)
+    along = optax.tree.vdot(inside, again)
+    ratio = jnp.where(
+        along > 0, optax.tree.vdot(inside, inside) / jnp.where(along > 0, along, 1), 0
+    )
+    cleaned = jax.tree.map(lambda leaf: ratio * leaf, again)
+    change = optax.tree.norm(jax.tree.map(jnp.subtract, cleaned, inside))
+    size = optax.tree.norm(vector)
+    by_rounding = change <= 100 * jnp.finfo(size.dtype).eps * size
+    return jax.tree.map(lambda a, b: jnp.where(by_rounding, a, b), cleaned, inside)
+
+
 def relative_error(applied: Tree, b: Tree) -> Array:
     """|applied - b| / |b|, zero where b is."""
     size = optax.tree.norm(b)

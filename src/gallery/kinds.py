@@ -29,8 +29,12 @@ STARTS, GRID = 20, 33  # of the searches of scipy
 LEAST_LOG_PENALTY, MOST_LOG_PENALTY = -8.0, 0.0
 
 
-class Batched(NamedTuple):
-    """A problem on mini-batches: which share of the rows one has, and a step that is stable."""
+class Variant(NamedTuple):
+    """The problem as some methods take it.
+
+    share         of the rows that an evaluation sees
+    lower_step    that is stable
+    """
 
     problem: Problem
     share: float
@@ -44,6 +48,7 @@ class Kind(NamedTuple):
     best          F at the solution
     least(x, y)   the least value of f(x, .), among all as feasible as y is
     batched       the same on mini-batches, or None
+    lightly       the same with a small weight of the penalties, for methods with multipliers
     """
 
     words: str
@@ -51,7 +56,8 @@ class Kind(NamedTuple):
     lower_step: float
     best: float
     least: Callable[[Tree, Tree], float]
-    batched: Batched | None = None
+    batched: Variant | None = None
+    lightly: Variant | None = None
 
 
 def task_of(one: Problem) -> Tree:
@@ -104,7 +110,7 @@ def _least_of(value: Callable, gradient: Callable, one: Problem) -> float:
 
 
 def _quadratic() -> Kind:
-    batched = Batched(Problem(*quadratic(batch_size=BATCH, sampling="epochs")), BATCH / 256, 0.3)
+    batched = Variant(Problem(*quadratic(batch_size=BATCH, sampling="epochs")), BATCH / 256, 0.3)
     return _with_closed_forms(
         "f and F are means of 256 random quadratics each",
         *(Problem(*quadratic()), 1.0),
@@ -136,7 +142,7 @@ def _linear_model(
     batched = Problem(*make(batch_size=BATCH, sampling="epochs"))
     return _with_closed_forms(
         *(words, Problem(*make()), step(rows)),
-        batched=Batched(batched, BATCH / len(rows), step(*blocks)),
+        batched=Variant(batched, BATCH / len(rows), step(*blocks)),
     )
 
 
@@ -218,16 +224,23 @@ def _constrained() -> Kind:
         at, slack = np.asarray(x), max(0.0, float(beyond(x, y)))
         return 0.5 * float(((y_best(at, slack) - at) ** 2).sum())
 
-    one = problem(
-        lambda x, y: 0.5 * jnp.sum((y - x) ** 2),
-        F,
-        upper_start=jnp.zeros(2),
-        lower_start=jnp.zeros(2),
-        lower_constraints=beyond,
-    )
-    # The penalty has the curvature 1000 |normal|^2.
+    def weighted(weight: float) -> Variant:
+        one = problem(
+            lambda x, y: 0.5 * jnp.sum((y - x) ** 2),
+            F,
+            upper_start=jnp.zeros(2),
+            lower_start=jnp.zeros(2),
+            lower_constraints=beyond,
+            constraint_weight=weight,
+        )
+        # The penalty has the curvature weight |normal|^2.
+        return Variant(one, 1.0, 1 / (1 + 2 * weight))
+
+    heavily = weighted(1000.0)
     return Kind(
-        "a quadratic f, y below a line that x moves", one, 4e-4, min(e.fun for e in ends), least
+        "a quadratic f, y below a line that x moves",
+        *(heavily.problem, heavily.lower_step, min(end.fun for end in ends), least),
+        lightly=weighted(10.0),
     )
 
 

@@ -33,7 +33,7 @@ from bilevel.estimator import Hypergradient, HypergradientOutput, Limit, Target
 from bilevel.linear_solvers import Equation, LinearSolver, cg
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_tolerance import refuse_stopping, refuse_tolerance, solved_to_tolerance
-from bilevel.stationarity import System, linear_system, relative_error
+from bilevel.stationarity import System, linear_system, part_inside, relative_error
 from bilevel.types import Array, Metrics, Objectives, Tree
 
 
@@ -88,7 +88,7 @@ def implicit(
             has_aux=True,
         )(point.context, y)
         system = linear_system(whole, point, y, 0.0 if solver.adds_damping else added)
-        b = system.project(v)
+        b = v if lower.dynamics.projection is None else part_inside(system, v)
         warm = bool(jax.tree.leaves(carry.solution))
         start = carry.solution if warm else jax.tree.map(jnp.zeros_like, b)
         in_solver = added if solver.adds_damping else 0.0
