@@ -90,7 +90,7 @@ class Outcome(NamedTuple):
     ended: Ended = Ended()
     iterations: int = 0
     gradients: float = 0.0
-    seconds: float = 0.0  # without compiling
+    seconds: float = 0.0  # without compiling, and without what is logged
     why: str = ""
 
 
@@ -220,6 +220,6 @@ def _details(words: str, best: float, outcomes: Mapping[str, Outcome]) -> list[s
         elif one.verdict:
             lines.append(
                 f"| `{name}` | {one.verdict} | {one.ended.upper:.4f} | {one.ended.lower_gap:.1e} "
-                f"| {one.iterations:,} | {one.gradients:,.0f} | {one.seconds:.1f} |"
+                f"| {one.iterations:,} | {one.gradients:,.0f} | {one.seconds:.2g} |"
             )
     return [*lines, *[""] * bool(reasons), *(f"- {', '.join(w)}: {r}" for r, w in reasons.items())]
