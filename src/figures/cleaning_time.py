@@ -114,7 +114,7 @@ def draw(found: Mapping[tuple[float, str], Curve], rates: Mapping[str, float], p
 
     noises = sorted({noise for noise, _ in found})
     figure = Figure(figsize=(3.6 * len(noises) + 0.6, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(noises), squeeze=False)[0]
+    panels = figure.subplots(1, len(noises), squeeze=False, sharey=True)[0]
     for panel, noise in zip(panels, noises, strict=True):
         for k, method in enumerate(METHODS):
             one = found[noise, method]
@@ -123,7 +123,6 @@ def draw(found: Mapping[tuple[float, str], Curve], rates: Mapping[str, float], p
             low, high = (100 * (one.error + sign * one.half) for sign in (-1, 1))
             panel.fill_between(seconds, low, high, color=color, alpha=0.25, lw=0)
         panel.set(title=f"{noise:.0%} of the labels wrong", xlabel="seconds", xscale="log")
-        panel.set_ylim(10, 60)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("error on validation rows, %")
     panels[0].legend(fontsize=8)
