@@ -51,7 +51,7 @@ def part_inside(system: System, vector: Tree) -> Tree:
     """
     inside = system.project(vector)
     again = system.project(inside)
-    along = optax.tree.vdot(inside, again)
+    along = jnp.real(jnp.asarray(optax.tree.vdot(inside, again)))
     ratio = jnp.where(
         along > 0, optax.tree.vdot(inside, inside) / jnp.where(along > 0, along, 1), 0
     )
