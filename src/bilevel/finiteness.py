@@ -1,5 +1,7 @@
 """What is not finite before the first lower step: the cause that no smaller step would mend."""
 
+from collections.abc import Collection, Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,10 +50,16 @@ def not_finite_at_start(problem: BilevelProblem, source: TaskSource, seed: int) 
     return None
 
 
-def runaway(weight: float) -> str:
-    """What else may be the cause with a method that adds a penalty of this weight; a remedy."""
+def runaway(limits: Collection[str], metrics: Mapping[str, float]) -> str:
+    """What else may be the cause with a method that adds a penalty, and a remedy; "" with others.
+
+    limits: what the estimator limits; metrics: of the iteration.
+    """
+    if "penalty_weight" not in limits:
+        return ""
+    weight = metrics["penalty_weight"]
     return (
-        f"The penalty on the lower level has the weight {weight:.3g}: if F falls faster than it "
+        f". The penalty on the lower level has the weight {weight:.3g}: if F falls faster than it "
         "rises as y leaves the lower solutions, take a larger hypergradient.weight, or "
         "hypergradient=unrolled, whose y descends f alone"
     )

@@ -228,8 +228,7 @@ def _failure(
                 continue
             value, limit = history[name][rows[0]], limits.get(name)
             why = "smaller steps, below or above, are the usual remedy"
-            if "penalty_weight" in limits:
-                why += f". {runaway(history['penalty_weight'][int(first)])}"
+            why += runaway(limits, {key: column[int(first)] for key, column in history.items()})
             if iterations is over and limit is not None:
                 why = f"{limit.meaning}. {limit.remedy}"
             return f"{name} became {value:.3g} at iteration {first + 1}", why

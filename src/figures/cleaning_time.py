@@ -47,8 +47,7 @@ class Curve(NamedTuple):
 
 def main() -> None:
     """Run what is missing, draw, print the table."""
-    doc = __doc__ or ""
-    arguments = key_value_arguments("src.figures.cleaning_time", doc, KEYS)
+    arguments = key_value_arguments("src.figures.cleaning_time", __doc__, KEYS)
     with refusals_as_messages(traceback=False):
         options = read_pairs(arguments, KEYS)
         noises = [float(text) for text in options.get("noises", "0.5,0.7,0.9").split(",")]

@@ -50,10 +50,7 @@ def in_rows(
             for name in ordered:
                 if not math.isfinite(row[name]):
                     failure = _not_finite(f"train/{name}", row[name], step)
-                    if "penalty_weight" not in limits:
-                        return failure
-                    more = runaway(row["penalty_weight"])
-                    return failure._replace(remedy=f"{failure.remedy}. {more}")
+                    return failure._replace(remedy=failure.remedy + runaway(limits, row))
         return None
 
     return [of_seed(i) for i in range(len(pending[0]["upper_loss"]))]
