@@ -29,21 +29,21 @@ from bilevel import Problem, methods
 from bilevel.choices import Method
 from src.gallery.counting import gradients, marked
 from src.gallery.judging import Ended, verdict
-from src.gallery.kinds import Kind, kind, values
+from src.gallery.kinds import Kind, Variant, kind, values
 
 BUDGET = 200_000  # gradients
 MOST_ITERATIONS = 20_000  # on mini-batches, whose gradients are a small share of one
 NUM_LOWER_STEPS, LAST_STEPS = 50, 5
 UPPER_STEP = 0.05
 TIMED = 500  # iterations
-ALL_ROWS, BATCHES, CONSTRAINTS = "all rows", "mini-batches", "constraints"
+NOTHING, BATCHES, CONSTRAINTS = "", "rows", "constraints"
 
 
 class Way(NamedTuple):
     """A method, made of a lower step, and what it needs."""
 
     make: Callable[..., Method]
-    needs: str = ALL_ROWS
+    needs: str = NOTHING
     single: bool = False  # one lower step, or as many as its own default
 
 
@@ -97,15 +97,14 @@ class Outcome(NamedTuple):
 def outcome(of: Kind, name: str) -> Outcome:
     """Run one method on one kind, and judge where it ends. To be called with 64 bits."""
     way = WAYS[name]
-    if way.needs == BATCHES and of.batched is None:
-        return Outcome("", why="it is for problems with rows")
-    if way.needs == CONSTRAINTS and of.problem.problem.penalised is None:
-        return Outcome("", why="it is for problems with constraints")
-    problem, share, lower_step = of.problem, 1.0, of.lower_step
-    if way.needs == BATCHES and of.batched is not None:
-        problem, share, lower_step = of.batched
-    if name == "lv_hba" and of.lightly is not None:
-        problem, share, lower_step = of.lightly
+    variant: Variant | None = Variant(of.problem, 1.0, of.lower_step)
+    if way.needs == BATCHES:
+        variant = of.batched
+    elif name == "lv_hba":
+        variant = of.lightly
+    if variant is None or (way.needs == CONSTRAINTS and of.problem.problem.penalised is None):
+        return Outcome("", why=f"it is for problems with {way.needs}")
+    problem, share, lower_step = variant
     lower_step = OF_OTHER_FUNCTIONS.get(name, lambda step: step)(lower_step)
     steps = {} if way.single else {"num_lower_steps": NUM_LOWER_STEPS}
     system = {"step_size_of_system": lower_step} if name in HAVE_A_STEP_OF_THE_SYSTEM else {}
