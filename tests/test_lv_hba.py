@@ -65,8 +65,8 @@ def at(x, y):
     return g(x, y, np.sin), -np.cos(E @ x)[:, None] * E, of_y
 
 
-def in_numpy(x, y, theta, multipliers, centre, n):
-    """One iteration: (gradient in x, y, theta, multipliers, centre)."""
+def in_numpy(x, y, theta, multipliers, centre, mu, n):
+    """One iteration: (gradient in x, y, theta, multipliers, centre, mu)."""
     c, gamma, gamma2 = 4.0 * (n + 1) ** 0.5, 0.5, 2.0
     for _ in range(K):
         values, _, jacobian = at(x, theta)
@@ -78,15 +78,16 @@ def in_numpy(x, y, theta, multipliers, centre, n):
         values, _, jacobian = at(x, y)
         of_f = A @ y - B @ x + y**3
         of_upper = y - C + D.T @ x + RHO * jacobian.T @ np.maximum(values, 0)
-        pushed = np.maximum(multipliers + RHO * values, 0)
+        pushed = np.clip(mu + RHO * values, 0, 0.5)
         d_y = of_upper / c + of_f + jacobian.T @ pushed - (y - theta) / gamma
         y = y - ETA * d_y
+        mu = np.clip(mu + RHO * at(x, y)[0], 0, 0.5)
         centre = np.clip(centre + 0.8 * (multipliers - centre) / gamma2, 0, 0.5)
     values, of_x, _ = at(x, y)
     gradient = R * x + D @ y + RHO * of_x.T @ np.maximum(values, 0)
-    of_y = -B.T @ y + of_x.T @ np.maximum(multipliers + RHO * values, 0)
+    of_y = -B.T @ y + of_x.T @ mu
     of_theta = -B.T @ theta + at(x, theta)[1].T @ multipliers
-    return gradient + c * (of_y - of_theta), y, theta, multipliers, centre
+    return gradient + c * (of_y - of_theta), y, theta, multipliers, centre, mu
 
 
 def lower_of(problem=PROBLEM, persistent=True, steps=K):
@@ -100,18 +101,20 @@ def point_at(x, y):
 
 def test_three_iterations_are_those_of_plain_numpy():
     estimator, lower = lv_hba(**OPTIONS), lower_of()
-    x, y, theta, multipliers, centre = X, Y + 0.5, Y, np.zeros(3), np.zeros(3)
+    x, y, theta = X, Y + 0.5, Y
+    multipliers, centre, mu = np.zeros((3, 3))
     carry = estimator.init(lower, jnp.asarray(Y))
     step = jax.jit(lambda point, carry: estimator.estimate(lower, point, carry, KEY))
     reached, moved = [], jnp.asarray(y)
     for n in range(3):
         output = step(point_at(x, moved), carry)
-        gradient, y, theta, multipliers, centre = in_numpy(x, y, theta, multipliers, centre, n)
+        gradient, y, *saddle = in_numpy(x, y, theta, multipliers, centre, mu, n)
+        theta, multipliers, centre, mu = saddle
         np.testing.assert_allclose(output.gradient.context, gradient, rtol=1e-10)
         np.testing.assert_allclose(output.y, y, rtol=1e-10)
-        for found, expected in zip(output.carry.other, (theta, multipliers, centre), strict=True):
+        for found, expected in zip(output.carry.other, saddle, strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-10)
-        reached.append(multipliers)
+        reached += [multipliers, mu]
         moved, carry, x = output.y, output.carry, x - 0.01 * gradient
     assert np.min(reached) == 0, "or the lower bound was not met"
     assert np.max(reached) == 0.5, "or the upper bound was not met"
@@ -158,7 +161,7 @@ def test_tasks_that_change_begin_anew():
     carry = estimator.init(lower, point.y0)
     once = estimator.estimate(lower, point, carry, KEY)
     assert jax.tree.leaves(once.carry.other) == []
-    first = in_numpy(X, Y, Y, np.zeros(3), np.zeros(3), 0)
+    first = in_numpy(X, Y, Y, *np.zeros((3, 3)), 0)
     np.testing.assert_allclose(once.gradient.context, first[0], rtol=1e-10)
 
 
@@ -177,23 +180,23 @@ def test_without_constraints_it_is_the_moreau_envelope():
 def test_the_fixed_point_is_the_one_found_by_hand(weight):
     """min (y - 1)^2/2 + x^2/2 where y minimises (y - 2)^2/2 with y <= x.
 
-    At rest theta = x and y - x = s solves F_y / c + (1 + rho) s = 0, where F_y = y - 1 + rho s;
-    x = rho s + c rho s. So x = 1 / (2 + 1/rho), whatever c is; the solution is 1/2.
+    At rest theta = y = x, lambda = 2 - x, mu = 2 - x - (x - 1) / c, and so x = c (mu - lambda) =
+    1 - x: x = 1/2, the solution, whatever c and rho are.
     """
-    rho = 10.0
     problem = bilevel.problem(
         lambda x, y: 0.5 * (y - 2) ** 2,
         lambda x, y: 0.5 * (y - 1) ** 2 + 0.5 * x**2,
         upper_start=jnp.asarray(0.0),
         lower_start=jnp.asarray(0.0),
         lower_constraints=lambda x, y: y - x,
-        constraint_weight=rho,
+        constraint_weight=10.0,
     )
     method = methods.lv_hba(
         weight=weight, power=0.0, step_size_of_centre=0.5, num_lower_steps=20, step_size=0.05
     )
     found = bilevel.minimize(problem, method, optimizer=optax.sgd(0.02), num_iterations=4000)
-    assert float(found.x) == pytest.approx(1 / (2 + 1 / rho), abs=1e-8)
+    assert float(found.x) == pytest.approx(1 / 2, abs=1e-8)
+    assert float(found.y) == pytest.approx(1 / 2, abs=1e-8), "the penalties' bias of y has gone"
 
 
 # A quadratic program below: f = |y - Mx|^2/2 where a'y <= e'x - 1/2.
@@ -212,21 +215,17 @@ def by_hand():
 
 
 def error_of(weight):
-    """|x - x*| with c = rho = weight."""
+    """|x - x*| with c = weight."""
     problem = bilevel.problem(
         lambda x, y: 0.5 * jnp.sum((y - M @ x) ** 2),
         lambda x, y: 0.5 * jnp.sum((y - WANTED_Y) ** 2) + 0.5 * jnp.sum((x - WANTED_X) ** 2),
         upper_start=jnp.zeros(2),
         lower_start=jnp.zeros(2),
         lower_constraints=lambda x, y: NORMAL @ y - SHIFT @ x + 0.5,
-        constraint_weight=weight,
+        constraint_weight=10.0,
     )
     method = methods.lv_hba(
-        weight=weight,
-        power=0.0,
-        step_size_of_centre=0.5,
-        num_lower_steps=40,
-        step_size=1 / (2 + 2 * weight),
+        weight=weight, power=0.0, step_size_of_centre=0.5, num_lower_steps=40, step_size=1 / 22
     )
     found = bilevel.minimize(problem, method, optimizer=optax.sgd(0.01), num_iterations=5000)
     return np.linalg.norm(found.x - by_hand()[0])
@@ -251,6 +250,7 @@ def test_a_quadratic_program_is_solved_up_to_the_inverse_weight():
         ({"gamma_of_multipliers": float("inf")}, "gamma_of_multipliers=inf must be positive"),
         ({"step_size_of_multipliers": -1.0}, "step_size_of_multipliers=-1.0 must be positive"),
         ({"step_size_of_centre": 0.0}, "step_size_of_centre=0.0 must be positive and finite"),
+        ({"steps_of_solution": -1}, "steps_of_solution=-1 must not be negative; choose"),
         ({"bound": float("nan")}, "bound=nan must be positive and finite; choose bound=1000"),
         (
             {"step_size_of_centre": 3.0, "gamma_of_multipliers": 2.0},

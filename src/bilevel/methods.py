@@ -206,6 +206,7 @@ def lv_hba(
     step_size_of_multipliers: float = 0.1,
     step_size_of_centre: float = 0.1,
     bound: float = 1000.0,
+    steps_of_solution: int = 200,
     **lower: Unpack[LowerChoices],
 ) -> Method:
     """Lower constraints by multipliers that are followed; one lower step. Yao et al., ICLR 2024.
@@ -220,6 +221,7 @@ def lv_hba(
         step_size_of_multipliers=step_size_of_multipliers,
         step_size_of_centre=step_size_of_centre,
         bound=bound,
+        steps_of_solution=steps_of_solution,
     )
     return method("lv_hba", estimator, **_following({"num_lower_steps": 1, **lower}))
 

@@ -66,12 +66,13 @@ def task_of(one: Problem) -> Tree:
 
 
 def values(one: Problem, x: Tree, y: Tree) -> tuple[float, float, float]:
-    """F, f (without penalties) and the largest violation of a lower constraint."""
+    """F and f, without penalties, and the largest violation of a lower constraint."""
     task, penalised = task_of(one), one.problem.penalised
     context = one.problem.prepare(x, task)
-    upper, _ = one.problem.upper_objective(context, task, y)
     if penalised is None:
+        upper, _ = one.problem.upper_objective(context, task, y)
         return float(upper), float(one.problem.lower_objective(context, task, y)), 0.0
+    upper, _ = penalised.F(context, task, y)
     worst = jnp.max(penalised.constraints(context, task, y), initial=0.0)
     return float(upper), float(penalised.f(context, task, y)), float(worst)
 

@@ -9,24 +9,25 @@ In each of the K lower steps, c = weight (n + 1)^power, all at x:
 
     theta  by the lower optimizer along grad_y (f + lambda^T g)(theta) + (theta - y) / gamma1
     lambda = clip(lambda + eta (g(theta) - (lambda - z) / gamma2)),  both from the old theta, lambda
-    y      by the lower optimizer along grad_y (F / c + f_A)(y) - (y - theta) / gamma1
+    y      by the lower optimizer along grad_y (F / c + f + mu^T g)(y) - (y - theta) / gamma1, where
+           mu = clip(mu + rho g(y)) before the step and, from the same mu, after it
     z      = clip(z + beta (lambda - z) / gamma2),                   clip: into [0, bound]
-    g_x    = dF/dx(y) + c (df_A/dx(y) - d(f + lambda^T g)/dx(theta))
-    f_A    = f + (|max(0, lambda + rho g)|^2 - |lambda|^2) / (2 rho),   rho = constraint_weight
+    g_x    = dF/dx(y) + c (d(f + mu^T g)/dx(y) - d(f + lambda^T g)/dx(theta))
+    rho    = constraint_weight
 
 Yao, Yu, Zeng, Zhang: Constrained bi-level optimization: proximal Lagrangian value function approach
 and Hessian-free algorithm, ICLR 2024 (arXiv 2401.16164), with K = 1. Three things differ there:
 (x, y) is projected onto {g <= 0}, the objective is divided by c, and x moves together with y. Here
-x moves by any upper optimizer and a projection of both is seldom at hand, so f_A, an augmented
-Lagrangian with the lambda at hand held fixed, keeps y feasible. Squares alone, f + rho/2 |max(0,
-g)|^2, would leave g = lambda / rho at y and 0 at theta, and so an error of order c / rho in g_x. F
-has the squares that it has for every method (`bilevel.constraints`). The y that is scored after a
-run is that of plain lower steps, as for all methods, so it has the bias of the penalties.
+x moves by any upper optimizer and a projection of both is seldom at hand, so y has multipliers mu of
+its own, by the method of multipliers, which keep it feasible in the limit: at rest g(y) <= 0 holds
+exactly, for each rho. F has the squares that it has for every method (`bilevel.constraints`).
 
-Time: per lower step two gradients of f, two of g and one of F. No second derivatives. Memory: two
-lower iterates and two multipliers per constraint. Valid for f and g convex in y, all multipliers
-below bound, and steps of y shorter than 2 / (L + rho |dg/dy|^2), off by the order of
-1 / c + 1 / rho; a small constraint_weight is enough, as violations end near 1 / (c rho).
+After a run y comes from lower steps on the penalties, as for all methods, and from
+`steps_of_solution` further ones along grad_y (f + mu^T g), which remove their bias.
+
+Time: per lower step two gradients of f, three of g and one of F. No second derivatives. Memory: two
+lower iterates and three multipliers per constraint. Valid for f and g convex in y, all multipliers
+below bound, and steps of y shorter than 2 / (L + rho |dg/dy|^2), off by the order of 1 / c.
 """
 
 import math
@@ -54,11 +55,12 @@ from bilevel.types import Array, Index, Penalised, Tree
 
 
 class Saddle(NamedTuple):
-    """theta like y; multipliers lambda and their centre z: (number of constraints,)."""
+    """theta like y; its multipliers lambda, their centre z, and mu of y: (constraints,)."""
 
     theta: Tree
     multipliers: Array
     centre: Array
+    of_y: Array
 
 
 class OfTask(NamedTuple):
@@ -76,12 +78,9 @@ class OfTask(NamedTuple):
         """f + lambda^T g."""
         return self.penalised.f(context, self.lower.task, y) + multipliers @ self.g(context, y)
 
-    def augmented(self, context: Tree, y: Tree, multipliers: Array) -> Array:
-        """f_A."""
-        rho = self.penalised.weight
-        active = jnp.maximum(multipliers + rho * self.g(context, y), 0)
-        added = (active @ active - multipliers @ multipliers) / (2 * rho)
-        return self.penalised.f(context, self.lower.task, y) + added
+    def pushed(self, context: Tree, y: Tree, multipliers: Array, bound: float) -> Array:
+        """clip(mu + rho g(y))."""
+        return jnp.clip(multipliers + self.penalised.weight * self.g(context, y), 0, bound)
 
     def upper(self, context: Tree, y: Tree) -> Array:
         """F."""
@@ -97,14 +96,16 @@ def lv_hba(
     step_size_of_multipliers: float = 0.1,
     step_size_of_centre: float = 0.1,
     bound: float = 1000.0,
+    steps_of_solution: int = 200,
 ) -> Hypergradient:
-    """g_x = dF/dx + c (df_A/dx(y) - d(f + lambda^T g)/dx(theta)).
+    """g_x = dF/dx + c (d(f + mu^T g)/dx(y) - d(f + lambda^T g)/dx(theta)).
 
     weight, power: c = weight (n + 1)^power in upper iteration n. gamma: gamma1, of
     |theta - y|^2 / (2 gamma1). gamma_of_multipliers: gamma2. step_size_of_multipliers: eta, of
-    lambda. step_size_of_centre: beta, of z. bound: of lambda and z.
-    Raises ValueError for a weight outside (0, 1e6], a power outside [0, 1], another option that is
-    not positive and finite, and beta > gamma2; `check` does without constraints of the lower
+    lambda. step_size_of_centre: beta, of z. bound: of lambda, mu and z.
+    steps_of_solution: how many make y feasible before it is scored; 0 for none.
+    Raises ValueError for a weight outside (0, 1e6], a power outside [0, 1], a negative
+    steps_of_solution, another option that is not positive and finite, and beta > gamma2; `check` does without constraints of the lower
     level, and on mini-batches.
     """
     refuse_weight(weight, power)
@@ -117,6 +118,11 @@ def lv_hba(
     ):
         if not 0 < value < math.inf:
             raise ValueError(f"{name}={value} must be positive and finite; choose {name}={usual}")
+    if steps_of_solution < 0:
+        raise ValueError(
+            f"steps_of_solution={steps_of_solution} must not be negative; choose "
+            "steps_of_solution=200"
+        )
     if step_size_of_centre > gamma_of_multipliers:
         raise ValueError(
             f"step_size_of_centre={step_size_of_centre} is above "
@@ -133,8 +139,8 @@ def lv_hba(
         def into_bounds(multipliers: Array) -> Array:
             return jnp.clip(multipliers, 0, bound)
 
-        def body(now: tuple[LowerState, LowerState, Array, Array], k: Index):
-            other, state, multipliers, centre = now
+        def body(now: tuple[LowerState, LowerState, Array, Array, Array], k: Index):
+            other, state, multipliers, centre, of_y = now
             theta, y = other.y, state.y
             slope = jax.tree.map(
                 lambda f, theta, y: f + (theta - y) / gamma,
@@ -147,39 +153,57 @@ def lv_hba(
             multipliers = into_bounds(multipliers + step_size_of_multipliers * ascent)
             slope = jax.tree.map(
                 lambda f, upper, y, theta: f + upper / scale - (y - theta) / gamma,
-                jax.grad(of.augmented, argnums=1)(context, y, multipliers),
+                jax.grad(of.lagrangian, argnums=1)(context, y, of.pushed(context, y, of_y, bound)),
                 jax.grad(of.upper, argnums=1)(context, y),
                 y,
                 other.y,
             )
             state = level.move(slope, state, k)
+            of_y = of.pushed(context, state.y, of_y, bound)
             drift = (multipliers - centre) / gamma_of_multipliers
             centre = into_bounds(centre + step_size_of_centre * drift)
-            return (other, state, multipliers, centre), None
+            return (other, state, multipliers, centre, of_y), None
 
         before = carry.other if lower.persistent else first_saddle(lower, point)
         states = level.init(before.theta), level.init(point.y0)
-        start = (*states, before.multipliers, before.centre)
+        start = (*states, before.multipliers, before.centre, before.of_y)
         steps = jnp.arange(1, lower.num_steps + 1)
-        (other, state, multipliers, centre), _ = lax.scan(body, start, steps)
+        (other, state, multipliers, centre, of_y), _ = lax.scan(body, start, steps)
 
         def objective(context: Tree) -> tuple[Array, Array]:
-            gap = of.augmented(context, state.y, multipliers)
+            gap = of.lagrangian(context, state.y, of_y)
             gap -= of.lagrangian(context, other.y, multipliers)
             return of.upper(context, state.y) + scale * gap, gap
 
         of_context, gap = jax.grad(objective, has_aux=True)(context)
         shown = {"penalty_weight": scale, "value_gap": gap}
-        onwards = following(carry, Saddle(other.y, multipliers, centre))
+        onwards = following(carry, Saddle(other.y, multipliers, centre, of_y))
         return output_of(lower, point, state.y, of_context, shown, onwards)
+
+    def solution(lower: LowerProblem, point: Point, y: Tree) -> Tree:
+        """The method of multipliers, a step of y and one of mu at a time, from y_K."""
+        level, context, of = lower.at(point), point.context, of_task(lower)
+
+        def body(now: tuple[LowerState, Array], k: Index):
+            state, mu = now
+            pushed = of.pushed(context, state.y, mu, bound)
+            slope = jax.grad(of.lagrangian, argnums=1)(context, state.y, pushed)
+            state = level.move(slope, state, k)
+            return (state, of.pushed(context, state.y, mu, bound)), None
+
+        start = level.init(y), first_saddle(lower, point).of_y
+        (state, _), _ = lax.scan(body, start, jnp.arange(1, steps_of_solution + 1))
+        return state.y
 
     return Hypergradient(
         "lv_hba",
         estimate,
-        f"g = dF/dx(y) + c (df_A/dx(y) - d(f + lambda^T g)/dx(theta)), c = {weight:g} (n + 1)^"
+        "g = dF/dx(y) + c (d(f + mu^T g)/dx(y) - d(f + lambda^T g)/dx(theta)), "
+        f"c = {weight:g} (n + 1)^"
         f"{power:g};  theta descends and lambda ascends f + lambda^T g + |theta - y|^2 / "
         f"(2 {gamma:g}) - |lambda - z|^2 / (2 {gamma_of_multipliers:g}), "
-        f"y descends F / c + f_A - |y - theta|^2 / (2 {gamma:g}), z follows lambda",
+        f"y descends F / c + f + mu^T g - |y - theta|^2 / (2 {gamma:g}), mu by the method of "
+        "multipliers, z follows lambda",
         None,
         differentiates=frozenset({"context"}),
         through_steps=False,
@@ -187,6 +211,7 @@ def lv_hba(
         own_directions=True,
         init=first,
         check=_check,
+        solution=solution,
         limits={"penalty_weight": WEIGHT_LIMIT},
     )
 
@@ -200,7 +225,7 @@ def first_saddle(lower: LowerProblem, point: Point) -> Saddle:
     """theta at y0, no multipliers."""
     g = jax.eval_shape(of_task(lower).g, point.context, point.y0)
     none = jnp.zeros(g.shape, g.dtype)
-    return Saddle(point.y0, none, none)
+    return Saddle(point.y0, none, none, none)
 
 
 def first(lower: LowerProblem, y0: Tree) -> Followed:
@@ -214,7 +239,7 @@ def first(lower: LowerProblem, y0: Tree) -> Followed:
 
     g = jax.eval_shape(constraints, lower.task)
     none = jnp.zeros(g.shape, g.dtype)
-    return started._replace(other=Saddle(y0, none, none))
+    return started._replace(other=Saddle(y0, none, none, none))
 
 
 def _check(lower: LowerProblem, shapes: Point) -> None:
