@@ -118,3 +118,32 @@ def test_rounding_outside_of_a_face_does_not_break_conjugate_gradients():
     assert found.history["linear_residual"].max() < 1e-3
     # The best y of this face: no derivative leads from it to another one.
     np.testing.assert_allclose(found.y, [0, 0, 0.4667, 0.2667, 0.2667], atol=1e-2)
+
+
+def test_a_warm_start_hands_on_no_rounding_outside_of_a_ball():
+    """y is on the sphere, where the radius is singular: what lay there doubled from solve to solve.
+
+    The best y is wanted / |wanted| / 2.
+    """
+    wanted = np.array([1.0, 2.0, 0.0, 0.0, 1.0])
+
+    def inside(y):
+        return optax.projections.projection_l2_ball(y, 0.5)
+
+    costs = bilevel.problem(
+        lambda x, y: x @ y + 0.25 * jnp.sum(y**2),
+        lambda x, y: 0.5 * jnp.sum((y - wanted) ** 2),
+        upper_start=jnp.linspace(0.0, 0.4, 5)[::-1],
+        lower_start=inside(jnp.full(5, 0.2)),
+        project_lower=inside,
+    )
+    hoag = bilevel.methods.hoag(
+        tolerance=1e-6,
+        tolerance_decay=1.0,
+        step_size=0.5,
+        num_lower_steps=50,
+        lower_start="warm",
+    )
+    found = bilevel.minimize(costs, hoag, optimizer=optax.adam(0.05), num_iterations=600)
+    assert found.history["linear_residual"].max() < 1e-5
+    np.testing.assert_allclose(found.y, wanted / np.linalg.norm(wanted) / 2, atol=1e-8)

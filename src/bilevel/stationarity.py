@@ -50,16 +50,25 @@ def part_inside(system: System, vector: Tree) -> Tree:
     boxes, simplices and balls S is a multiple c of a projector, so S (S v) / c is the same without.
     """
     inside = system.project(vector)
-    again = system.project(inside)
-    along = jnp.real(jnp.asarray(optax.tree.vdot(inside, again)))
-    ratio = jnp.where(
-        along > 0, optax.tree.vdot(inside, inside) / jnp.where(along > 0, along, 1), 0
-    )
-    cleaned = jax.tree.map(lambda leaf: ratio * leaf, again)
+    cleaned = onto_range(system, inside)
     change = optax.tree.norm(jax.tree.map(jnp.subtract, cleaned, inside))
     size = optax.tree.norm(vector)
     by_rounding = change <= 100 * jnp.finfo(size.dtype).eps * size
     return jax.tree.map(lambda a, b: jnp.where(by_rounding, a, b), cleaned, inside)
+
+
+def onto_range(system: System, vector: Tree) -> Tree:
+    """S v, scaled to be the projection of v where S is a multiple of a projector.
+
+    A solution q counts by S q alone. What else is in it, a warm start hands from solve to solve,
+    and rounding multiplies it where A is singular.
+    """
+    image = system.project(vector)
+    size = jnp.asarray(optax.tree.vdot(image, image))
+    scale = jnp.where(
+        size > 0, optax.tree.vdot(vector, image) / jnp.where(size > 0, size, 1), 0
+    )
+    return jax.tree.map(lambda leaf: scale * leaf, image)
 
 
 def relative_error(applied: Tree, b: Tree) -> Array:

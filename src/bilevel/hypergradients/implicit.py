@@ -33,7 +33,13 @@ from bilevel.estimator import Hypergradient, HypergradientOutput, Limit, Target
 from bilevel.linear_solvers import Equation, LinearSolver, cg
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_tolerance import refuse_stopping, refuse_tolerance, solved_to_tolerance
-from bilevel.stationarity import System, linear_system, part_inside, relative_error
+from bilevel.stationarity import (
+    System,
+    linear_system,
+    onto_range,
+    part_inside,
+    relative_error,
+)
 from bilevel.types import Array, Metrics, Objectives, Tree
 
 
@@ -91,6 +97,8 @@ def implicit(
         b = v if lower.dynamics.projection is None else part_inside(system, v)
         warm = bool(jax.tree.leaves(carry.solution))
         start = carry.solution if warm else jax.tree.map(jnp.zeros_like, b)
+        if warm and lower.dynamics.projection is not None:
+            start = onto_range(system, start)
         in_solver = added if solver.adds_damping else 0.0
         q = solver.solve(Equation(system.matvec, b, in_solver, start, shrink), key)
         multiplier = system.project(q)
