@@ -105,12 +105,9 @@ def outcome(of: Kind, name: str) -> Outcome:
     if variant is None or (way.needs == CONSTRAINTS and of.problem.problem.penalised is None):
         return Outcome("", why=f"it is for problems with {way.needs}")
     problem, share, lower_step = variant
-    lower_step = OF_OTHER_FUNCTIONS.get(name, lambda step: step)(lower_step)
-    steps = {} if way.single else {"num_lower_steps": NUM_LOWER_STEPS}
-    system = {"step_size_of_system": lower_step} if name in HAVE_A_STEP_OF_THE_SYSTEM else {}
-    chosen = way.make(step_size=lower_step, lower_start="warm", **steps, **system)
+    chosen = method_of(name, lower_step)
     try:
-        each = share * _gradients_of_an_iteration(problem, chosen)
+        each = share * gradients_of_an_iteration(problem, chosen)
         number = min(int(BUDGET / each), MOST_ITERATIONS if share < 1 else BUDGET)
         x, y, seconds = _run(problem, chosen, number)
     except FloatingPointError as error:
@@ -124,6 +121,15 @@ def outcome(of: Kind, name: str) -> Outcome:
     return Outcome(word, ended, number, number * each, seconds)
 
 
+def method_of(name: str, lower_step: float) -> Method:
+    """With steps that are stable where `lower_step` is, on f."""
+    way = WAYS[name]
+    lower_step = OF_OTHER_FUNCTIONS.get(name, lambda step: step)(lower_step)
+    steps = {} if way.single else {"num_lower_steps": NUM_LOWER_STEPS}
+    system = {"step_size_of_system": lower_step} if name in HAVE_A_STEP_OF_THE_SYSTEM else {}
+    return way.make(step_size=lower_step, lower_start="warm", **steps, **system)
+
+
 def scale_of(of: Kind) -> float:
     """|best|, or F at the start where the best value is 0."""
     x = of.problem.problem.init_upper(jax.random.key(0))
@@ -131,7 +137,8 @@ def scale_of(of: Kind) -> float:
     return abs(of.best) or values(of.problem, x, y)[0]
 
 
-def _gradients_of_an_iteration(problem: Problem, chosen: Method) -> float:
+def gradients_of_an_iteration(problem: Problem, chosen: Method) -> float:
+    """Of all rows that the problem sees; raises ValueError where the method does not suit it."""
     descent = bilevel.minimizer(marked(problem), chosen, optax.sgd(UPPER_STEP))
     key = jax.random.key(0)
     state = jax.eval_shape(descent.init, key)

@@ -1,0 +1,164 @@
+"""Penalties of a logistic regression by every method, against gradients.
+
+The two data sets of src/figures/regularisation.py, with the rules of src/gallery/kinds_table.py:
+nothing is tuned, each method may spend the same number of gradients. Adam 0.1 on the log penalties,
+as in that figure. h(x) - h* and |grad h(x)| are found by scipy at the x of a method, whatever its y.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bilevel import Problem, minimizer
+from bilevel.choices import Method
+from src.figures import regularisation
+from src.figures.regularisation import Case, as_problem, free_norm, truth
+from src.files import write_atomically
+from src.gallery.kinds_table import (
+    BATCHES,
+    CONSTRAINTS,
+    MOST_ITERATIONS,
+    WAYS,
+    gradients_of_an_iteration,
+    method_of,
+)
+
+BUDGET = 20_000  # gradients
+PARTS = 25  # mini-batches of a data set
+UPPER_STEP = 0.1
+POINTS = 16  # of a curve
+FAMILIES = {
+    "through the lower steps": ("rhg", "trhg", "darts", "sama", "bda", "iaptt"),
+    "by the linear system": ("hoag", "neumann", "soba"),
+    "by f's least value": ("f2sa", "pbgd", "pbgd_gradient", "bome", "bvfsm", "meha"),
+    "on mini-batches": ("saba", "srba", "amigo", "stocbio", "mrbo"),
+}
+BESIDE_ALL = "hoag"
+
+
+class Curve(NamedTuple):
+    """At POINTS of a run; `why` is set, and the rest empty, where it was refused."""
+
+    gradients: np.ndarray = np.zeros(0)
+    errors: np.ndarray = np.zeros(0)  # h(x) - h*
+    norms: np.ndarray = np.zeros(0)  # |grad h(x)|
+    iterations: int = 0
+    seconds: float = 0.0
+    why: str = ""
+
+
+def report(names: Sequence[str], path: Path) -> list[str]:
+    """The table in Markdown; draws the picture."""
+    with jax.enable_x64(True):
+        found = {}
+        for case in (regularisation.table(), regularisation.texts()):
+            least = regularisation.least(case)
+            found[case.name] = {name: curve(case, least, name) for name in names}
+    draw(found, path)
+    return lines_of(found)
+
+
+def names_without_constraints() -> list[str]:
+    """Of the methods that these problems are for."""
+    return [name for name, way in WAYS.items() if way.needs != CONSTRAINTS]
+
+
+def curve(case: Case, least: float, name: str) -> Curve:
+    """Run one method. To be called with 64 bits."""
+    inputs = case.train["inputs"]
+    curvature = np.linalg.norm(inputs, 2) ** 2 / (4 * len(inputs)) + np.exp(regularisation.MOST)
+    batched = WAYS[name].needs == BATCHES
+    problem = as_problem(case, len(inputs) // PARTS, "epochs") if batched else as_problem(case)
+    chosen = method_of(name, 1 / curvature)
+    try:
+        each = gradients_of_an_iteration(problem, chosen) / (PARTS if batched else 1)
+        number = min(int(BUDGET / each), MOST_ITERATIONS if batched else BUDGET)
+        xs, seconds = followed(problem, chosen, number)
+    except ValueError as error:
+        return Curve(why=str(error))
+    chosen_points = np.unique(np.geomspace(1, number, POINTS).round().astype(int))
+    errors, norms, y = [], [], np.zeros(inputs.shape[1])
+    for n in chosen_points:
+        value, gradient, y = truth(case, xs[n - 1], y)
+        errors.append(value - least)
+        norms.append(free_norm(xs[n - 1], gradient))
+    found = Curve(each * chosen_points, np.array(errors), np.array(norms), number, seconds)
+    print(f"{case.name}, {name}: {errors[-1]:.2e}, {seconds:.1f} s", file=sys.stderr)
+    return found
+
+
+def followed(problem: Problem, chosen: Method, number: int) -> tuple[np.ndarray, float]:
+    """x after each iteration, and the seconds of all without compiling."""
+    descent = minimizer(problem, chosen, optax.adam(UPPER_STEP))
+    key = jax.random.key(0)
+
+    def run(state):
+        def step(state, n):
+            state, _ = descent.step(state, jax.random.fold_in(key, n))
+            return state, descent.x(state)
+
+        return jax.lax.scan(step, state, jnp.arange(number))[1]
+
+    state = jax.jit(descent.init)(key)
+    compiled = jax.jit(run).lower(state).compile()
+    began = time.perf_counter()
+    xs = np.asarray(compiled(state))
+    return xs, time.perf_counter() - began
+
+
+def draw(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
+    """A row for each data set, a column for each family, `hoag` in all."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 6.2), layout="constrained")
+    panels = figure.subplots(len(found), len(FAMILIES), sharex=True, sharey="row", squeeze=False)
+    for row, (case, curves) in zip(panels, found.items(), strict=True):
+        for panel, (family, names) in zip(row, FAMILIES.items(), strict=True):
+            shown = [BESIDE_ALL, *(name for name in names if name != BESIDE_ALL)]
+            for name in shown:
+                one = curves.get(name, Curve())
+                color = "0.4" if name == BESIDE_ALL else f"C{shown.index(name) - 1}"
+                style = "--" if name == BESIDE_ALL else "-"
+                panel.loglog(
+                    *(one.gradients, np.maximum(one.errors, 1e-12)),
+                    *(style,),
+                    color=color,
+                    label=name,
+                )
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize=7, loc="lower left")
+            if row is panels[0]:
+                panel.set_title(family, fontsize=10)
+        row[0].set_ylabel(f"{case}\nh(x) - h*")
+    for panel in panels[-1]:
+        panel.set_xlabel("gradients of f or F")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+
+
+def lines_of(found: Mapping[str, Mapping[str, Curve]]) -> list[str]:
+    """Where each method ends, {data set: {method: curve}} side by side; then why some do not run."""
+    lines = ["| method |", "| --- |"]
+    for case in found:
+        lines[0] += f" {case}: h - h* | norm of grad h | iterations | gradients | seconds |"
+        lines[1] += " --- | --- | --- | --- | --- |"
+    reasons: dict[str, list[str]] = {}
+    for name in next(iter(found.values())):
+        curves = [curves[name] for curves in found.values()]
+        why = next((one.why for one in curves if one.why), "")
+        if why:
+            reasons.setdefault(why, []).append(f"`{name}`")
+            continue
+        cells = " | ".join(
+            f"{one.errors[-1]:.1e} | {one.norms[-1]:.1e} | {one.iterations:,} "
+            f"| {one.gradients[-1]:,.0f} | {one.seconds:.2g}"
+            for one in curves
+        )
+        lines.append(f"| `{name}` | {cells} |")
+    return [*lines, *[""] * bool(reasons), *(f"- {', '.join(w)}: {r}" for r, w in reasons.items())]
