@@ -113,7 +113,7 @@ def draw(found: Mapping[tuple[float, str], Curve], rates: Mapping[str, float], p
 
     noises = sorted({noise for noise, _ in found})
     figure = Figure(figsize=(3.6 * len(noises) + 0.6, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(noises), squeeze=False, sharey=True)[0]
+    panels = figure.subplots(1, len(noises), squeeze=False)[0]
     for panel, noise in zip(panels, noises, strict=True):
         for k, method in enumerate(METHODS):
             one = found[noise, method]
