@@ -65,9 +65,7 @@ def onto_range(system: System, vector: Tree) -> Tree:
     """
     image = system.project(vector)
     size = jnp.asarray(optax.tree.vdot(image, image))
-    scale = jnp.where(
-        size > 0, optax.tree.vdot(vector, image) / jnp.where(size > 0, size, 1), 0
-    )
+    scale = jnp.where(size > 0, optax.tree.vdot(vector, image) / jnp.where(size > 0, size, 1), 0)
     return jax.tree.map(lambda leaf: scale * leaf, image)
 
 

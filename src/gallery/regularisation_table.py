@@ -47,7 +47,7 @@ class Curve(NamedTuple):
     """At POINTS of a run; `why` is set, and the rest empty, where it was refused."""
 
     gradients: np.ndarray = np.zeros(0)
-    errors: np.ndarray = np.zeros(0)  # h(x) - h*
+    values: np.ndarray = np.zeros(0)  # h(x)
     norms: np.ndarray = np.zeros(0)  # |grad h(x)|
     iterations: int = 0
     seconds: float = 0.0
@@ -59,8 +59,10 @@ def report(names: Sequence[str], path: Path) -> list[str]:
     with jax.enable_x64(True):
         found = {}
         for case in (regularisation.table(), regularisation.texts()):
-            least = regularisation.least(case)
-            found[case.name] = {name: curve(case, least, name) for name in names}
+            curves = {name: curve(case, name) for name in names}
+            # h has several minima, so that the best that anyone finds counts.
+            ends = (one.values.min() for one in curves.values() if not one.why)
+            found[case.name] = beyond(min([regularisation.least(case), *ends]), curves)
     draw(found, path)
     return lines_of(found)
 
@@ -70,7 +72,12 @@ def names_without_constraints() -> list[str]:
     return [name for name, way in WAYS.items() if way.needs != CONSTRAINTS]
 
 
-def curve(case: Case, least: float, name: str) -> Curve:
+def beyond(least: float, curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The same with h(x) - h* in place of h(x)."""
+    return {name: one._replace(values=one.values - least) for name, one in curves.items()}
+
+
+def curve(case: Case, name: str) -> Curve:
     """Run one method. To be called with 64 bits."""
     inputs = case.train["inputs"]
     curvature = np.linalg.norm(inputs, 2) ** 2 / (4 * len(inputs)) + np.exp(regularisation.MOST)
@@ -84,14 +91,13 @@ def curve(case: Case, least: float, name: str) -> Curve:
     except ValueError as error:
         return Curve(why=str(error))
     chosen_points = np.unique(np.geomspace(1, number, POINTS).round().astype(int))
-    errors, norms, y = [], [], np.zeros(inputs.shape[1])
+    values, norms, y = [], [], np.zeros(inputs.shape[1])
     for n in chosen_points:
         value, gradient, y = truth(case, xs[n - 1], y)
-        errors.append(value - least)
+        values.append(value)
         norms.append(free_norm(xs[n - 1], gradient))
-    found = Curve(each * chosen_points, np.array(errors), np.array(norms), number, seconds)
-    print(f"{case.name}, {name}: {errors[-1]:.2e}, {seconds:.1f} s", file=sys.stderr)
-    return found
+    print(f"{case.name}, {name}: h = {values[-1]:.5f}, {seconds:.1f} s", file=sys.stderr)
+    return Curve(each * chosen_points, np.array(values), np.array(norms), number, seconds)
 
 
 def followed(problem: Problem, chosen: Method, number: int) -> tuple[np.ndarray, float]:
@@ -127,7 +133,7 @@ def draw(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
                 color = "0.4" if name == BESIDE_ALL else f"C{shown.index(name) - 1}"
                 style = "--" if name == BESIDE_ALL else "-"
                 panel.loglog(
-                    *(one.gradients, np.maximum(one.errors, 1e-12)),
+                    *(one.gradients, np.maximum(one.values, 1e-12)),
                     *(style,),
                     color=color,
                     label=name,
@@ -156,7 +162,7 @@ def lines_of(found: Mapping[str, Mapping[str, Curve]]) -> list[str]:
             reasons.setdefault(why, []).append(f"`{name}`")
             continue
         cells = " | ".join(
-            f"{one.errors[-1]:.1e} | {one.norms[-1]:.1e} | {one.iterations:,} "
+            f"{one.values[-1]:.1e} | {one.norms[-1]:.1e} | {one.iterations:,} "
             f"| {one.gradients[-1]:,.0f} | {one.seconds:.2g}"
             for one in curves
         )
