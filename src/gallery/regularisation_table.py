@@ -1,8 +1,9 @@
 """Penalties of a logistic regression by every method, against gradients.
 
 The two data sets of src/figures/regularisation.py, with the rules of src/gallery/kinds_table.py:
-nothing is tuned, each method may spend the same number of gradients. Adam 0.1 on the log penalties,
-as in that figure. h(x) - h* and |grad h(x)| are found by scipy at the x of a method, whatever its y.
+nothing is tuned, and each method may spend the same number of gradients. Adam 0.1 on the log
+penalties, as in that figure. h(x) - h* and |grad h(x)| are found by scipy at the x of a method,
+whatever its y.
 """
 
 import sys
@@ -149,7 +150,7 @@ def draw(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
 
 
 def lines_of(found: Mapping[str, Mapping[str, Curve]]) -> list[str]:
-    """Where each method ends, {data set: {method: curve}} side by side; then why some do not run."""
+    """Where each method ends, {data set: {method: curve}} side by side; then refusals."""
     lines = ["| method |", "| --- |"]
     for case in found:
         lines[0] += f" {case}: h - h* | norm of grad h | iterations | gradients | seconds |"

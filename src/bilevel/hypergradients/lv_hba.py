@@ -18,9 +18,9 @@ In each of the K lower steps, c = weight (n + 1)^power, all at x:
 Yao, Yu, Zeng, Zhang: Constrained bi-level optimization: proximal Lagrangian value function approach
 and Hessian-free algorithm, ICLR 2024 (arXiv 2401.16164), with K = 1. Three things differ there:
 (x, y) is projected onto {g <= 0}, the objective is divided by c, and x moves together with y. Here
-x moves by any upper optimizer and a projection of both is seldom at hand, so y has multipliers mu of
-its own, by the method of multipliers, which keep it feasible in the limit: at rest g(y) <= 0 holds
-exactly, for each rho. F has the squares that it has for every method (`bilevel.constraints`).
+x moves by any upper optimizer and a projection of both is seldom at hand, so y has multipliers mu
+of its own, by the method of multipliers, which keep it feasible in the limit: at rest g(y) <= 0
+holds exactly, for each rho. F has the squares that it has for every method (`bilevel.constraints`).
 
 After a run y comes from lower steps on the penalties, as for all methods, and from
 `steps_of_solution` further ones along grad_y (f + mu^T g), which remove their bias.
@@ -105,8 +105,8 @@ def lv_hba(
     lambda. step_size_of_centre: beta, of z. bound: of lambda, mu and z.
     steps_of_solution: how many make y feasible before it is scored; 0 for none.
     Raises ValueError for a weight outside (0, 1e6], a power outside [0, 1], a negative
-    steps_of_solution, another option that is not positive and finite, and beta > gamma2; `check` does without constraints of the lower
-    level, and on mini-batches.
+    steps_of_solution, another option that is not positive and finite, and beta > gamma2; `check`
+    does without constraints of the lower level, and on mini-batches.
     """
     refuse_weight(weight, power)
     for name, value, usual in (
