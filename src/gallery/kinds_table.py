@@ -137,14 +137,17 @@ def scale_of(of: Kind) -> float:
     return abs(of.best) or values(of.problem, x, y)[0]
 
 
-def gradients_of_an_iteration(problem: Problem, chosen: Method) -> float:
-    """Of all rows that the problem sees; raises ValueError where the method does not suit it."""
+def gradients_of_an_iteration(problem: Problem, chosen: Method, rounds: int | None = None) -> float:
+    """Of all rows that the problem sees; raises ValueError where the method does not suit it.
+
+    rounds: of loops that end by a tolerance; None for as many as y has entries.
+    """
     descent = bilevel.minimizer(marked(problem), chosen, optax.sgd(UPPER_STEP))
     key = jax.random.key(0)
     state = jax.eval_shape(descent.init, key)
     shape = jax.eval_shape(lambda: problem.problem.init_lower(key, problem.problem.init_upper(key)))
     entries = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shape))
-    return gradients(descent.step, state, key, rounds=entries)
+    return gradients(descent.step, state, key, rounds=rounds or entries)
 
 
 def _run(problem: Problem, chosen: Method, number: int) -> tuple[Any, Any, float]:

@@ -2,7 +2,8 @@
 
 The two data sets of src/figures/regularisation.py, with the rules of src/gallery/kinds_table.py:
 nothing is tuned, and each method may spend the same number of gradients. Adam 0.1 on the log
-penalties, as in that figure. h(x) - h* and |grad h(x)| are found by scipy at the x of a method,
+penalties, as in that figure. Conjugate gradients count with the rounds that scipy's take from 0.
+h(x) - h* and |grad h(x)| are found by scipy at the x of a method,
 whatever its y.
 """
 
@@ -16,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.sparse.linalg
+import scipy.special
 
 from bilevel import Problem, minimizer
 from bilevel.choices import Method
@@ -86,7 +89,8 @@ def curve(case: Case, name: str) -> Curve:
     problem = as_problem(case, len(inputs) // PARTS, "epochs") if batched else as_problem(case)
     chosen = method_of(name, 1 / curvature)
     try:
-        each = gradients_of_an_iteration(problem, chosen) / (PARTS if batched else 1)
+        each = gradients_of_an_iteration(problem, chosen, rounds(case))
+        each /= PARTS if batched else 1
         number = min(int(BUDGET / each), MOST_ITERATIONS if batched else BUDGET)
         xs, seconds = followed(problem, chosen, number)
     except ValueError as error:
@@ -99,6 +103,23 @@ def curve(case: Case, name: str) -> Curve:
         norms.append(free_norm(xs[n - 1], gradient))
     print(f"{case.name}, {name}: h = {values[-1]:.5f}, {seconds:.1f} s", file=sys.stderr)
     return Curve(each * chosen_points, np.array(values), np.array(norms), number, seconds)
+
+
+def rounds(case: Case) -> int:
+    """Of conjugate gradients from 0 to 1e-6: the more at two x, START and START - 5."""
+    return max(_rounds_at(case, x) for x in (regularisation.START, regularisation.START - 5))
+
+
+def _rounds_at(case: Case, x: float) -> int:
+    (inputs, targets), below = case.train.values(), case.validation
+    y = regularisation.lower_solution(case, np.array([x]), np.zeros(inputs.shape[1]), 1e-6)
+    share = scipy.special.expit(targets * (inputs @ y))
+    curvature = share * (1 - share) / len(share)
+    hessian = (inputs.T * curvature) @ inputs + np.exp(x) * np.eye(len(y))
+    slope = below["inputs"].T @ below["targets"] / len(below["targets"])
+    passes: list[None] = []
+    scipy.sparse.linalg.cg(hessian, slope, rtol=1e-6, callback=lambda _: passes.append(None))
+    return len(passes)
 
 
 def followed(problem: Problem, chosen: Method, number: int) -> tuple[np.ndarray, float]:
