@@ -148,8 +148,10 @@ def draw(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
 
     figure = Figure(figsize=(13, 6.2), layout="constrained")
     panels = figure.subplots(len(found), len(FAMILIES), sharex=True, sharey="row", squeeze=False)
+    for panel, family in zip(panels[0], FAMILIES, strict=True):
+        panel.set_title(family, fontsize=10)
     for row, (case, curves) in zip(panels, found.items(), strict=True):
-        for panel, (family, names) in zip(row, FAMILIES.items(), strict=True):
+        for panel, names in zip(row, FAMILIES.values(), strict=True):
             shown = [BESIDE_ALL, *(name for name in names if name != BESIDE_ALL)]
             for name in shown:
                 one = curves.get(name, Curve())
@@ -163,8 +165,6 @@ def draw(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
                 )
             panel.grid(alpha=0.3)
             panel.legend(fontsize=7, loc="lower left")
-            if row is panels[0]:
-                panel.set_title(family, fontsize=10)
         row[0].set_ylabel(f"{case}\nh(x) - h*")
     for panel in panels[-1]:
         panel.set_xlabel("gradients of f or F")
