@@ -8,7 +8,13 @@ from src.figures import regularisation
 from src.figures.regularisation import Case, table, truth
 from src.gallery import regularisation_table
 from src.gallery.kinds_table import WAYS
-from src.gallery.regularisation_table import beyond, curve, names_without_constraints, report
+from src.gallery.regularisation_table import (
+    beyond,
+    curve,
+    names_without_constraints,
+    report,
+    rounds,
+)
 from tests.conftest import python
 
 CASE: Case = table(100)
@@ -22,7 +28,7 @@ def in_small(monkeypatch):
 
 def test_a_curve_is_h_at_what_the_method_has_spent():
     with jax.enable_x64(True):
-        one = curve(CASE, "hoag")
+        one = curve(CASE, "hoag", rounds(CASE))
         start = np.full(CASE.num_penalties, regularisation.START)
         at_start, _, _ = truth(CASE, start, np.zeros(22))
         least = regularisation.least(CASE)
@@ -35,7 +41,7 @@ def test_a_curve_is_h_at_what_the_method_has_spent():
 
 def test_mini_batches_count_as_their_share_of_the_rows():
     with jax.enable_x64(True):
-        few, all_rows = curve(CASE, "saba"), curve(CASE, "soba")
+        few, all_rows = (curve(CASE, name, rounds(CASE)) for name in ("saba", "soba"))
     # The same directions but for what is logged, on a fifth of the rows.
     assert few.iterations == pytest.approx(5 * all_rows.iterations, rel=0.3)
 

@@ -122,17 +122,31 @@ def upper_value(case: Case, y: np.ndarray) -> float:
     return float(np.logaddexp(0, -targets * (inputs @ y)).mean())
 
 
+def lower_hessian(case: Case, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of f in y."""
+    inputs, targets = case.train.values()
+    share = scipy.special.expit(targets * (inputs @ y))
+    penalties = np.exp(np.broadcast_to(x, y.shape))
+    return (inputs.T * (share * (1 - share) / len(share))) @ inputs + np.diag(penalties)
+
+
+def upper_slope(case: Case, y: np.ndarray) -> np.ndarray:
+    """grad_y F."""
+    inputs, targets = case.validation.values()
+    return inputs.T @ (-targets * scipy.special.expit(-targets * (inputs @ y)) / len(targets))
+
+
+def largest_curvature(case: Case) -> float:
+    """A bound of |lower_hessian| for all y, and x up to MOST."""
+    inputs = case.train["inputs"]
+    return float(np.linalg.norm(inputs, 2) ** 2 / (4 * len(inputs)) + np.exp(MOST))
+
+
 def truth(case: Case, x: np.ndarray, start: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """h(x), its gradient by the implicit function theorem, and y*(x)."""
     y = lower_solution(case, x, start, 1e-9)
-    penalties = np.exp(np.broadcast_to(x, y.shape))
-    inputs, targets = case.train.values()
-    share = scipy.special.expit(targets * (inputs @ y))
-    hessian = (inputs.T * (share * (1 - share) / len(share))) @ inputs + np.diag(penalties)
-    inputs, targets = case.validation.values()
-    slopes = -targets * scipy.special.expit(-targets * (inputs @ y)) / len(targets)
-    q = scipy.linalg.solve(hessian, inputs.T @ slopes, assume_a="pos")
-    gradient = -penalties * y * q
+    q = scipy.linalg.solve(lower_hessian(case, x, y), upper_slope(case, y), assume_a="pos")
+    gradient = -np.exp(np.broadcast_to(x, y.shape)) * y * q
     return upper_value(case, y), gradient if case.separate else gradient.sum(keepdims=True), y
 
 
@@ -252,9 +266,7 @@ def by_hypergradient(method: methods.Method, case: Case) -> Trace:
 
 def ways(case: Case) -> dict[str, Callable[[Case], Trace]]:
     """{name: way}: three hypergradients from warm starts, three searches."""
-    inputs = case.train["inputs"]
-    curvature = np.linalg.norm(inputs, 2) ** 2 / (4 * len(inputs)) + np.exp(MOST)
-    steps = {"lower_optimizer": lower_optimizers.sgd(step_size=1 / curvature)}
+    steps = {"lower_optimizer": lower_optimizers.sgd(step_size=1 / largest_curvature(case))}
     exactly = methods.hoag(
         lower_tolerance=0.1,
         num_lower_steps=100,

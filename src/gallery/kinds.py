@@ -15,6 +15,7 @@ from optax import projections
 from scipy.optimize import minimize
 
 from bilevel import Problem, problem
+from bilevel.constraints import kept_apart, violation
 from bilevel.shapes import one_task
 from bilevel.types import Array, Tree
 from src.problems.bvfsm_sine import bvfsm_sine
@@ -67,14 +68,10 @@ def task_of(one: Problem) -> Tree:
 
 def values(one: Problem, x: Tree, y: Tree) -> tuple[float, float, float]:
     """F and f, without penalties, and the largest violation of a lower constraint."""
-    task, penalised = task_of(one), one.problem.penalised
-    context = one.problem.prepare(x, task)
-    if penalised is None:
-        upper, _ = one.problem.upper_objective(context, task, y)
-        return float(upper), float(one.problem.lower_objective(context, task, y)), 0.0
-    upper, _ = penalised.F(context, task, y)
-    worst = jnp.max(penalised.constraints(context, task, y), initial=0.0)
-    return float(upper), float(penalised.f(context, task, y)), float(worst)
+    task, apart = task_of(one), kept_apart(one.problem)
+    at = one.problem.prepare(x, task), task, y
+    worst = 0.0 if one.problem.penalised is None else float(violation(apart.constraints(*at)))
+    return float(apart.F(*at)[0]), float(apart.f(*at)), worst
 
 
 def _with_closed_forms(words: str, one: Problem, lower_step: float, **known: Any) -> Kind:

@@ -231,4 +231,9 @@ def _details(words: str, best: float, outcomes: Mapping[str, Outcome]) -> list[s
                 f"| `{name}` | {one.verdict} | {one.ended.upper:.4f} | {one.ended.lower_gap:.1e} "
                 f"| {one.iterations:,} | {one.gradients:,.0f} | {one.seconds:.2g} |"
             )
-    return [*lines, *[""] * bool(reasons), *(f"- {', '.join(w)}: {r}" for r, w in reasons.items())]
+    return [*lines, *listed(reasons)]
+
+
+def listed(reasons: Mapping[str, Sequence[str]]) -> list[str]:
+    """{reason: whom it stopped} below a table, in Markdown."""
+    return [*[""] * bool(reasons), *(f"- {', '.join(w)}: {r}" for r, w in reasons.items())]

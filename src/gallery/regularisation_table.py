@@ -18,12 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.sparse.linalg
-import scipy.special
 
 from bilevel import Problem, minimizer
 from bilevel.choices import Method
 from src.figures import regularisation
-from src.figures.regularisation import Case, as_problem, free_norm, truth
+from src.figures.regularisation import (
+    Case,
+    as_problem,
+    free_norm,
+    largest_curvature,
+    lower_hessian,
+    lower_solution,
+    truth,
+    upper_slope,
+)
 from src.files import write_atomically
 from src.gallery.kinds_table import (
     BATCHES,
@@ -31,6 +39,7 @@ from src.gallery.kinds_table import (
     MOST_ITERATIONS,
     WAYS,
     gradients_of_an_iteration,
+    listed,
     method_of,
 )
 
@@ -63,7 +72,8 @@ def report(names: Sequence[str], path: Path) -> list[str]:
     with jax.enable_x64(True):
         found = {}
         for case in (regularisation.table(), regularisation.texts()):
-            curves = {name: curve(case, name) for name in names}
+            of_system = rounds(case)
+            curves = {name: curve(case, name, of_system) for name in names}
             # h has several minima, so that the best that anyone finds counts.
             ends = (one.values.min() for one in curves.values() if not one.why)
             found[case.name] = beyond(min([regularisation.least(case), *ends]), curves)
@@ -81,15 +91,14 @@ def beyond(least: float, curves: Mapping[str, Curve]) -> dict[str, Curve]:
     return {name: one._replace(values=one.values - least) for name, one in curves.items()}
 
 
-def curve(case: Case, name: str) -> Curve:
-    """Run one method. To be called with 64 bits."""
+def curve(case: Case, name: str, of_system: int) -> Curve:
+    """Run one method, its conjugate gradients counted as of_system rounds; with 64 bits."""
     inputs = case.train["inputs"]
-    curvature = np.linalg.norm(inputs, 2) ** 2 / (4 * len(inputs)) + np.exp(regularisation.MOST)
     batched = WAYS[name].needs == BATCHES
     problem = as_problem(case, len(inputs) // PARTS, "epochs") if batched else as_problem(case)
-    chosen = method_of(name, 1 / curvature)
+    chosen = method_of(name, 1 / largest_curvature(case))
     try:
-        each = gradients_of_an_iteration(problem, chosen, rounds(case))
+        each = gradients_of_an_iteration(problem, chosen, of_system)
         each /= PARTS if batched else 1
         number = min(int(BUDGET / each), MOST_ITERATIONS if batched else BUDGET)
         xs, seconds = followed(problem, chosen, number)
@@ -106,19 +115,21 @@ def curve(case: Case, name: str) -> Curve:
 
 
 def rounds(case: Case) -> int:
-    """Of conjugate gradients from 0 to 1e-6: the more at two x, START and START - 5."""
+    """Of conjugate gradients from 0 to 1e-6, for grad_y F at y = 0: the more of two x."""
     return max(_rounds_at(case, x) for x in (regularisation.START, regularisation.START - 5))
 
 
 def _rounds_at(case: Case, x: float) -> int:
-    (inputs, targets), below = case.train.values(), case.validation
-    y = regularisation.lower_solution(case, np.array([x]), np.zeros(inputs.shape[1]), 1e-6)
-    share = scipy.special.expit(targets * (inputs @ y))
-    curvature = share * (1 - share) / len(share)
-    hessian = (inputs.T * curvature) @ inputs + np.exp(x) * np.eye(len(y))
-    slope = below["inputs"].T @ below["targets"] / len(below["targets"])
+    at = np.array([x])
+    first = np.zeros(case.train["inputs"].shape[1])
+    y = lower_solution(case, at, first, 1e-6)
     passes: list[None] = []
-    scipy.sparse.linalg.cg(hessian, slope, rtol=1e-6, callback=lambda _: passes.append(None))
+    scipy.sparse.linalg.cg(
+        lower_hessian(case, at, y),
+        upper_slope(case, first),
+        rtol=1e-6,
+        callback=lambda _: passes.append(None),
+    )
     return len(passes)
 
 
@@ -152,17 +163,12 @@ def draw(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
         panel.set_title(family, fontsize=10)
     for row, (case, curves) in zip(panels, found.items(), strict=True):
         for panel, names in zip(row, FAMILIES.values(), strict=True):
-            shown = [BESIDE_ALL, *(name for name in names if name != BESIDE_ALL)]
-            for name in shown:
+            others = [name for name in names if name != BESIDE_ALL]
+            looks = {BESIDE_ALL: ("0.4", "--")} | {n: (f"C{k}", "-") for k, n in enumerate(others)}
+            for name, (color, style) in looks.items():
                 one = curves.get(name, Curve())
-                color = "0.4" if name == BESIDE_ALL else f"C{shown.index(name) - 1}"
-                style = "--" if name == BESIDE_ALL else "-"
-                panel.loglog(
-                    *(one.gradients, np.where(one.values > 0, one.values, np.nan)),
-                    *(style,),
-                    color=color,
-                    label=name,
-                )
+                above = np.where(one.values > 0, one.values, np.nan)
+                panel.loglog(one.gradients, above, style, color=color, label=name)
             panel.grid(alpha=0.3)
             panel.legend(fontsize=7, loc="lower left")
         row[0].set_ylabel(f"{case}\nh(x) - h*")
@@ -190,4 +196,4 @@ def lines_of(found: Mapping[str, Mapping[str, Curve]]) -> list[str]:
             for one in curves
         )
         lines.append(f"| `{name}` | {cells} |")
-    return [*lines, *[""] * bool(reasons), *(f"- {', '.join(w)}: {r}" for r, w in reasons.items())]
+    return [*lines, *listed(reasons)]
