@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import bilevel
-from bilevel import variance_reduction
+from bilevel import upper_optimizers, variance_reduction
 from bilevel.hypergradients import recursive_momentum, single_loop, stochastic_implicit
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.mini_batches import KEY
@@ -126,43 +126,46 @@ class Recursive:
         return self.D[:8], self.D[8:]
 
 
-def loop_in_numpy(reduce):
+def loop_in_numpy(reduce, power=0.0):
     """single_loop: three iterations of K steps."""
     x, y, q, k = X, Y, np.zeros(3), 0
-    for _ in range(3):
+    for n in range(3):
+        share = (n + 1) ** -power
         for _ in range(K):
             k += 1
             low, up = reduce(k, x, y, q)
             d, Hq, through, slope, direct = low[:3], low[3:6], low[6:], up[:3], up[3:]
             g = direct - through
-            y, q = y - ETA * d, q - RHO * (Hq + DAMPING * q - slope)
+            y, q = y - share * ETA * d, q - share * RHO * (Hq + DAMPING * q - slope)
         yield g, y
         x = x - 0.1 * g
 
 
-def system_in_numpy(x, y, q, k):
+def system_in_numpy(x, y, q, k, rho=RHO):
     """(g, q) with F on the blocks of step k, f on those of the four steps after it."""
     F = drawn(k)[1]
     for step in range(1, 4):
-        q = q - RHO * (drawn(k + step)[0].A @ q + DAMPING * q - F.gy(x, y))
+        q = q - rho * (drawn(k + step)[0].A @ q + DAMPING * q - F.gy(x, y))
     return F.gx(x, y) - drawn(k + 4)[0].C @ q, q
 
 
-def implicit_in_numpy(warm):
+def implicit_in_numpy(warm, power=0.0):
     x, y, q, k = X, Y, np.zeros(3), 0
-    for _ in range(3):
+    for n in range(3):
+        share = (n + 1) ** -power
         for _ in range(K):
             k += 1
-            y = y - ETA * drawn(k)[0].gy(x, y)
-        g, q = system_in_numpy(x, y, q if warm else np.zeros(3), k + 1)
+            y = y - share * ETA * drawn(k)[0].gy(x, y)
+        start, rho = (q, share * RHO) if warm else (np.zeros(3), RHO)
+        g, q = system_in_numpy(x, y, start, k + 1, rho)
         k += 5
         yield g, y
         x = x - 0.1 * g
 
 
-def momentum_in_numpy():
+def momentum_in_numpy(power=0.0):
     x, y, n, before = X, Y, 0, None
-    for _ in range(3):
+    for iteration in range(3):
         for _ in range(K):
             n += 1
 
@@ -173,7 +176,7 @@ def momentum_in_numpy():
             now, eta = on(x, y), 0.7 * n**-0.5
             D = now if before is None else now + (1 - eta) * (D - on(*before))  # noqa: F821
             before = x, y
-            y = y - ETA * D[:3]
+            y = y - (iteration + 1) ** -power * ETA * D[:3]
         yield D[3:], y
         x = x - 0.1 * D[3:]
 
@@ -181,13 +184,15 @@ def momentum_in_numpy():
 STORM = variance_reduction.storm(momentum=0.7, power=0.5)
 SYSTEM = {"step_size": RHO, "num_steps": 3, "damping": DAMPING}
 LOOP = {"step_size": RHO, "damping": DAMPING}
+
+
+def plain(k, x, y, q):
+    return of_lower(drawn(k)[0], x, y, q), of_upper(drawn(k)[1], x, y)
+
+
 RULES = {
-    "none": (
-        single_loop(**LOOP),
-        lambda: loop_in_numpy(
-            lambda k, x, y, q: (of_lower(drawn(k)[0], x, y, q), of_upper(drawn(k)[1], x, y))
-        ),
-    ),
+    "none": (single_loop(**LOOP), lambda: loop_in_numpy(plain)),
+    "falling": (single_loop(**LOOP, step_power=0.4), lambda: loop_in_numpy(plain, 0.4)),
     "saga": (
         single_loop(**LOOP, reduction=variance_reduction.saga()),
         lambda: loop_in_numpy(Saga()),
@@ -200,6 +205,18 @@ RULES = {
     "stocbio": (stochastic_implicit(**SYSTEM), lambda: implicit_in_numpy(warm=False)),
     "amigo": (stochastic_implicit(**SYSTEM, warm=True), lambda: implicit_in_numpy(warm=True)),
     "mrbo": (recursive_momentum(**SYSTEM, reduction=STORM), momentum_in_numpy),
+    "ttsa": (
+        stochastic_implicit(**SYSTEM, step_power=0.4),
+        lambda: implicit_in_numpy(warm=False, power=0.4),
+    ),
+    "amigo, falling": (
+        stochastic_implicit(**SYSTEM, warm=True, step_power=0.4),
+        lambda: implicit_in_numpy(warm=True, power=0.4),
+    ),
+    "mrbo, falling": (
+        recursive_momentum(**SYSTEM, reduction=STORM, step_power=1 / 3),
+        lambda: momentum_in_numpy(1 / 3),
+    ),
 }
 
 
@@ -269,6 +286,25 @@ def test_reduced_noise_reaches_the_solution_where_plain_steps_stall(method, erro
     assert error[0] <= gradient <= error[1]
 
 
+def test_steps_that_fall_take_plain_steps_on_to_the_solution():
+    """Constant steps stay where the noise keeps them, however long."""
+    pair = quadratic(batch_size=4, num_lower_rows=16, num_upper_rows=12, noise=0.5, dim_lower=4,
+                     dim_upper=3, sampling="rows")  # fmt: skip
+
+    def end(step_power):
+        with jax.enable_x64(True):
+            found = bilevel.minimize(
+                Problem(*pair),
+                bilevel.methods.soba(step_size=0.3, step_size_of_system=0.3, step_power=step_power),
+                optimizer=upper_optimizers.sgd(step_size=0.1, step_power=step_power),
+                num_iterations=20_000,
+            )
+        return found.scores["validation/value_function_gradient_norm"]
+
+    assert end(0.0) > 0.2
+    assert end(0.5) < 0.1
+
+
 def test_the_lower_steps_before_a_score_see_all_rows():
     """A step on a mini-batch would bring the noise back that saba has taken out."""
     problem = Problem(*quadratic(**SIZES, batch_size=2, sampling="epochs"))
@@ -308,6 +344,14 @@ def test_on_all_rows_there_is_no_noise_to_take_out(name):
         (lambda: stochastic_implicit(num_steps=0), "num_steps=0 must be at least 1"),
         (lambda: stochastic_implicit(step_size=0.0), "step_size=0.0 must be positive"),
         (lambda: recursive_momentum(damping=-1.0), "damping=-1.0 must not be negative"),
+        *(
+            (
+                lambda factory=factory, value=value: factory(step_power=value),
+                f"step_power={value} must be finite and not negative: steps are step_size",
+            )
+            for factory in (single_loop, stochastic_implicit, recursive_momentum)
+            for value in (-0.5, np.inf)
+        ),
         (
             lambda: recursive_momentum(reduction=variance_reduction.saga()),
             "choose storm, sarah, or hypergradient=single_loop_saga",

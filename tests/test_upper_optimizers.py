@@ -1,6 +1,7 @@
 """Upper optimizers against their update rules, written out by hand."""
 
 import inspect
+import itertools
 import math
 
 import numpy as np
@@ -49,6 +50,13 @@ def test_adam_by_its_algorithm():
     np.testing.assert_allclose(found, x, rtol=1e-9)
 
 
+def test_a_power_of_the_updates():
+    sizes = [STEP * (n + 1) ** -0.6 for n in range(len(GRADIENTS))]
+    expected = 1 - sum(size * g for size, g in zip(sizes, GRADIENTS, strict=True))
+    found = moved(upper_optimizers.sgd(step_size=STEP, step_power=0.6))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("annealing", "shares"),
     [("linear", [1.0, 0.5, 0.0]), ("cosine", [1.0, 0.5, 0.0])],
@@ -83,10 +91,13 @@ def test_clipping_by_value_then_by_norm():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+NUMBERS = ("step_size", "decay", "step_power", "clip_value", "clip_norm")
 FACTORIES = [
     value
     for name, value in vars(upper_optimizers).items()
-    if inspect.isfunction(value) and not name.startswith("_")
+    if inspect.isfunction(value)
+    and value.__module__ == upper_optimizers.__name__
+    and not name.startswith("_")
 ]
 
 
@@ -97,10 +108,10 @@ FACTORIES = [
         ("step_size", 0.0),
         ("step_size", -1.0),
         ("decay", -1.0),
+        ("step_power", -0.5),
         ("clip_value", 0.0),
         ("clip_norm", -2.0),
-        *((name, math.inf) for name in ("step_size", "decay", "clip_value", "clip_norm")),
-        *((name, math.nan) for name in ("step_size", "decay", "clip_value", "clip_norm")),
+        *itertools.product(NUMBERS, (math.inf, math.nan)),
     ],
 )
 def test_values_out_of_range_are_refused(factory, name, value):

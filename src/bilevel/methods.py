@@ -227,10 +227,19 @@ def lv_hba(
 
 
 def soba(
-    *, step_size_of_system: float = 0.1, damping: float | None = None, **lower: Unpack[LowerChoices]
+    *,
+    step_size_of_system: float = 0.1,
+    damping: float | None = None,
+    step_power: float = 0.0,
+    **lower: Unpack[LowerChoices],
 ) -> Method:
-    """Single loop: y, the linear system and x take one step each. Dagreou et al., NeurIPS 2022."""
-    estimator = hypergradients.single_loop(step_size=step_size_of_system, damping=damping)
+    """Single loop: y, the linear system and x take one step each. Dagreou et al., NeurIPS 2022.
+
+    step_power p: the steps of y and of the system fall as (n + 1)^-p, n iterations done.
+    """
+    estimator = hypergradients.single_loop(
+        step_size=step_size_of_system, damping=damping, step_power=step_power
+    )
     return method("soba", estimator, **_following({"num_lower_steps": 1, **lower}))
 
 
@@ -268,11 +277,15 @@ def stocbio(
     num_system_steps: int = 10,
     step_size_of_system: float = 0.1,
     damping: float | None = None,
+    step_power: float = 0.0,
     **lower: Unpack[LowerChoices],
 ) -> Method:
     """Implicit, by a Neumann series with new rows in each factor. Ji, Yang, Liang, ICML 2021."""
     estimator = hypergradients.stochastic_implicit(
-        step_size=step_size_of_system, num_steps=num_system_steps, damping=damping
+        step_size=step_size_of_system,
+        num_steps=num_system_steps,
+        damping=damping,
+        step_power=step_power,
     )
     return method("stocbio", estimator, **_following({"num_lower_steps": 10, **lower}))
 
@@ -282,11 +295,16 @@ def amigo(
     num_system_steps: int = 10,
     step_size_of_system: float = 0.1,
     damping: float | None = None,
+    step_power: float = 0.0,
     **lower: Unpack[LowerChoices],
 ) -> Method:
     """Implicit; y and the linear system go on from before by SGD. Arbel and Mairal, ICLR 2022."""
     estimator = hypergradients.stochastic_implicit(
-        step_size=step_size_of_system, num_steps=num_system_steps, damping=damping, warm=True
+        step_size=step_size_of_system,
+        num_steps=num_system_steps,
+        damping=damping,
+        step_power=step_power,
+        warm=True,
     )
     return method("amigo", estimator, **_following({"num_lower_steps": 10, **lower}))
 
@@ -298,6 +316,7 @@ def mrbo(
     num_system_steps: int = 10,
     step_size_of_system: float = 0.1,
     damping: float | None = None,
+    step_power: float = 0.0,
     **lower: Unpack[LowerChoices],
 ) -> Method:
     """y and x along averages that are corrected for their own steps. Yang et al., NeurIPS 2021.
@@ -308,6 +327,7 @@ def mrbo(
         step_size=step_size_of_system,
         num_steps=num_system_steps,
         damping=damping,
+        step_power=step_power,
         reduction=variance_reduction.storm(momentum=momentum, power=power),
     )
     return method("mrbo", estimator, **_following({"num_lower_steps": 1, **lower}))

@@ -1,9 +1,9 @@
 """Upper optimizers: how the upper variables follow the hypergradient.
 
 All take the mean hypergradient of the meta-batch, clip it (element-wise as in BOML, then by global
-norm), and take a step of size step_size a(n) / (1 + decay n), n updates done. a is 1, or falls to 0
-over `annealing_iterations`, N: with `annealing` linear a = 1 - n / N, with cosine
-a = (1 + cos(pi n / N)) / 2 (Loshchilov and Hutter, ICLR 2017, Eq. 5, one period).
+norm), and take a step of size step_size a(n) (n + 1)^-step_power / (1 + decay n), n updates done. a
+is 1, or falls to 0 over `annealing_iterations`, N: with `annealing` linear a = 1 - n / N, with
+cosine a = (1 + cos(pi n / N)) / 2 (Loshchilov and Hutter, ICLR 2017, Eq. 5, one period).
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
+from bilevel.step_sizes import falling, refuse_power
 from bilevel.types import Array
 
 Annealing = Literal["none", "linear", "cosine"]
@@ -25,6 +26,7 @@ def adam(
     b2: float = 0.999,
     eps: float = 1e-8,
     decay: float = 0.0,
+    step_power: float = 0.0,
     annealing: Annealing = "none",
     annealing_iterations: int | None = None,
     clip_value: float | None = None,
@@ -36,7 +38,7 @@ def adam(
             raise ValueError(f"{name}={value} is outside [0, 1); choose for example {name}=0.9")
     if not 0 < eps < math.inf:
         raise ValueError(f"eps={eps} must be positive and finite; choose for example eps=1e-8")
-    sizes = _sizes(step_size, decay, annealing, annealing_iterations)
+    sizes = _sizes(step_size, decay, step_power, annealing, annealing_iterations)
     return _chain(optax.scale_by_adam(b1, b2, eps), sizes, clip_value, clip_norm)
 
 
@@ -45,6 +47,7 @@ def momentum(
     step_size: float,
     momentum: float = 0.5,
     decay: float = 0.0,
+    step_power: float = 0.0,
     annealing: Annealing = "none",
     annealing_iterations: int | None = None,
     clip_value: float | None = None,
@@ -56,7 +59,7 @@ def momentum(
     """
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum={momentum} is outside [0, 1); choose for example momentum=0.5")
-    sizes = _sizes(step_size, decay, annealing, annealing_iterations)
+    sizes = _sizes(step_size, decay, step_power, annealing, annealing_iterations)
     return _chain(optax.trace(momentum), sizes, clip_value, clip_norm)
 
 
@@ -64,18 +67,23 @@ def sgd(
     *,
     step_size: float,
     decay: float = 0.0,
+    step_power: float = 0.0,
     annealing: Annealing = "none",
     annealing_iterations: int | None = None,
     clip_value: float | None = None,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """x -= step_size g. Raises ValueError on a value outside its range."""
-    sizes = _sizes(step_size, decay, annealing, annealing_iterations)
+    sizes = _sizes(step_size, decay, step_power, annealing, annealing_iterations)
     return _chain(optax.identity(), sizes, clip_value, clip_norm)
 
 
 def _sizes(
-    step_size: float, decay: float, annealing: Annealing, iterations: int | None
+    step_size: float,
+    decay: float,
+    step_power: float,
+    annealing: Annealing,
+    iterations: int | None,
 ) -> Callable[[Any], Array]:
     """n updates done -> the size of the next step."""
     if not 0 < step_size < math.inf:
@@ -84,6 +92,7 @@ def _sizes(
         )
     if not 0 <= decay < math.inf:
         raise ValueError(f"decay={decay} must be finite and not negative; choose decay=0 for none")
+    refuse_power(step_power)
     if annealing == "none" and iterations is not None:
         raise ValueError(
             f"annealing_iterations={iterations} is of no use with annealing=none; choose "
@@ -95,12 +104,12 @@ def _sizes(
             f"annealing_iterations={shown} must be at least 1 with annealing={annealing}: after so "
             "many iterations the step size is 0; choose the number of upper iterations"
         )
-    falling = {
+    annealed = {
         "none": lambda _: optax.constant_schedule(1.0),
         "linear": lambda over: optax.linear_schedule(1.0, 0.0, over),
         "cosine": lambda over: optax.cosine_decay_schedule(1.0, over),
     }[annealing](iterations)
-    return lambda n: jnp.asarray(step_size * falling(n) / (1 + decay * n))
+    return lambda n: jnp.asarray(step_size * annealed(n) * falling(step_power, n) / (1 + decay * n))
 
 
 def _chain(

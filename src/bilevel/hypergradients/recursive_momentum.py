@@ -6,8 +6,9 @@
     y           moves along u_n by one lower step;  x along g_n
 
 Yang, Ji, Liang: Provably faster algorithms for bilevel optimization, NeurIPS 2021 (arXiv
-2106.04692), Algorithm 1, with fixed steps of y and x; SUSTAIN (Khanduri et al., arXiv 2102.07367)
-differs in how q is drawn. K lower steps are K such pairs, of which the last g counts.
+2106.04692), Algorithm 1 (in benchmark_bilevel with step_power=1/3, of y and x); SUSTAIN (Khanduri
+et al., arXiv 2102.07367) differs in how q is drawn. K lower steps are K such pairs, of which the
+last g counts.
 
 Time: per lower step two gradients of f, two of F and 2 (L + 1) products with its Hessian. Memory:
 the directions and the variables of the step before. Valid as `stochastic_implicit` is.
@@ -29,6 +30,7 @@ from bilevel.hypergradients.stochastic_implicit import (
 from bilevel.lower_level import LowerProblem, LowerState, Point
 from bilevel.mini_batches import Position, first_position
 from bilevel.shapes import first_point
+from bilevel.step_sizes import falling, refuse_power, shortened, words_of
 from bilevel.types import Array, Index, Tree
 from bilevel.variance_reduction import (
     Directions,
@@ -58,15 +60,18 @@ def recursive_momentum(
     step_size: float = 0.1,
     num_steps: int = 10,
     damping: float | None = None,
+    step_power: float = 0.0,
     reduction: VarianceReduction | None = None,
 ) -> Hypergradient:
     """g and u by `reduction` (None: storm()), q by `num_steps` steps of size `step_size`.
 
-    damping: added to H; None for the problem's own.
+    damping: added to H; None for the problem's own. step_power: the steps of y fall as
+    (n + 1)^-step_power; those of q, which starts from 0, do not.
     Raises ValueError on options out of their range, and for a reduction that remembers blocks;
     `check` does for a lower level that `stochastic_implicit` refuses, and without mini-batches.
     """
     refuse_system(step_size, num_steps, damping)
+    refuse_power(step_power)
     rule = storm() if reduction is None else reduction
     if rule.in_blocks:
         raise ValueError(
@@ -99,7 +104,8 @@ def recursive_momentum(
     ) -> HypergradientOutput:
         position, task = carry.position.of(lower.task)
         lower = lower._replace(task=task)
-        level = lower.at(point)
+        share = falling(step_power, position.steps // lower.num_steps)
+        level = shortened(lower, share).at(point)
         directions = Directions(
             on_step=lambda v, n: parts_at(lower, v, n),
             on_all=lambda v: parts_at(lower.on_all_rows(), v, 1),
@@ -134,7 +140,8 @@ def recursive_momentum(
         estimate,
         f"g and the lower direction by {rule.name}: {rule.formula};  D = dF/dx - (d grad_y psi / "
         f"dx)^T q,  {num_steps} steps q = q - {step_size:g} (H q - grad_y F) from q = 0,  H = "
-        "Hessian of psi in y + damping;  psi = what the lower steps descend",
+        "Hessian of psi in y + damping;  psi = what the lower steps descend"
+        f"{words_of(step_power, 'y')}",
         None,
         differentiates=frozenset({"context", "aggregation"}),
         through_steps=False,

@@ -10,7 +10,8 @@ mini-batches each step draws rows of f and of F, the same for all three directio
 unbiased at (x, y, q); a rule of src/bilevel/variance_reduction.py then takes out their noise: saga
 makes it SABA, sarah SRBA (arXiv 2302.08766). Where w_F is not 0 it is the single loop of bilevel
 averaging (sl-BAMM: Liu, Liu, Yao, Zeng, Zhang, ICML 2023), with fixed weights. A moving average of
-g (MA-SOBA) is an upper optimizer: momentum.
+g (MA-SOBA) is an upper optimizer: momentum. The authors' benchmark (benchmark_bilevel) has
+step_power=0.5 for SOBA, of y, q and x alike, and 0 for SABA and SRBA.
 
 Time: per lower step a gradient of F and three of f; twice that with sarah or storm. Memory: two
 lower iterates; with sarah or storm also the last point and directions, with saga two lower iterates
@@ -33,6 +34,7 @@ from bilevel.mini_batches import Position, first_position
 from bilevel.penalties import objectives
 from bilevel.shapes import first_point
 from bilevel.stationarity import relative_error
+from bilevel.step_sizes import falling, refuse_power, shortened, words_of
 from bilevel.types import Array, Index, Objectives, Tree
 from bilevel.variance_reduction import (
     Directions,
@@ -78,17 +80,19 @@ def single_loop(
     *,
     step_size: float = 0.1,
     damping: float | None = None,
+    step_power: float = 0.0,
     reduction: VarianceReduction | None = None,
 ) -> Hypergradient:
     """g = dF/dx - (d d / dx)^T q, where y and q take K steps from those of the iteration before.
 
-    step_size: rho, of q. damping: added to H; None for the problem's own. reduction: of the noise
-    of mini-batches, None for none.
-    Raises ValueError where step_size <= 0 or damping < 0; `check` does for tasks that change, for a
-    Hessian that is known to be singular without damping, where lower steps end in a projection, and
-    for saga where mini-batches have no blocks or the steps descend F too.
+    step_size: rho, of q. damping: added to H; None for the problem's own. step_power: the steps of
+    y and q fall as (n + 1)^-step_power. reduction: of the noise of mini-batches, None for none.
+    Raises ValueError where step_size <= 0, damping < 0 or step_power < 0; `check` does for tasks
+    that change, for a Hessian that is known to be singular without damping, where lower steps end
+    in a projection, and for saga where mini-batches have no blocks or the steps descend F too.
     """
     refuse_options(step_size, damping)
+    refuse_power(step_power)
 
     def init(lower: LowerProblem, y0: Tree) -> Carry:
         q = jax.tree.map(jnp.zeros_like, y0)
@@ -107,8 +111,10 @@ def single_loop(
         lower: LowerProblem, point: Point, carry: Carry, key: Array
     ) -> HypergradientOutput:
         position, task = carry.position.of(lower.task)
-        lower = lower._replace(task=task)
-        level, done = lower.at(point), position.steps
+        done = position.steps
+        share = falling(step_power, done // lower.num_steps)
+        lower = shortened(lower._replace(task=task), share)
+        level = lower.at(point)
         directions = directions_of(lower)
         reduce = variance_reduction.plain if reduction is None else reduction.reduce
 
@@ -117,7 +123,7 @@ def single_loop(
             parts, memory = reduce(directions, memory, Variables(at, state.y, q), done + k)
             (d, curved, through), (slope, direct) = parts
             applied = jax.tree.map(lambda h, q: h + damping_of(lower, damping) * q, curved, q)
-            moved = jax.tree.map(lambda q, h, s: q - step_size * (h - s), q, applied, slope)
+            moved = jax.tree.map(lambda q, h, s: q - share * step_size * (h - s), q, applied, slope)
             gradient = jax.tree.map(jnp.subtract, direct, through)
             error = relative_error(applied, slope)
             return (level.move(d, state, k), moved, memory, gradient, error), None
@@ -148,6 +154,7 @@ def single_loop(
     formula = (
         f"g = dF/dx - (d grad_y psi / dx)^T q;  q moves by {step_size:g} (grad_y F - H q) in each "
         "lower step, H = Hessian of psi in y + damping;  psi = what the lower steps descend"
+        f"{words_of(step_power, 'y and q')}"
     )
     if reduction is not None:
         formula += f";  each direction by {reduction.name}: {reduction.formula}"

@@ -6,7 +6,9 @@
 
 From q = 0 the L steps are the Neumann series with new rows in each factor, as in stocBiO: Ji, Yang,
 Liang, ICML 2021 (arXiv 2010.07962), eqs. 5 and 6; from the q of the iteration before they are
-AmIGO: Arbel, Mairal, ICLR 2022 (arXiv 2111.14580), Algorithm 1.
+AmIGO: Arbel, Mairal, ICLR 2022 (arXiv 2111.14580), Algorithm 1. From q = 0, K = 1 and falling steps
+(step_power=0.4, of x 0.6) make TTSA (Hong, Wai, Wang, Yang, arXiv 2007.05170), and K > 1 with 0.5
+BSA (Ghadimi, Wang, arXiv 1802.02246); in both the number of steps of q is random, here it is not.
 
 Time: K gradients of f, L products with its Hessian on mini-batches, a gradient of F. Memory: a few
 lower iterates. Valid where H is regular on all rows, with a bias that K and L leave; the task must
@@ -25,6 +27,7 @@ from bilevel.lower_level import LowerProblem, Point
 from bilevel.mini_batches import Position, first_position, going_on
 from bilevel.penalties import objectives
 from bilevel.stationarity import relative_error
+from bilevel.step_sizes import falling, refuse_power, shortened, words_of
 from bilevel.types import Array, Index, Tree
 
 
@@ -44,17 +47,24 @@ class OnRows(NamedTuple):
 
 
 def stochastic_implicit(
-    *, step_size: float = 0.1, num_steps: int = 10, warm: bool = False, damping: float | None = None
+    *,
+    step_size: float = 0.1,
+    num_steps: int = 10,
+    warm: bool = False,
+    damping: float | None = None,
+    step_power: float = 0.0,
 ) -> Hypergradient:
     """g = dF/dx - (d d / dx)^T q, q after `num_steps` steps of `step_size` to H q = grad_y F.
 
     warm: start from the q of the iteration before (AmIGO), not from 0 (stocBiO). damping: added to
-    H; None for the problem's own.
-    Raises ValueError where step_size <= 0, num_steps < 1 or damping < 0; `check` does for tasks
-    that change, for a Hessian that is known to be singular without damping, and where lower steps
-    end in a projection.
+    H; None for the problem's own. step_power: the steps of y fall as (n + 1)^-step_power; those of
+    q with warm, too (from 0 shorter ones would solve less of the system).
+    Raises ValueError where step_size <= 0, num_steps < 1, damping < 0 or step_power < 0; `check`
+    does for tasks that change, for a Hessian that is known to be singular without damping, and
+    where lower steps end in a projection.
     """
     refuse_system(step_size, num_steps, damping)
+    refuse_power(step_power)
 
     def init(lower: LowerProblem, y0: Tree) -> Carry:
         return Carry(jax.tree.map(jnp.zeros_like, y0) if warm else (), first_position())
@@ -64,12 +74,15 @@ def stochastic_implicit(
     ) -> HypergradientOutput:
         position, task = carry.position.of(lower.task)
         lower = lower._replace(task=task, problem=going_on(lower.problem, position))
-        y = lower.solve(point)
+        rows = lower.num_steps + rows_taken(num_steps)
+        share = falling(step_power, position.steps // rows)
+        y = shortened(lower, share).solve(point)
         q = carry.q if warm else jax.tree.map(jnp.zeros_like, y)
         first = lower.num_steps + 1
-        found = on_rows(lower, point, y, q, first, num_steps, step_size, damping_of(lower, damping))
+        damped, size = damping_of(lower, damping), share * step_size if warm else step_size
+        found = on_rows(lower, point, y, q, first, num_steps, size, damped)
         value, metrics = lower.upper_on_rows(point.context, y, first)
-        onwards = position.after(lower.num_steps + rows_taken(num_steps))
+        onwards = position.after(rows)
         return HypergradientOutput(
             value,
             found.gradient,
@@ -84,7 +97,8 @@ def stochastic_implicit(
         estimate,
         f"g = dF/dx - (d grad_y psi / dx)^T q,  {num_steps} steps q = q - {step_size:g} (H q - "
         f"grad_y F) on mini-batches from {'the last q' if warm else 'q = 0'},  H = Hessian of psi "
-        "in y + damping;  psi = what the lower steps descend",
+        f"in y + damping;  psi = what the lower steps descend"
+        f"{words_of(step_power, 'y and q' if warm else 'y')}",
         None,
         differentiates=frozenset({"context", "aggregation"}),
         through_steps=False,
@@ -108,7 +122,7 @@ def on_rows(
     q: Tree,
     first: Index,
     num_steps: int,
-    step_size: float,
+    step_size: Array | float,
     damping: float,
 ) -> OnRows:
     """g at y by `num_steps` steps from q: F on the rows of step `first`, f on those that follow."""
