@@ -17,10 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
-from bilevel import Problem, methods, minimizer
+from bilevel import Problem, methods, minimizer, upper_optimizers
 from bilevel.shapes import one_task
 from bilevel.types import Array
 from src.figures.regularisation import as_problem, free_norm, table, truth
@@ -32,6 +31,7 @@ POINTS = 24  # of a curve
 PASSES = 400
 LOWER_STEPS = (0.03, 0.1, 0.3, 1.0)
 K = 10  # lower steps, and steps of the linear system, where a method takes several
+LINES = {"": "-", " all rows": "--", " falling steps": ":"}
 NUM_QUADRATICS, NUM_TABLE_ROWS, BATCH = 256, 2048, 16
 
 
@@ -51,11 +51,16 @@ class Case(NamedTuple):
 
 
 class Way(NamedTuple):
-    """A method by its lower step, the rows that an iteration takes, and whether it sees all."""
+    """A method by its lower step, and the rows that an iteration takes.
+
+    whole        whether it sees all rows
+    step_power   p where its steps of x fall as (n + 1)^-p; those of y and q are the method's
+    """
 
     method: Callable[[float], methods.Method]
     rows: float
     whole: bool = False
+    step_power: float = 0.0
 
 
 def ways(num_rows: int) -> dict[str, Way]:
@@ -65,7 +70,7 @@ def ways(num_rows: int) -> dict[str, Way]:
     single = 4.0 * BATCH  # d, two products with second derivatives, grad F
     implicit = BATCH * (2.0 * K + 2)
 
-    def by(method: Callable[..., methods.Method], **options: int) -> Callable:
+    def by(method: Callable[..., methods.Method], **options: float) -> Callable:
         return lambda step: method(step_size=step, step_size_of_system=step, **options)
 
     def on_all_rows(step: float) -> methods.Method:
@@ -73,11 +78,16 @@ def ways(num_rows: int) -> dict[str, Way]:
             step_size=step, num_lower_steps=K, lower_start="warm", tolerance=1e-6, max_steps=K
         )
 
+    averaged = 2 * BATCH * (K + 3.0)
     return {
         "soba": Way(by(methods.soba), single),
+        "soba, falling steps": Way(by(methods.soba, step_power=0.5), single, step_power=0.5),
         "saba": Way(by(methods.saba), single),
         "srba": Way(by(methods.srba, period=period), 2 * single + 4.0 * num_rows / period),
-        "mrbo": Way(by(methods.mrbo, **system), 2 * BATCH * (K + 3.0)),
+        "mrbo": Way(by(methods.mrbo, **system), averaged),
+        "mrbo, falling steps": Way(
+            by(methods.mrbo, **system, step_power=1 / 3), averaged, step_power=1 / 3
+        ),
         "amigo": Way(by(methods.amigo, **system), implicit),
         "stocbio": Way(by(methods.stocbio, **system), implicit),
         "hoag, all rows": Way(on_all_rows, num_rows * (2.0 * K + 2), whole=True),
@@ -122,7 +132,8 @@ def penalties() -> Case:
 def followed(case: Case, way: Way, lower_step: float, upper_step: float, seeds: range) -> Array:
     """x at POINTS of the budget, evenly spread, of each seed: (seeds, POINTS, dimension)."""
     problem = case.whole if way.whole else case.problem
-    descent = minimizer(problem, way.method(lower_step), optax.sgd(upper_step))
+    optimizer = upper_optimizers.sgd(step_size=upper_step, step_power=way.step_power)
+    descent = minimizer(problem, way.method(lower_step), optimizer)
     between = max(1, round(PASSES * 2 * case.num_rows / way.rows / POINTS))
 
     def of_seed(seed: Array) -> Array:
@@ -149,7 +160,9 @@ def tuned(case: Case, way: Way) -> tuple[float, float]:
         value = float(case.norms(np.asarray(xs[:, -1]))[0])
         return value if np.isfinite(value) else np.inf
 
-    return min(itertools.product(LOWER_STEPS, case.upper_steps), key=end)
+    # Steps that fall must be longer at first.
+    upper_steps = [step * (10 if way.step_power else 1) for step in case.upper_steps]
+    return min(itertools.product(LOWER_STEPS, upper_steps), key=end)
 
 
 def curves(case: Case) -> Mapping[str, tuple[tuple[float, float], np.ndarray]]:
@@ -175,12 +188,14 @@ def stochastic_figure(path: Path) -> str:
         cases = (quadratics(), penalties())
         for panel, case in zip(figure.subplots(1, len(cases)), cases, strict=True):
             passes = PASSES * np.arange(1, POINTS + 1) / POINTS
-            for k, (name, (steps, norms)) in enumerate(curves(case).items()):
+            colours: dict[str, str] = {}
+            for name, (steps, norms) in curves(case).items():
                 low, middle, high = np.maximum(np.percentile(norms, [20, 50, 80], axis=0), 1e-16)
-                style = {"color": f"C{k}", "linestyle": "--" if "all" in name else "-"}
-                panel.semilogy(passes, middle, label=name, **style)
-                panel.fill_between(passes, low, high, color=style["color"], alpha=0.2, lw=0)
                 method, comma, which = name.partition(",")
+                colour = colours.setdefault(method, f"C{len(colours)}")
+                style = {"color": colour, "linestyle": LINES[which]}
+                panel.semilogy(passes, middle, label=name, **style)
+                panel.fill_between(passes, low, high, color=colour, alpha=0.2, lw=0)
                 lines.append(
                     f"| {case.name} | `{method}`{comma}{which} "
                     f"| {steps[0]:g}, {steps[1]:g} | {middle[-1]:.1e} | {low[-1]:.1e} to "
