@@ -61,8 +61,12 @@ def cheap_tables() -> Tables:
     from src.results.tables import table
 
     results = {f"results {group}": partial(table, group) for group in GROUPS}
-    found = {"python -m src.methods": methods.tables, "conf": files_of_conf, **results}
-    return {**found, LAWS: laws}
+    found = {
+        "methods and problems": methods.problem_types,
+        "python -m src.methods": methods.combinations,
+        "conf": files_of_conf,
+    }
+    return {**found, **results, LAWS: laws}
 
 
 def measured_tables() -> Tables:

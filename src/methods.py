@@ -1,7 +1,7 @@
-"""Methods: `python -m src.methods` prints which combinations run, and why the others are refused.
+"""Methods: `python -m src.methods` prints which problems a method takes, and what combines.
 
-Found by trying: estimators and their refusals are made as a run would make them; nothing is
-compiled or trained.
+Found by trying, why others are refused, too: estimators and their refusals are made as a run would
+make them; nothing is compiled or trained.
 """
 
 import sys
@@ -11,16 +11,30 @@ from src.settings.cli import argument_parser, refusals_as_messages
 
 
 def main() -> None:
-    """Print the tables of estimators, of combinations and of BOML's names."""
+    """Print the tables of problem types, of estimators, of combinations and of BOML's names."""
     _, unknown = argument_parser("src.methods", __doc__).parse_known_args()
     if unknown:
         sys.exit(f"error: src.methods takes no arguments, but got {' '.join(unknown)}")
     with refusals_as_messages(traceback=False):
-        print("\n".join(tables()))
+        for line in (*problem_types(), "", *combinations()):
+            print(line)
 
 
-def tables() -> Iterator[str]:
-    """The lines that `python -m src.methods` prints, in Markdown."""
+def problem_types() -> Iterator[str]:
+    """The first lines that `python -m src.methods` prints, in Markdown."""
+    from src.certification.problem_types import method_rows
+    from src.output.tables import markdown
+
+    rows, reasons = method_rows()
+    yield "Which types of problems each method takes:"
+    yield ""
+    yield from markdown(rows)
+    yield ""
+    yield from _numbered(reasons)
+
+
+def combinations() -> Iterator[str]:
+    """The other lines, in Markdown."""
     from src.certification.combinations import (
         boml_rows,
         combination_rows,

@@ -34,7 +34,7 @@ ONE_OF_EACH_KIND = {
 
 @pytest.fixture(scope="module")
 def printed():
-    return list(methods.tables())
+    return list(methods.combinations())
 
 
 def test_every_estimator_optimizer_and_law_is_in_the_tables(printed):
@@ -145,7 +145,7 @@ def test_bomls_contradictions_are_refused(options, message):
 def test_methods_as_a_program(tmp_path):
     done = python("-m", "src.methods", "--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert "which combinations run" in done.stdout
+    assert "which problems a method takes" in done.stdout
     done = python("-m", "src.methods", "method=bda", cwd=tmp_path)
     assert done.returncode == 1
     assert "takes no arguments" in done.stderr

@@ -1,0 +1,89 @@
+"""Whose second derivatives an estimate takes: found in its program, before it runs.
+
+(x, y) goes into an objective through an operation that changes nothing. Its derivative leaves a
+mark on a first tangent, and another one on a second: the latter is in the program where a second
+derivative is. What the program does not need is taken out of it first.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.flatten_util import ravel_pytree
+from jax.interpreters.partial_eval import dce_jaxpr
+
+import bilevel
+from bilevel import Problem
+from bilevel.choices import Method
+from bilevel.types import Array, Tree
+
+MARK = "reduce_precision"
+# More bits than any number here has, so that nothing is rounded.
+EXPONENT_BITS, OF_FIRST = 11, 60
+OF_SECOND = {"f": 61, "F": 62}
+
+
+def second_derivatives(problem: Problem, method: Method) -> list[str]:
+    """Those of f and F whose second derivatives the method's hypergradient needs.
+
+    Raises ValueError where the method does not suit the problem.
+    """
+    marked = _marked(problem)
+    x = marked.problem.init_upper(jax.random.key(0))
+    program = jax.make_jaxpr(lambda x: bilevel.hypergradient(marked, method, x).gradient)(x).jaxpr
+    needed, _ = dce_jaxpr(program, [True] * len(program.outvars))
+    there = set(_marks(needed))
+    return [name for name, bits in OF_SECOND.items() if bits in there]
+
+
+def _marked(problem: Problem) -> Problem:
+    plain = problem.problem
+    penalised = plain.penalised
+    if penalised is not None:
+        penalised = penalised._replace(f=_through("f", penalised.f), F=_through("F", penalised.F))
+    return problem._replace(
+        problem=plain._replace(
+            lower_objective=_through("f", plain.lower_objective),
+            upper_objective=_through("F", plain.upper_objective),
+            penalised=penalised,
+        )
+    )
+
+
+def _through(name: str, objective: Callable[..., Any]) -> Callable[..., Any]:
+    @jax.custom_jvp
+    def once(flat: Array) -> Array:
+        return flat
+
+    @jax.custom_jvp
+    def twice(flat: Array) -> Array:
+        return flat
+
+    @once.defjvp
+    def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        return twice(*primals), lax.reduce_precision(*tangents, EXPONENT_BITS, OF_FIRST)
+
+    @twice.defjvp
+    def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        return once(*primals), lax.reduce_precision(*tangents, EXPONENT_BITS, OF_SECOND[name])
+
+    def through(context: Tree, task: Tree, y: Tree) -> Any:
+        flat, restored = ravel_pytree((context, y))
+        context, y = restored(once(flat))
+        return objective(context, task, y)
+
+    return through
+
+
+def _marks(program: Jaxpr) -> Iterator[int]:
+    """The bits of all marks in a program, and in the programs inside of it."""
+    for equation in program.eqns:
+        if equation.primitive.name == MARK:
+            yield equation.params["mantissa_bits"]
+        for value in jax.tree.leaves(
+            equation.params, is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr | Jaxpr)
+        ):
+            if isinstance(value, ClosedJaxpr | Jaxpr):
+                yield from _marks(value.jaxpr if isinstance(value, ClosedJaxpr) else value)
