@@ -1,7 +1,7 @@
 """Which types of problems each method takes, found by trying it on a small one of each type."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -156,7 +156,7 @@ def _line(x: Array, y: Array) -> Array:
     return y - x - 1
 
 
-def _small(f: Callable[..., Array], F: Callable[..., Array], **options: Callable) -> Problem:
+def _small(f: Callable[..., Array], F: Callable[..., Array], **options: Any) -> Problem:
     return bilevel.problem(f, F, upper_start=jnp.zeros(2), lower_start=jnp.zeros(2), **options)
 
 
