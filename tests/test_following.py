@@ -3,17 +3,13 @@
 f = y'Ay/2 - y'Bx + sum(y^4)/4,     F = |y - c|^2/2 + r|x|^2/2 + x'Dy
 """
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel import methods
 from bilevel.aggregation import descent
 from bilevel.dynamics import compose
-from bilevel.estimate import suited_lower_problem
 from bilevel.from_objectives import problem_from_objectives
 from bilevel.hypergradients import (
     dynamic_barrier,
@@ -29,9 +25,6 @@ from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_optimizers import sgd
 from src.certification.cases import where
 from src.certification.certify import flat, ridge_case, sgd_of
-from src.settings.build import build
-from src.settings.errors import UserError
-from tests.conftest import QUIET, config_of
 
 RNG = np.random.default_rng(3)
 B, D = RNG.normal(size=(3, 2)), RNG.normal(size=(2, 3))
@@ -309,72 +302,3 @@ def test_a_loop_on_a_mix_of_f_and_f_is_that_of_the_mix():
     np.testing.assert_allclose(output.carry.q, q - 0.2 * (curvature @ q - Fy(X, Y)), rtol=1e-12)
     cross = 0.6 * -B + 0.4 * D.T
     np.testing.assert_allclose(output.gradient.context, Fx(X, Y) - cross.T @ q, rtol=1e-12)
-
-
-# ---- refusals ----
-
-
-@pytest.mark.parametrize(
-    ("factory", "options", "message"),
-    [
-        (value_penalty, {"weight": 0.0}, "weight=0.0 is outside (0, 1e+06]; choose weight=10"),
-        (moreau_envelope, {"power": 2.0}, "power=2.0 is outside [0, 1]"),
-        (value_penalty, {"num_steps": 0}, "num_steps=0 must be at least 1"),
-        (moreau_envelope, {"gamma": 0.0}, "gamma=0.0 must be positive; choose gamma=1"),
-        (sequential_penalty, {"mu": -1.0}, "mu=-1.0 must not be negative"),
-        (dynamic_barrier, {"share": 0.0}, "share=0.0 must be positive"),
-        (single_loop, {"step_size": 0.0}, "step_size=0.0 must be positive"),
-        (single_loop, {"damping": -1.0}, "damping=-1.0 must not be negative"),
-    ],
-)
-def test_options_out_of_range(factory, options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        factory(**options)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            ["problem=ridge", "method=f2sa", "lower_start=fixed"],
-            "lower_start=fixed: hypergradient=value_penalty goes on from the y of the iteration "
-            "before; choose lower_start=warm",
-        ),
-        (
-            ["problem=ridge", "method=meha", "aggregation=descent"],
-            "moreau_envelope mixes F into the lower steps by a weight of its own; choose "
-            "aggregation=lower_only",
-        ),
-        (
-            ["problem=ridge", "method=bome", "lower_optimizer=lbfgs"],
-            "dynamic_barrier moves y along directions of its own, but",
-        ),
-        (["method=f2sa"], "lower_start=warm: problem=few_shot draws new tasks each iteration"),
-        (
-            ["method=soba", "lower_start=fixed"],
-            "follows one task from iteration to iteration, but the problem draws new tasks",
-        ),
-        (["problem=counterexample", "method=soba"], "is singular, so q grows without end"),
-        (
-            ["problem=iaptt_toy", "method=soba"],
-            "knows no projection; choose hypergradient=implicit_cg, or lower_optimizer=sgd",
-        ),
-    ],
-)
-def test_runs_that_are_refused(overrides, message):
-    with pytest.raises(UserError, match=re.escape(message)):
-        build(config_of(*overrides, *QUIET))
-
-
-def test_the_library_refuses_alike():
-    import bilevel
-
-    problem = bilevel.problem(
-        f=lambda x, y: jnp.sum((y - x) ** 2),
-        F=lambda x, y: jnp.sum(y**2),
-        upper_start=jnp.ones(2),
-        lower_start=jnp.zeros(2),
-    )
-    method = methods.method("f2sa", value_penalty())
-    with pytest.raises(ValueError, match=r"lower_start=fixed: .* choose lower_start=warm"):
-        suited_lower_problem(problem, method)
