@@ -25,7 +25,7 @@ from bilevel.lower_level import LowerProblem
 from bilevel.lower_optimizers import sgd
 from bilevel.refusals import Reads, reads_of_x
 from bilevel.shapes import shapes_of
-from bilevel.types import Reason
+from bilevel.step_types import Reason
 from bilevel.upper_optimizers import sgd as upper_sgd
 from src.certification.cases import CASES, Case, where
 from src.certification.certify import (

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import laws
-from bilevel.types import Aggregation, Array
+from bilevel.step_types import Aggregation
+from bilevel.types import Array
 
 Learnable = Literal["alpha", "s", "t"]
 

@@ -9,7 +9,8 @@ from bilevel.algorithms.hypergradient_descent import LowerStart
 from bilevel.dynamics import compose, confined
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics
-from bilevel.types import Aggregation, BilevelProblem, LowerOptimizer
+from bilevel.step_types import Aggregation, LowerOptimizer
+from bilevel.types import BilevelProblem
 
 
 class Method(NamedTuple):

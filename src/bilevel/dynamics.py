@@ -5,18 +5,8 @@ import jax.numpy as jnp
 
 from bilevel.dependence import read_by
 from bilevel.lower_level import LowerDynamics, LowerLevel, LowerState
-from bilevel.types import (
-    Aggregation,
-    Array,
-    BilevelProblem,
-    DynamicsParams,
-    Index,
-    LowerOptimizer,
-    Objectives,
-    Projection,
-    Reason,
-    Tree,
-)
+from bilevel.step_types import Aggregation, DynamicsParams, LowerOptimizer, Reason
+from bilevel.types import Array, BilevelProblem, Index, Objectives, Projection, Tree
 
 
 def compose(aggregation: Aggregation, optimizer: LowerOptimizer) -> LowerDynamics:

@@ -13,7 +13,8 @@ from bilevel.own_problem import Problem
 from bilevel.proximal import proximal
 from bilevel.refusals import refuse, refuse_start
 from bilevel.shapes import one_task, shapes_of
-from bilevel.types import Array, DynamicsParams, Metrics, Tree
+from bilevel.step_types import DynamicsParams
+from bilevel.types import Array, Metrics, Tree
 
 
 class Found(NamedTuple):

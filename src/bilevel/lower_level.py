@@ -13,17 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from bilevel.types import (
-    Array,
-    BilevelProblem,
-    DynamicsParams,
-    Index,
-    Metrics,
-    Objectives,
-    Projection,
-    Reason,
-    Tree,
-)
+from bilevel.step_types import DynamicsParams, Reason
+from bilevel.types import Array, BilevelProblem, Index, Metrics, Objectives, Projection, Tree
 
 
 class Point(NamedTuple):

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.convex_sets import ConvexSet, projection_onto
-from bilevel.types import Index, LowerOptimizer, Reason, ScalarOf, Tree
+from bilevel.step_types import LowerOptimizer, Reason, ScalarOf
+from bilevel.types import Index, Tree
 
 LearnStepSize = Literal["none", "scalar", "per_step", "per_weight"]
 LEARNED = {

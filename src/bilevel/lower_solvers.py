@@ -22,7 +22,8 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.convex_sets import ConvexSet, projection_onto
 from bilevel.solver_iterations import Engine, Place, gradient_steps, quasi_newton
-from bilevel.types import Array, Index, LowerOptimizer, Projection, Reason, ScalarOf, Tree
+from bilevel.step_types import LowerOptimizer, Reason, ScalarOf
+from bilevel.types import Array, Index, Projection, Tree
 
 
 def lbfgs(*, tolerance: float = 1e-6, history: int = 10) -> LowerOptimizer:

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from bilevel.lower_optimizers import LearnStepSize, sgd
-from bilevel.types import Array, Index, LowerOptimizer, Reason, ScalarOf, Tree
+from bilevel.step_types import LowerOptimizer, Reason, ScalarOf
+from bilevel.types import Array, Index, Tree
 
 
 def masked_sgd(

@@ -23,7 +23,8 @@ from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.score_keys import score_keys
 from bilevel.shapes import one_task
-from bilevel.types import Array, DynamicsParams, Metrics, Tree
+from bilevel.step_types import DynamicsParams
+from bilevel.types import Array, Metrics, Tree
 
 
 class Minimizer(NamedTuple):

@@ -13,7 +13,8 @@ differentiation, ICML 2025, arXiv 2505.00793).
 import jax
 
 from bilevel.lower_level import LowerLevel, LowerProblem, Point
-from bilevel.types import Array, DynamicsParams, Index, Tree
+from bilevel.step_types import DynamicsParams
+from bilevel.types import Array, Index, Tree
 
 
 def level_of_mixed_mode(lower: LowerProblem, point: Point) -> LowerLevel:

@@ -15,16 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.dependence import draws_start
-from bilevel.types import (
-    Array,
-    BilevelProblem,
-    Exact,
-    Index,
-    Metrics,
-    Objectives,
-    Penalised,
-    Tree,
-)
+from bilevel.types import Array, BilevelProblem, Exact, Index, Metrics, Objectives, Penalised, Tree
 
 
 def proximal(problem: BilevelProblem, weight: float) -> BilevelProblem:

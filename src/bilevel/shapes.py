@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 
 from bilevel.lower_level import LowerDynamics, LowerProblem, Point
-from bilevel.types import Array, BilevelProblem, DynamicsParams, Metrics, TaskSource, Tree
+from bilevel.step_types import DynamicsParams
+from bilevel.types import Array, BilevelProblem, Metrics, TaskSource, Tree
 
 
 class Shapes(NamedTuple):

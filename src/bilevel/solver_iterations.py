@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.linear_solve import load_jaxopt
-from bilevel.types import Array, Projection, ScalarOf, Tree, unchanged
+from bilevel.step_types import ScalarOf
+from bilevel.types import Array, Projection, Tree, unchanged
 
 # We run the loop ourselves. Without `unroll` a line search is a lax.while_loop, which ends early.
 _OPTIONS = {"implicit_diff": False, "unroll": False}

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.lower_level import LowerLevel, LowerProblem, LowerState
-from bilevel.types import Array, BilevelProblem, DynamicsParams, Index, Tree
+from bilevel.step_types import DynamicsParams
+from bilevel.types import Array, BilevelProblem, Index, Tree
 
 
 def falling(step_power: float, n: Index) -> Array | float:

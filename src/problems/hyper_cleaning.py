@@ -19,14 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.mini_batches import Sampling, in_mini_batches, rows, with_keys
-from bilevel.types import (
-    Array,
-    BilevelProblem,
-    Metrics,
-    Objectives,
-    TaskSource,
-    Tree,
-)
+from bilevel.types import Array, BilevelProblem, Metrics, Objectives, TaskSource, Tree
 from src.data.episodes import network_inputs
 from src.data.image_classes import SPLITS
 from src.data.labelled import LabelledImages

@@ -15,7 +15,8 @@ from bilevel.lower_level import LowerDynamics, LowerProblem
 from bilevel.proximal import proximal
 from bilevel.refusals import refuse, refuse_start
 from bilevel.shapes import Shapes, shapes_of
-from bilevel.types import BilevelProblem, LowerOptimizer, TaskSource, Tree
+from bilevel.step_types import LowerOptimizer
+from bilevel.types import BilevelProblem, TaskSource, Tree
 from src.data.forms import convert, is_form
 from src.data.remarks import remarks
 from src.models.precision import in_precision

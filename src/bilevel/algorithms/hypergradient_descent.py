@@ -27,7 +27,8 @@ from bilevel.algorithm import Algorithm, AlgorithmState
 from bilevel.batching import Shares, batched
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics, LowerProblem, Point, trajectory
-from bilevel.types import Array, BilevelProblem, DynamicsParams, Metrics, Tree
+from bilevel.step_types import DynamicsParams
+from bilevel.types import Array, BilevelProblem, Metrics, Tree
 
 LowerStart = Literal["fixed", "redrawn", "warm"]
 
