@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 import bilevel
 from bilevel import methods
 from src.gallery import kinds, kinds_table
-from src.gallery.counting import gradients, marked
+from src.gallery.counting import entries, gradients, marked
 from src.gallery.judging import Ended, verdict
 from src.gallery.kinds import MAKERS, kind, task_of, values
 from tests.conftest import python
@@ -94,6 +94,8 @@ def test_the_network_is_searched_from_many_starts(monkeypatch):
         (methods.trhg(num_lower_steps=7, keep_last=3), 7 + 3 + 2),
         # F joins each lower step.
         (methods.bda(num_lower_steps=7), 14 + 14 + 2),
+        # Five more lower solves, side by side.
+        (methods.pzobo(num_lower_steps=7, num_directions=5), 7 + 5 * 7 + 2),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -109,7 +111,7 @@ def test_gradients_are_counted(method, expected):
     descent = bilevel.minimizer(problem, method, optax.sgd(0.1))
     key = jax.random.key(0)
     state = jax.eval_shape(descent.init, key)
-    assert gradients(descent.step, state, key, rounds=3) == expected
+    assert gradients(descent.step, state, key, rounds=3, each=6) == expected
 
 
 def test_loops_that_end_by_a_tolerance_count_as_told():
@@ -118,7 +120,8 @@ def test_loops_that_end_by_a_tolerance_count_as_told():
     descent = bilevel.minimizer(marked(problem), hoag, optax.sgd(0.1))
     key = jax.random.key(0)
     state = jax.eval_shape(descent.init, key)
-    few, more = (gradients(descent.step, state, key, rounds=n) for n in (10, 20))
+    each = entries(problem)
+    few, more = (gradients(descent.step, state, key, rounds=n, each=each) for n in (10, 20))
     assert (more - few) / 10 in (1, 2)  # a product with the Hessian in each round
 
 

@@ -4,7 +4,7 @@
     hypergradient    one estimate of d F(x, y*(x)) / dx
     value_function   phi(x) = F(x, y_K(x)) for jax.grad and other people's optimizers
     minimize         the whole descent; minimizer: the same, iteration by iteration
-    methods          rhg, trhg, bda, hoag, neumann, darts, sama, fomaml, reptile, imaml,
+    methods          rhg, trhg, bda, hoag, neumann, darts, sama, pzobo, fomaml, reptile, imaml,
                      f2sa, pbgd, bome, bvfsm, meha, lv_hba, soba, iaptt,
                      saba, srba, stocbio, amigo, mrbo
     method           one of your own

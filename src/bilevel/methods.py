@@ -117,6 +117,17 @@ def sama(*, radius: float = 1.0, **lower: Unpack[LowerChoices]) -> Method:
     return method("sama", hypergradients.sama(radius=radius), **lower)
 
 
+def pzobo(
+    *, radius: float = 0.01, num_directions: int = 10, **lower: Unpack[LowerChoices]
+) -> Method:
+    """How y_K answers to x, by differences along random directions. Sow et al., NeurIPS 2022.
+
+    No derivative of a lower step: also for lower_optimizer=bilevel.lower_solvers.lbfgs().
+    """
+    estimator = hypergradients.zeroth_order(radius=radius, num_directions=num_directions)
+    return method("pzobo", estimator, **lower)
+
+
 def fomaml(**lower: Unpack[LowerChoices]) -> Method:
     """First-order MAML: no second derivatives; needs a learned start. Finn et al., ICML 2017."""
     return method("fomaml", hypergradients.first_order(), **lower)

@@ -3,7 +3,8 @@
 f and F are wrapped so that (x, y) goes through an operation that changes nothing and that nothing
 else here uses. Derivatives carry it along: a value has it once, a gradient twice (there and back),
 a product with second derivatives two to four times, as the program keeps what it needs or not.
-Two passes are called a gradient.
+Passes side by side (vmap) are one operation on so many points, and count as many. Two passes are
+called a gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.flatten_util import ravel_pytree
 
 from bilevel import Problem
+from bilevel.shapes import shapes_of
 from bilevel.types import BilevelProblem, Tree
 
 MARK = "reduce_precision"
@@ -46,21 +48,28 @@ def marked(problem: Problem) -> Problem:
     )
 
 
-def gradients(program: Callable[..., Any], *arguments: Any, rounds: int) -> float:
+def entries(problem: Problem) -> int:
+    """Of (x, y) as f and F see them: of the context and of y."""
+    shapes = shapes_of(problem.problem, problem.source, "train")
+    return sum(leaf.size for leaf in jax.tree.leaves((shapes.context, shapes.y)))
+
+
+def gradients(program: Callable[..., Any], *arguments: Any, rounds: int, each: int) -> float:
     """Passes through f and F, halved; a loop that ends by a tolerance counts `rounds` rounds.
 
     Of branches the dearest counts. program: a function of a marked problem, traced and not run.
+    each: the `entries` of the problem.
     """
-    return _passes(jax.make_jaxpr(program)(*arguments).jaxpr, rounds) / 2
+    return _passes(jax.make_jaxpr(program)(*arguments).jaxpr, rounds, each) / 2
 
 
-def _passes(program: Jaxpr, rounds: int) -> int:
+def _passes(program: Jaxpr, rounds: int, each: int) -> int:
     total = 0
     for equation in program.eqns:
         name, parameters = equation.primitive.name, equation.params
-        inner = [_passes(one, rounds) for one in _inner(parameters)]
+        inner = [_passes(one, rounds, each) for one in _inner(parameters)]
         if name == MARK:
-            total += 1
+            total += equation.outvars[0].aval.size // each
         elif name == "scan":
             total += parameters["length"] * sum(inner)
         elif name == "while":

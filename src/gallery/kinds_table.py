@@ -27,7 +27,7 @@ import optax
 import bilevel
 from bilevel import Problem, methods
 from bilevel.choices import Method
-from src.gallery.counting import gradients, marked
+from src.gallery.counting import entries, gradients, marked
 from src.gallery.judging import Ended, verdict
 from src.gallery.kinds import Kind, Variant, kind, values
 
@@ -55,6 +55,7 @@ WAYS: dict[str, Way] = {
     "neumann": Way(methods.neumann),
     "darts": Way(methods.darts),
     "sama": Way(methods.sama),
+    "pzobo": Way(methods.pzobo),
     "bda": Way(methods.bda),
     "iaptt": Way(methods.iaptt),
     "f2sa": Way(methods.f2sa),
@@ -146,8 +147,8 @@ def gradients_of_an_iteration(problem: Problem, chosen: Method, rounds: int | No
     key = jax.random.key(0)
     state = jax.eval_shape(descent.init, key)
     shape = jax.eval_shape(lambda: problem.problem.init_lower(key, problem.problem.init_upper(key)))
-    entries = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shape))
-    return gradients(descent.step, state, key, rounds=rounds or entries)
+    of_y = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shape))
+    return gradients(descent.step, state, key, rounds=rounds or of_y, each=entries(problem))
 
 
 def _run(problem: Problem, chosen: Method, number: int) -> tuple[Any, Any, float]:

@@ -48,7 +48,7 @@ PARTS = 25  # mini-batches of a data set
 UPPER_STEP = 0.1
 POINTS = 16  # of a curve
 FAMILIES = {
-    "through the lower steps": ("rhg", "trhg", "darts", "sama", "bda", "iaptt"),
+    "through the lower steps": ("rhg", "trhg", "darts", "sama", "pzobo", "bda", "iaptt"),
     "by the linear system": ("hoag", "neumann", "soba"),
     "by f's least value": ("f2sa", "pbgd", "pbgd_gradient", "bome", "bvfsm", "meha"),
     "on mini-batches": ("saba", "srba", "amigo", "stocbio", "mrbo"),

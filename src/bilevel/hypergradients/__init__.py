@@ -20,6 +20,7 @@ from bilevel.hypergradients.truncated import one_step, truncated
 from bilevel.hypergradients.unrolled import unrolled
 from bilevel.hypergradients.value_penalty import value_penalty
 from bilevel.hypergradients.warp_grad import warp_grad
+from bilevel.hypergradients.zeroth_order import zeroth_order
 
 __all__ = [
     "dynamic_barrier",
@@ -43,4 +44,5 @@ __all__ = [
     "unrolled",
     "value_penalty",
     "warp_grad",
+    "zeroth_order",
 ]
