@@ -83,7 +83,7 @@ def method_rows() -> tuple[list[list[str]], list[str]]:
             found = [_refusal(of.problem, method) for of in tried]
             taken = [of.problem for of, why in zip(tried, found, strict=True) if not why]
             cells = [
-                _cell(of, method, why, reasons, made_for_constraints=len(taken) == 1)
+                _cell(of, method, why, reasons, alone=len(taken) == 1)
                 for of, why in zip(tried, found, strict=True)
             ]
             cells.append("")
@@ -91,11 +91,11 @@ def method_rows() -> tuple[list[list[str]], list[str]]:
     return rows, reasons
 
 
-def _cell(
-    of: Type, method: Method, why: str, reasons: list[str], made_for_constraints: bool
-) -> str:
+def _cell(of: Type, method: Method, why: str, reasons: list[str], alone: bool) -> str:
+    """`alone`: whether the method takes this type and no other."""
     if not why:
-        return THEMSELVES if made_for_constraints else of.words(method)
+        made_for_them = alone and of.words is _penalties
+        return THEMSELVES if made_for_them else of.words(method)
     if method.lower_start == "warm" and not of.problem.source.persistent:
         why = _refusal(of.problem, method._replace(lower_start="fixed"))
         if not why:
