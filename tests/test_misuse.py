@@ -172,8 +172,8 @@ REFUSED = [
     (COUNTEREXAMPLE, ["aggregation._target_=bilevel.nowhere.x"], ["cannot be imported"]),
     (
         COUNTEREXAMPLE,
-        ["aggregation._target_=bilevel.types.Aggregation"],
-        ["aggregation._target_=bilevel.types.Aggregation is not a function"],
+        ["aggregation._target_=bilevel.step_types.Aggregation"],
+        ["aggregation._target_=bilevel.step_types.Aggregation is not a function"],
     ),
 ]
 
