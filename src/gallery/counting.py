@@ -69,7 +69,8 @@ def _passes(program: Jaxpr, rounds: int, each: int) -> int:
         name, parameters = equation.primitive.name, equation.params
         inner = [_passes(one, rounds, each) for one in _inner(parameters)]
         if name == MARK:
-            total += equation.outvars[0].aval.size // each
+            points: Any = equation.outvars[0].aval
+            total += points.size // each
         elif name == "scan":
             total += parameters["length"] * sum(inner)
         elif name == "while":
