@@ -6,18 +6,17 @@ derivative is. What the program does not need is taken out of it first.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr
-from jax.flatten_util import ravel_pytree
+from jax.extend.core import Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
 import bilevel
 from bilevel import Problem
 from bilevel.choices import Method
-from bilevel.types import Array, Tree
+from bilevel.types import Array
+from src.certification.programs import inside, through_operations
 
 MARK = "reduce_precision"
 # More bits than any number here has, so that nothing is rounded.
@@ -30,7 +29,7 @@ def second_derivatives(problem: Problem, method: Method) -> list[str]:
 
     Raises ValueError where the method does not suit the problem.
     """
-    marked = _marked(problem)
+    marked = through_operations(problem, _marking("f"), _marking("F"))
     x = marked.problem.init_upper(jax.random.key(0))
     program = jax.make_jaxpr(lambda x: bilevel.hypergradient(marked, method, x).gradient)(x).jaxpr
     needed, _ = dce_jaxpr(program, [True] * len(program.outvars))
@@ -38,21 +37,9 @@ def second_derivatives(problem: Problem, method: Method) -> list[str]:
     return [name for name, bits in OF_SECOND.items() if bits in there]
 
 
-def _marked(problem: Problem) -> Problem:
-    plain = problem.problem
-    penalised = plain.penalised
-    if penalised is not None:
-        penalised = penalised._replace(f=_through("f", penalised.f), F=_through("F", penalised.F))
-    return problem._replace(
-        problem=plain._replace(
-            lower_objective=_through("f", plain.lower_objective),
-            upper_objective=_through("F", plain.upper_objective),
-            penalised=penalised,
-        )
-    )
+def _marking(name: str) -> Callable[[Array], Array]:
+    """An operation that changes nothing, whose first and second derivatives leave a mark."""
 
-
-def _through(name: str, objective: Callable[..., Any]) -> Callable[..., Any]:
     @jax.custom_jvp
     def once(flat: Array) -> Array:
         return flat
@@ -69,12 +56,7 @@ def _through(name: str, objective: Callable[..., Any]) -> Callable[..., Any]:
     def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
         return once(*primals), lax.reduce_precision(*tangents, EXPONENT_BITS, OF_SECOND[name])
 
-    def through(context: Tree, task: Tree, y: Tree) -> Any:
-        flat, restored = ravel_pytree((context, y))
-        context, y = restored(once(flat))
-        return objective(context, task, y)
-
-    return through
+    return once
 
 
 def _marks(program: Jaxpr) -> Iterator[int]:
@@ -82,8 +64,5 @@ def _marks(program: Jaxpr) -> Iterator[int]:
     for equation in program.eqns:
         if equation.primitive.name == MARK:
             yield equation.params["mantissa_bits"]
-        for value in jax.tree.leaves(
-            equation.params, is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr | Jaxpr)
-        ):
-            if isinstance(value, ClosedJaxpr | Jaxpr):
-                yield from _marks(value.jaxpr if isinstance(value, ClosedJaxpr) else value)
+        for inner in inside(equation.params):
+            yield from _marks(inner)

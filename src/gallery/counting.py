@@ -7,17 +7,17 @@ Passes side by side (vmap) are one operation on so many points, and count as man
 called a gradient.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr
-from jax.flatten_util import ravel_pytree
+from jax.extend.core import Jaxpr
 
 from bilevel import Problem
 from bilevel.shapes import shapes_of
-from bilevel.types import BilevelProblem, Tree
+from bilevel.types import Array
+from src.certification.programs import inside, through_operations
 
 MARK = "reduce_precision"
 # More bits than any number here has, so that nothing is rounded.
@@ -27,25 +27,10 @@ EXPONENT_BITS, MANTISSA_BITS = 11, 52
 def marked(problem: Problem) -> Problem:
     """The same problem, each pass through f or F marked."""
 
-    def of(objective: Callable[..., Any]) -> Callable[..., Any]:
-        def through(context: Tree, task: Tree, y: Tree) -> Any:
-            flat, restored = ravel_pytree((context, y))
-            context, y = restored(lax.reduce_precision(flat, EXPONENT_BITS, MANTISSA_BITS))
-            return objective(context, task, y)
+    def mark(flat: Array) -> Array:
+        return lax.reduce_precision(flat, EXPONENT_BITS, MANTISSA_BITS)
 
-        return through
-
-    plain: BilevelProblem = problem.problem
-    penalised = plain.penalised
-    if penalised is not None:
-        penalised = penalised._replace(f=of(penalised.f), F=of(penalised.F))
-    return problem._replace(
-        problem=plain._replace(
-            lower_objective=of(plain.lower_objective),
-            upper_objective=of(plain.upper_objective),
-            penalised=penalised,
-        )
-    )
+    return through_operations(problem, mark, mark)
 
 
 def entries(problem: Problem) -> int:
@@ -67,7 +52,7 @@ def _passes(program: Jaxpr, rounds: int, each: int) -> int:
     total = 0
     for equation in program.eqns:
         name, parameters = equation.primitive.name, equation.params
-        inner = [_passes(one, rounds, each) for one in _inner(parameters)]
+        inner = [_passes(one, rounds, each) for one in inside(parameters)]
         if name == MARK:
             points: Any = equation.outvars[0].aval
             total += points.size // each
@@ -78,14 +63,3 @@ def _passes(program: Jaxpr, rounds: int, each: int) -> int:
         else:
             total += max(inner, default=0) if name == "cond" else sum(inner)
     return total
-
-
-def _inner(parameters: dict[str, Any]) -> Iterator[Jaxpr]:
-    """The programs inside of an operation."""
-    for value in jax.tree.leaves(
-        parameters, is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr | Jaxpr)
-    ):
-        if isinstance(value, ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, Jaxpr):
-            yield value

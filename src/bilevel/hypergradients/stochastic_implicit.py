@@ -97,7 +97,7 @@ def stochastic_implicit(
         estimate,
         f"g = dF/dx - (d grad_y psi / dx)^T q,  {num_steps} steps q = q - {step_size:g} (H q - "
         f"grad_y F) on mini-batches from {'the last q' if warm else 'q = 0'},  H = Hessian of psi "
-        f"in y + damping;  psi = what the lower steps descend"
+        "in y + damping;  psi = what the lower steps descend"
         f"{words_of(step_power, 'y and q' if warm else 'y')}",
         None,
         differentiates=frozenset({"context", "aggregation"}),
