@@ -101,3 +101,8 @@ def method(
         lower_start,
         proximal_weight,
     )
+
+
+def following(lower: LowerChoices) -> LowerChoices:
+    """The choices, with a warm start where nothing else is chosen."""
+    return {"lower_start": "warm", **lower}

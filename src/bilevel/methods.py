@@ -6,16 +6,22 @@
     num_lower_steps     K
 
 Each function below is one published method with its choices open. Where the start of the lower
-level is learned (MAML) is not a method's choice but the problem's: `lower_start(key, x)`.
+level is learned (MAML) is not a method's choice but the problem's: `lower_start(key, x)`. Those for
+mini-batches are in stochastic_methods.py.
 """
 
 from typing import Literal, Unpack
 
-from bilevel import hypergradients, linear_solvers, variance_reduction
+from bilevel import hypergradients, linear_solvers
 from bilevel import problem_checks as check
 from bilevel.aggregation import Learnable, descent
-from bilevel.choices import LowerChoices, Method, method
+from bilevel.choices import LowerChoices, Method, following, method
 from bilevel.estimator import Hypergradient
+from bilevel.stochastic_methods import amigo as amigo
+from bilevel.stochastic_methods import mrbo as mrbo
+from bilevel.stochastic_methods import saba as saba
+from bilevel.stochastic_methods import srba as srba
+from bilevel.stochastic_methods import stocbio as stocbio
 
 
 def rhg(
@@ -147,6 +153,11 @@ def imaml(
     return method("imaml", estimator, proximal_weight=proximal_weight, **lower)
 
 
+def iaptt(**lower: Unpack[LowerChoices]) -> Method:
+    """The worst of the K lower steps is scored and differentiated. Liu et al., NeurIPS 2021."""
+    return method("iaptt", hypergradients.pessimistic(), **lower)
+
+
 # ---- y goes on from the iteration before; on tasks that change, lower_start="fixed" ----
 
 
@@ -156,13 +167,13 @@ def f2sa(*, weight: float = 10.0, power: float = 0.0, **lower: Unpack[LowerChoic
     lambda = weight (n + 1)^power in upper iteration n, here and in the functions below.
     """
     estimator = hypergradients.value_penalty(weight=weight, power=power)
-    return method("f2sa", estimator, **_following(lower))
+    return method("f2sa", estimator, **following(lower))
 
 
 def pbgd(*, weight: float = 10.0, power: float = 0.0, **lower: Unpack[LowerChoices]) -> Method:
     """The same with one step of y: V-PBGD. Shen and Chen, ICML 2023."""
     estimator = hypergradients.value_penalty(weight=weight, power=power, num_steps=1)
-    return method("pbgd", estimator, **_following(lower))
+    return method("pbgd", estimator, **following(lower))
 
 
 def pbgd_gradient(
@@ -170,30 +181,30 @@ def pbgd_gradient(
 ) -> Method:
     """Penalty on |grad_y f|^2 in place of f - min f: G-PBGD. Shen and Chen, ICML 2023."""
     estimator = hypergradients.gradient_penalty(weight=weight, power=power)
-    return method("pbgd_gradient", estimator, **_following(lower))
+    return method("pbgd_gradient", estimator, **following(lower))
 
 
 def pbgd_free(*, weight: float = 10.0, **lower: Unpack[LowerChoices]) -> Method:
     """y descends f + F / weight, x descends F with y held fixed. Jiang et al., 2025."""
     check.positive("weight", weight)
     aggregation = descent(law="constant", alpha=1 / (1 + weight))
-    return method("pbgd_free", hypergradients.first_order(), aggregation, **_following(lower))
+    return method("pbgd_free", hypergradients.first_order(), aggregation, **following(lower))
 
 
 def alternating(**lower: Unpack[LowerChoices]) -> Method:
     """y descends f, x descends F with y held fixed: no lower response, a baseline."""
-    return method("alternating", hypergradients.first_order(), **_following(lower))
+    return method("alternating", hypergradients.first_order(), **following(lower))
 
 
 def bome(*, share: float = 0.5, **lower: Unpack[LowerChoices]) -> Method:
     """F falls as far as f still falls fast enough. Liu et al., NeurIPS 2022."""
-    return method("bome", hypergradients.dynamic_barrier(share=share), **_following(lower))
+    return method("bome", hypergradients.dynamic_barrier(share=share), **following(lower))
 
 
 def bvfsm(*, weight: float = 10.0, power: float = 0.25, **lower: Unpack[LowerChoices]) -> Method:
     """F with a penalty on f(x, y) - min f. Liu et al., ICML 2021 and arXiv 2110.04974."""
     estimator = hypergradients.sequential_penalty(weight=weight, power=power)
-    return method("bvfsm", estimator, **_following(lower))
+    return method("bvfsm", estimator, **following(lower))
 
 
 def meha(
@@ -205,7 +216,7 @@ def meha(
 ) -> Method:
     """Moreau envelope, for f that is not convex; one lower step. Liu et al., ICML 2024."""
     estimator = hypergradients.moreau_envelope(weight=weight, power=power, gamma=gamma)
-    return method("meha", estimator, **_following({"num_lower_steps": 1, **lower}))
+    return method("meha", estimator, **following({"num_lower_steps": 1, **lower}))
 
 
 def lv_hba(
@@ -234,7 +245,7 @@ def lv_hba(
         bound=bound,
         steps_of_solution=steps_of_solution,
     )
-    return method("lv_hba", estimator, **_following({"num_lower_steps": 1, **lower}))
+    return method("lv_hba", estimator, **following({"num_lower_steps": 1, **lower}))
 
 
 def soba(
@@ -251,104 +262,4 @@ def soba(
     estimator = hypergradients.single_loop(
         step_size=step_size_of_system, damping=damping, step_power=step_power
     )
-    return method("soba", estimator, **_following({"num_lower_steps": 1, **lower}))
-
-
-# ---- the same on mini-batches: a problem with a batch_size ----
-
-
-def saba(
-    *, step_size_of_system: float = 0.1, damping: float | None = None, **lower: Unpack[LowerChoices]
-) -> Method:
-    """SOBA with the last direction of each block of rows remembered. Dagreou et al., 2022."""
-    estimator = hypergradients.single_loop(
-        step_size=step_size_of_system, damping=damping, reduction=variance_reduction.saga()
-    )
-    return method("saba", estimator, **_following({"num_lower_steps": 1, **lower}))
-
-
-def srba(
-    *,
-    period: int = 64,
-    step_size_of_system: float = 0.1,
-    damping: float | None = None,
-    **lower: Unpack[LowerChoices],
-) -> Method:
-    """SOBA with all rows every `period` steps, else differences. Dagreou et al., AISTATS 2024."""
-    estimator = hypergradients.single_loop(
-        step_size=step_size_of_system,
-        damping=damping,
-        reduction=variance_reduction.sarah(period=period),
-    )
-    return method("srba", estimator, **_following({"num_lower_steps": 1, **lower}))
-
-
-def stocbio(
-    *,
-    num_system_steps: int = 10,
-    step_size_of_system: float = 0.1,
-    damping: float | None = None,
-    step_power: float = 0.0,
-    **lower: Unpack[LowerChoices],
-) -> Method:
-    """Implicit, by a Neumann series with new rows in each factor. Ji, Yang, Liang, ICML 2021."""
-    estimator = hypergradients.stochastic_implicit(
-        step_size=step_size_of_system,
-        num_steps=num_system_steps,
-        damping=damping,
-        step_power=step_power,
-    )
-    return method("stocbio", estimator, **_following({"num_lower_steps": 10, **lower}))
-
-
-def amigo(
-    *,
-    num_system_steps: int = 10,
-    step_size_of_system: float = 0.1,
-    damping: float | None = None,
-    step_power: float = 0.0,
-    **lower: Unpack[LowerChoices],
-) -> Method:
-    """Implicit; y and the linear system go on from before by SGD. Arbel and Mairal, ICLR 2022."""
-    estimator = hypergradients.stochastic_implicit(
-        step_size=step_size_of_system,
-        num_steps=num_system_steps,
-        damping=damping,
-        step_power=step_power,
-        warm=True,
-    )
-    return method("amigo", estimator, **_following({"num_lower_steps": 10, **lower}))
-
-
-def mrbo(
-    *,
-    momentum: float = 1.0,
-    power: float = 2 / 3,
-    num_system_steps: int = 10,
-    step_size_of_system: float = 0.1,
-    damping: float | None = None,
-    step_power: float = 0.0,
-    **lower: Unpack[LowerChoices],
-) -> Method:
-    """y and x along averages that are corrected for their own steps. Yang et al., NeurIPS 2021.
-
-    The average takes the share momentum (n + 1)^-power of the new direction.
-    """
-    estimator = hypergradients.recursive_momentum(
-        step_size=step_size_of_system,
-        num_steps=num_system_steps,
-        damping=damping,
-        step_power=step_power,
-        reduction=variance_reduction.storm(momentum=momentum, power=power),
-    )
-    return method("mrbo", estimator, **_following({"num_lower_steps": 1, **lower}))
-
-
-def iaptt(**lower: Unpack[LowerChoices]) -> Method:
-    """The worst of the K lower steps is scored and differentiated. Liu et al., NeurIPS 2021."""
-    return method("iaptt", hypergradients.pessimistic(), **lower)
-
-
-def _following(lower: LowerChoices) -> LowerChoices:
-    """The choices, with a warm start where nothing else is chosen."""
-    return {"lower_start": "warm", **lower}
+    return method("soba", estimator, **following({"num_lower_steps": 1, **lower}))
