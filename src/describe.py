@@ -56,7 +56,10 @@ def description(config: Mapping[str, Any], run_dir: str) -> Iterator[str]:
     yield f"  f   {problem.formulas['f']}"
     yield f"  lower step k = 1..{settings.num_lower_steps}:  {experiment.dynamics.formula}"
     if not experiment.source.persistent:
-        yield f"  when scored on held-out tasks:  {experiment.test_dynamics.formula}"
+        yield (
+            f"  when scored on held-out tasks, k = 1..{settings.steps_of_tests()}:  "
+            f"{experiment.test_dynamics.formula}"
+        )
     yield f"  y0: {settings.lower_start}"
     yield ""
     name = experiment.hypergradient.name

@@ -27,7 +27,7 @@ REFUSED = [
     # Keys and choices that do not exist.
     ([], ["num_iteration=5"], ["num_iteration is not a key", "did you mean num_iterations?"]),
     # Keys of a group, typed without it; and what other programs call them.
-    ([], ["shots=3"], ["shots is not a key", "did you mean problem.shots?"]),
+    ([], ["shots=3"], ["shots is not a key", "did you mean problem.shots or problem.train_shots?"]),
     ([], ["lower_step_size=1"], ["did you mean lower_optimizer.step_size?"]),
     ([], ["lr=1"], ["did you mean lower_optimizer.step_size or upper_optimizer.step_size?"]),
     ([], ["problem.shot=3"], ["did you mean problem.shots?", "queries"]),

@@ -1,6 +1,7 @@
 """Few-shot tasks drawn on the device from uint8 images."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -97,6 +98,35 @@ def episodes(
     return TaskSource(data=data, sample=sample, persistent=False)
 
 
+def episodes_apart(
+    classes: ImageClasses,
+    *,
+    training: Mapping[str, int],
+    scoring: Mapping[str, int],
+    overlap: bool = False,
+) -> TaskSource:
+    """A stream whose tasks are of one kind in training and of another in validation and test.
+
+    training, scoring: {"ways", "shots", "queries"}, as for `episodes`, which raises what is raised.
+    """
+
+    def of(numbers: Mapping[str, int], splits: tuple[str, ...]) -> TaskSource:
+        chosen = {split: classes.splits[split] for split in splits if split in classes.splits}
+        return episodes(classes._replace(splits=chosen), **numbers, overlap=overlap)
+
+    scored = of(scoring, ("validation", "test"))
+    try:
+        trained = of(training, ("train",))
+    except ValueError as error:
+        named = re.sub(r"\b(ways|shots|queries)=", r"train_\1=", str(error))  # as they are typed
+        raise ValueError(named) from error
+
+    def sample(data: Tree, key: Array, split: str, n: int) -> Tree:
+        return (trained if split == "train" else scored).sample(data, key, split, n)
+
+    return scored._replace(data={**trained.data, **scored.data}, sample=sample)
+
+
 def network_inputs(values: Array | np.ndarray) -> Array:
     """What a network sees of images, value / 255, and of rows of floats, which stay as they are."""
     floats = jnp.asarray(values, dtype=float)
@@ -113,8 +143,9 @@ def _without_replacement(key: Array, most: int, count: Array | None, number: int
 
 
 def _refuse_too_few(classes: ImageClasses, shots: int, queries: int, overlap: bool) -> None:
-    """Every class takes part, so every class must have what a task takes of it."""
-    counts = classes.counts
+    """Every class of the splits takes part, so each must have what a task takes of it."""
+    there = np.concatenate(list(classes.splits.values()))
+    counts = None if classes.counts is None else classes.counts[there]
     of_each = classes.images.shape[1] if counts is None else int(counts.min())
     needed = max(shots, queries) if overlap else shots + queries
     if needed <= of_each:
@@ -123,7 +154,7 @@ def _refuse_too_few(classes: ImageClasses, shots: int, queries: int, overlap: bo
     if counts is None:
         found = f"{asked}, which has {of_each}"
     else:
-        name, fewer = classes.names[int(counts.argmin())], int((counts < needed).sum())
+        name, fewer = classes.names[there[counts.argmin()]], int((counts < needed).sum())
         others = f" ({fewer} of {len(counts)} classes have too few)" if fewer > 1 else ""
         found = f"{asked}, but the class {name} has {of_each}{others}"
     if overlap:

@@ -103,7 +103,7 @@ def measured(folder: Path, iteration: int) -> Point:
     with stored_run(folder) as run:
         experiment = run.experiment._replace(problem=with_curvature(run.experiment.problem))
         settings = experiment.settings
-        evaluate = make_evaluate(experiment, settings.num_lower_steps, every_step=True)
+        evaluate = make_evaluate(experiment, settings.steps_of_tests(), every_step=True)
         state = stored_state(run, "last").state
         scores = evaluate(state, "validation", settings.num_validation_tasks)
     accuracy, eigenvalue = (

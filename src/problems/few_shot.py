@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.types import Array, BilevelProblem, Metrics, Objectives, TaskSource, Tree
-from src.data.episodes import episodes, network_inputs
+from src.data.episodes import episodes, episodes_apart, network_inputs
 from src.data.image_classes import ImageClasses
 from src.models.model import Model
 from src.problems.adapting_network import HeadInit, Roles, adapting_network
@@ -25,6 +25,7 @@ from src.problems.adapting_network import HeadInit, Roles, adapting_network
 DAMPING = 1.0
 # Images whose statistics stand for all training images (batch_norm=running).
 SAMPLE_SIZE = 64
+ABSENT = -1e9  # finite, so that derivatives of any order are 0 and not NaN
 EVERY_MIX = {Objectives.f, Objectives.F, Objectives.f | Objectives.F}
 
 
@@ -36,11 +37,18 @@ def few_shot(
     ways: int,
     shots: int,
     queries: int,
+    train_ways: int | None = None,
+    train_shots: int | None = None,
+    train_queries: int | None = None,
     lower_l2: float = 0.0,
     head_init: HeadInit = "zeros",
     overlap: bool = False,
 ) -> tuple[BilevelProblem, TaskSource]:
     """One task: {"support", "query"}, each {"images", "labels"}.
+
+    Training tasks may be of other numbers than those of validation and test (train_ways, ...; None:
+    the same). The head has an output for each class of the larger ones; those that a task has no
+    class for are left out of its softmax.
 
     The head is {"weights": (d, ways), "bias": (ways,)}, the network the tree of `model`. Where the
     head alone adapts, the context holds {"support": (ways * shots, d), "query": (ways * queries,
@@ -52,11 +60,18 @@ def few_shot(
     """
     if not lower_l2 >= 0:
         raise ValueError(f"lower_l2={lower_l2} must not be negative; choose lower_l2=0 for none")
-    source = episodes(data, ways=ways, shots=shots, queries=queries, overlap=overlap)
+    scoring = {"ways": ways, "shots": shots, "queries": queries}
+    asked = {"ways": train_ways, "shots": train_shots, "queries": train_queries}
+    training = {**scoring, **{name: n for name, n in asked.items() if n is not None}}
+    if training == scoring:
+        source = episodes(data, **scoring, overlap=overlap)
+    else:
+        source = episodes_apart(data, training=training, scoring=scoring, overlap=overlap)
+    one_width, width = training["ways"] == ways, max(training["ways"], ways)
     examples = jnp.zeros((1, *data.images.shape[2:]))
     if model.batch_norm == "running":
         examples = network_inputs(training_sample(data, SAMPLE_SIZE))
-    network = adapting_network(model, roles, examples, ways, head_init)
+    network = adapting_network(model, roles, examples, width, head_init)
 
     def images_of(task: Tree) -> dict[str, Array]:
         return {part: task[part]["images"] for part in ("support", "query")}
@@ -65,7 +80,8 @@ def few_shot(
         return network.prepare(x, images_of(task))
 
     def logits(context: Tree, task: Tree, y: Tree, part: str) -> Array:
-        return network.outputs(context, y, part, images_of(task))
+        outputs = network.outputs(context, y, part, images_of(task))
+        return outputs if one_width else of_its_classes(outputs, task["support"]["labels"])
 
     def lower_objective(context: Tree, task: Tree, y: Tree) -> Array:
         value = cross_entropy(logits(context, task, y, "support"), task["support"]["labels"])
@@ -121,6 +137,15 @@ def training_sample(data: ImageClasses, size: int) -> np.ndarray:
     places = np.concatenate([np.arange(count) for count in counts])
     chosen = np.random.default_rng(0).permutation(len(owners))[:size]
     return data.images[owners[chosen], places[chosen]]
+
+
+def of_its_classes(logits: Array, support_labels: Array) -> Array:
+    """Logits, ABSENT for a class that the support set has no label of: the softmax gives it 0.
+
+    Its column of the head then has no gradient. logits (n, width), labels 0..ways - 1.
+    """
+    there = jnp.arange(logits.shape[-1]) <= support_labels.max()
+    return jnp.where(there, logits, ABSENT)
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:

@@ -127,7 +127,7 @@ def _where_it_stands(
 def _train_and_score(
     run: Run, snapshot: Snapshot, description: Mapping[str, Any]
 ) -> dict[str, Any]:
-    num_lower_steps = run.experiment.settings.num_lower_steps
+    num_lower_steps = run.experiment.settings.steps_of_tests()
     evaluate = make_evaluate(run.experiment, num_lower_steps)
     curve = make_evaluate(run.experiment, num_lower_steps, every_step=True)
     result: dict[str, Any] | None = None

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from bilevel.algorithm import AlgorithmState
-from bilevel.shapes import learned_per_step
 from src.output.writers import together
 from src.running.best import with_best
 from src.running.checkpoint import open_checkpoints
@@ -26,6 +25,7 @@ from src.running.snapshot import Snapshot
 from src.settings.build import Experiment, build
 from src.settings.checked import check_settings, identity_of
 from src.settings.errors import UserError
+from src.settings.lower_steps import refuse_other_steps
 
 
 class Scored(NamedTuple):
@@ -107,8 +107,9 @@ def evaluate_again(
     experiment = run.experiment
     if curvature:
         experiment = experiment._replace(problem=with_curvature(experiment.problem))
-    num_steps = experiment.settings.num_lower_steps if num_lower_steps is None else num_lower_steps
-    refuse_other_steps(experiment, num_steps)
+    of_run = experiment.settings.steps_of_tests()
+    num_steps = of_run if num_lower_steps is None else num_lower_steps
+    refuse_steps(experiment, num_steps)
     stored = stored_state(run, checkpoint)
     split, num_tasks = scored_split(experiment)
     scores = make_evaluate(experiment, num_steps, every_step=True)(stored.state, split, num_tasks)
@@ -175,18 +176,7 @@ def _no_checkpoint(folder: Path) -> UserError:
     return UserError(f"run={folder} holds no checkpoint yet: let it reach checkpoint_every")
 
 
-def refuse_other_steps(experiment: Experiment, num_lower_steps: int) -> None:
-    """Parameters with one value per step exist for the steps that were trained, and no others."""
+def refuse_steps(experiment: Experiment, asked: int) -> None:
+    """Raises UserError where a run cannot adapt for so many lower steps."""
     trained = experiment.settings.num_lower_steps
-    if num_lower_steps < 1:
-        raise UserError(f"num_lower_steps={num_lower_steps} must be at least 1")
-
-    per_step = learned_per_step(experiment.problem, experiment.test_dynamics, trained)
-    for name, one_each in per_step.items():
-        if one_each and num_lower_steps != trained:
-            parameter = name.partition(".")[2]
-            raise UserError(
-                f"num_lower_steps={num_lower_steps}: {parameter} was learned with one value for "
-                f"each of {trained} lower steps, and there is none for other steps; choose "
-                f"num_lower_steps={trained}"
-            )
+    refuse_other_steps(experiment.problem, experiment.test_dynamics, trained, asked)

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 
 from bilevel.algorithm import Algorithm
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
-from bilevel.dynamics import compose, confined, for_testing
+from bilevel.dynamics import compose
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics, LowerProblem
 from bilevel.proximal import proximal
 from bilevel.refusals import refuse, refuse_start
 from bilevel.shapes import Shapes, shapes_of
-from bilevel.step_types import LowerOptimizer
-from bilevel.types import BilevelProblem, TaskSource, Tree
+from bilevel.types import BilevelProblem, TaskSource
 from src.data.forms import convert, is_form
 from src.data.remarks import remarks
 from src.models.precision import in_precision
@@ -33,6 +32,11 @@ from src.settings.checked import (
 from src.settings.config import Node, about, call, misfit, takes
 from src.settings.devices import Sharing, sharing_of, start_devices
 from src.settings.errors import UserError
+from src.settings.lower_steps import (
+    dynamics_of_tests,
+    lower_optimizer,
+    refuse_tests_of_their_own,
+)
 from src.settings.placing import devices_by_process, placed
 from src.settings.references import cited
 
@@ -68,14 +72,14 @@ def build(config: Mapping[str, Any]) -> Experiment:
     aggregation = call(checked.node("aggregation"))
     upper_optimizer = call(checked.node("upper_optimizer"))
     problem, source = _build_problem(checked)
-    optimizer = _lower_optimizer(checked.node("lower_optimizer"), problem)
-    dynamics = compose(aggregation, optimizer)
+    of_steps = checked.node("lower_optimizer")
+    dynamics = compose(aggregation, lower_optimizer(of_steps, problem))
     if settings.proximal_weight:
         try:
             problem = proximal(problem, settings.proximal_weight)
         except ValueError as error:
             raise UserError(str(error)) from error
-    shapes = shapes_of(problem, source, "validation")
+    shapes = shapes_of(problem, source, "validation" if source.persistent else "train")
     _check_problem(name, checked.monitor, shapes)
     _check_start_and_tasks(name, settings, problem, source)
     lower = LowerProblem(problem, dynamics, settings.num_lower_steps, source.persistent)
@@ -84,14 +88,11 @@ def build(config: Mapping[str, Any]) -> Experiment:
         refuse_start(hypergradient, settings.lower_start, source.persistent)
     # A new task has no query labels when it is adapted to, so the steps that are scored do not
     # use them; a persistent task is scored as it was trained.
-    test_dynamics = dynamics
-    if not source.persistent:
-        test_optimizer = optimizer
-        if settings.test_step_size == "initial":
-            test_optimizer = _with_initial_step_size(
-                checked.node("lower_optimizer"), problem, optimizer
-            )
-        test_dynamics = compose(for_testing(aggregation), test_optimizer)
+    if source.persistent:
+        refuse_tests_of_their_own(name, settings)
+        test_dynamics = dynamics
+    else:
+        test_dynamics = dynamics_of_tests(of_steps, settings, problem, aggregation)
     sharing = _sharing(settings, source.persistent)
     algorithm = hypergradient_descent(
         problem,
@@ -131,29 +132,6 @@ def _sharing(settings: Settings, persistent: bool) -> Sharing:
     there = len(own) * min(map(len, own))
     on_cpu = jax.default_backend() == "cpu"
     return sharing_of(settings, persistent, there, on_cpu, len(own))
-
-
-def _lower_optimizer(node: Node, problem: BilevelProblem) -> LowerOptimizer:
-    """The lower optimizer, inside the bounds of y where the problem has some."""
-    optimizer = call(node)
-    with about(node):
-        return confined(optimizer, problem.project_lower)
-
-
-def _with_initial_step_size(
-    node: Node, problem: BilevelProblem, optimizer: LowerOptimizer
-) -> LowerOptimizer:
-    """The optimizer that ignores what was learned of its step size, but nothing else."""
-    if "learn" not in node.options:
-        return optimizer
-    plain = node._replace(options={**node.options, "learn": "none"})
-    plain = _lower_optimizer(plain, problem)
-
-    def update(params: Mapping[str, Tree], *rest: Tree) -> tuple[Tree, Tree]:
-        others = {name: value for name, value in params.items() if name != "step_size"}
-        return plain.update(others, *rest)
-
-    return plain._replace(update=update)
 
 
 def make_hypergradient(node: Node, lower: LowerProblem, shapes: Shapes) -> Hypergradient:

@@ -46,7 +46,7 @@ class Settings(NamedTuple):
     tasks_at_once: int | None
     lower_start: Literal["fixed", "redrawn", "warm"]
     proximal_weight: float
-    test_step_size: Literal["learned", "initial"]
+    test_step_size: Literal["learned", "initial"] | float
     dtype: Literal["float32", "float64"]
     log_every: int
     eval_every: int
@@ -58,6 +58,7 @@ class Settings(NamedTuple):
     compilation_cache: bool
     traceback: bool
     # With defaults, as older runs have no such keys.
+    test_num_lower_steps: int | None = None
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     devices: int | Literal["auto"] = "auto"
     memory_budget: str | None = None
@@ -66,6 +67,10 @@ class Settings(NamedTuple):
     num_processes: int = 1
     process_id: int = 0
     connect_seconds: float = 60.0
+
+    def steps_of_tests(self) -> int:
+        """Lower steps before a task is scored."""
+        return self.test_num_lower_steps or self.num_lower_steps
 
 
 class WandbOptions(NamedTuple):
@@ -144,6 +149,15 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
             raise UserError(f"{name}={getattr(settings, name)} must be at least 1")
         if getattr(settings, name) > LARGEST:
             raise UserError(f"{name}={getattr(settings, name)} must be at most {LARGEST}")
+    if settings.test_num_lower_steps is not None and settings.test_num_lower_steps < 1:
+        raise UserError(
+            f"test_num_lower_steps={settings.test_num_lower_steps} must be at least 1; null takes "
+            "num_lower_steps"
+        )
+    if isinstance(settings.test_step_size, float) and not settings.test_step_size > 0:
+        raise UserError(
+            f"test_step_size={settings.test_step_size} must be positive, or learned, or initial"
+        )
     # Beyond 32 bits, jax.random.key would silently take another seed's key.
     if not 0 <= settings.seed <= 2**32 - settings.seeds:
         raise UserError(

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from types import UnionType
@@ -124,6 +124,12 @@ def _check_piece(path: str, value: Any, kind: Any) -> Node:
     return node
 
 
+def _place(location: Sequence[str | int]) -> str:
+    """The option, and which entry of it."""
+    option, *within = location
+    return ".".join([str(option), *(str(part) for part in within if isinstance(part, int))])
+
+
 def check(
     path: str,
     fields: Mapping[str, Any],
@@ -156,11 +162,14 @@ def check(
             raise UserError(
                 f"{prefix}{name}={shown(values[name])} has too few entries; conf/ shows how many"
             ) from error
-        name, value = ".".join(str(part) for part in first["loc"]), shown(first["input"])
-        hint = f"; write {prefix}{name}=[{first['input']}]" if first["type"] == "tuple_type" else ""
-        raise UserError(
-            f"{prefix}{name}={value}: {first['msg'][0].lower()}{first['msg'][1:]}{hint}"
-        ) from error
+        # Of an option of several kinds there is an error for each; where it is ends with the kind.
+        place, value = _place(first["loc"]), shown(first["input"])
+        texts = [one["msg"] for one in error.errors() if _place(one["loc"]) == place]
+        reason = ", or ".join(dict.fromkeys(text[0].lower() + text[1:] for text in texts))
+        hint = (
+            f"; write {prefix}{place}=[{first['input']}]" if first["type"] == "tuple_type" else ""
+        )
+        raise UserError(f"{prefix}{place}={value}: {reason}{hint}") from error
     result = {name: getattr(checked, name) for name in fields}
     for name, value in result.items():
         for number in value if isinstance(value, tuple) else (value,):

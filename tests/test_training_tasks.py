@@ -1,0 +1,151 @@
+"""Tasks of other numbers in training, and other lower steps in tests."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from src.certification.certify import flat
+from src.problems.few_shot import cross_entropy, of_its_classes
+from src.running.evaluation import make_evaluate
+from src.running.run import run
+from src.settings.build import build
+from src.settings.errors import UserError
+from tests.conftest import QUIET, config_of, linear_few_shot
+
+KEY = jax.random.key(0)
+WAYS = "problem.ways=2"
+
+
+def built(folder, *overrides):
+    return build(config_of(*linear_few_shot(folder), "dtype=float64", *overrides))
+
+
+def task_of(experiment, split):
+    source = experiment.source
+    tasks = source.sample(source.data, KEY, split, 1)
+    return jax.tree.map(lambda leaf: leaf[0], tasks)
+
+
+def test_only_training_tasks_have_their_numbers(omniglot_folder):
+    training = ("problem.train_ways=3", "problem.train_shots=2", "problem.train_queries=1")
+    here, usual = (built(omniglot_folder, WAYS, *more) for more in (training, ()))
+    numbers = {split: task_of(here, split) for split in ("train", "validation", "test")}
+    assert numbers["train"]["support"]["labels"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert numbers["train"]["query"]["labels"].tolist() == [0, 1, 2]
+    for split in ("validation", "test"):
+        jax.tree.map(np.testing.assert_array_equal, numbers[split], task_of(usual, split))
+
+
+def test_a_wider_head_scores_as_one_of_the_width_of_the_task(omniglot_folder):
+    """The same x: the scores of the same tasks, and y, do not depend on train_ways."""
+    scores, ys = [], []
+    for more in ([], ["problem.train_ways=3"]):
+        experiment = built(omniglot_folder, WAYS, *more)
+        state = jax.jit(experiment.algorithm.init)(KEY)
+        adapt = jax.jit(lambda s, t, a=experiment.algorithm: a.adapt(s, KEY, t, 4))
+        ys.append(adapt(state, task_of(experiment, "validation")))
+        evaluate = make_evaluate(experiment, 4)
+        states = jax.tree.map(lambda leaf: leaf[None], state)
+        scores.append(evaluate(states, "test", 3).means)
+    for name, values in scores[0].items():
+        np.testing.assert_allclose(scores[1][name], values, rtol=1e-12, err_msg=name)
+    weights = [y["head"]["weights"] if "head" in y else y["weights"] for y in ys]
+    assert weights[1].shape[1] == 3
+    np.testing.assert_allclose(weights[1][:, :2], weights[0], rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(weights[1][:, 2], 0)
+
+
+@pytest.mark.parametrize("method", ["rhg", "bda", "hoag", "neumann", "darts", "trhg"])
+def test_a_wider_head_has_the_same_hypergradient(method, omniglot_folder):
+    """Training with fewer classes than tests: x moves as with a head of their number."""
+    found = []
+    for more in (["problem.ways=2"], ["problem.ways=3", "problem.train_ways=2"]):
+        experiment = built(omniglot_folder, f"method={method}", *more)
+        state = jax.jit(experiment.algorithm.init)(KEY)
+        tasks = experiment.source.sample(experiment.source.data, KEY, "train", 2)
+        step = jax.jit(experiment.algorithm.step)
+        found.append(flat(step(state, KEY, tasks)[0].variables["problem"]))
+    before = flat(state.variables["problem"])
+    assert np.abs(found[0] - before).max() > 1e-6
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-12)
+
+
+def test_a_class_that_is_not_there_has_no_part_in_any_derivative():
+    labels = jnp.array([0, 1, 1])
+    logits = jnp.array([[0.3, -0.2, 5.0], [1.0, 2.0, -7.0], [0.0, 0.5, 100.0]])
+
+    def wide(scores):
+        return cross_entropy(of_its_classes(scores, labels), labels)
+
+    def narrow(scores):
+        return cross_entropy(scores[:, :2], labels)
+
+    for derivative in (
+        lambda f: f,
+        jax.grad,
+        jax.hessian,
+        lambda f: jax.grad(lambda z: jnp.sum(jax.grad(f)(z) ** 2)),
+    ):
+        np.testing.assert_allclose(derivative(wide)(logits), derivative(narrow)(logits), atol=1e-14)
+
+
+def test_tests_take_their_own_steps(omniglot_folder):
+    """As a run whose training has these steps, of the same x."""
+    scores = []
+    for options in (
+        ["num_lower_steps=2", "test_num_lower_steps=5", "test_step_size=0.7"],
+        ["num_lower_steps=5", "lower_optimizer.step_size=0.7"],
+        ["num_lower_steps=2"],
+    ):
+        experiment = built(omniglot_folder, WAYS, "method=rhg", *options)
+        state = jax.jit(experiment.algorithm.init)(KEY)
+        states = jax.tree.map(lambda leaf: leaf[None], state)
+        evaluate = make_evaluate(experiment, experiment.settings.steps_of_tests())
+        scores.append(evaluate(states, "test", 3).means["test/upper_loss"])
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert abs(scores[0] - scores[2]).max() > 1e-3
+
+
+def test_a_run_of_all_of_it(omniglot_folder, tmp_path):
+    typed = [
+        *linear_few_shot(omniglot_folder),
+        *(WAYS, "problem.train_ways=3", "problem.train_shots=2", "num_lower_steps=2"),
+        *("test_num_lower_steps=4", "test_step_size=0.3", "method=bda", "num_iterations=2"),
+    ]
+    result = run(config_of(*typed), tmp_path)
+    assert 0 <= result["test/accuracy"] <= 1
+
+
+REFUSED = {
+    "problem.train_ways=1": ["problem.train_ways=1: one class", "choose problem.train_ways=5"],
+    "problem.train_ways=0": ["problem.train_ways=0 must be at least 1"],
+    "problem.train_ways=9999": [
+        "problem.train_ways=9999 exceeds",
+        "problem.train_ways=18 or fewer",
+    ],
+    "problem.train_shots=9999": ["problem.train_shots=9999 and problem.train_queries=4 need"],
+    "test_num_lower_steps=0": ["test_num_lower_steps=0 must be at least 1", "null"],
+    "test_step_size=0": ["test_step_size=0", "must be positive"],
+    "test_step_size=nan": ["test_step_size=nan", "finite"],
+    "test_step_size=learnt": ["test_step_size='learnt'", "'learned' or 'initial'", "valid number"],
+    "test_num_lower_steps=3 method=maml lower_optimizer.learn=per_step": [
+        "test_num_lower_steps=3: step_size was learned with one value"
+    ],
+    "test_step_size=0.1 method=hoag lower_optimizer=lbfgs": [
+        "lower_optimizer=lbfgs has no step size"
+    ],
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_what_cannot_be_is_refused(typed, omniglot_folder):
+    with pytest.raises(UserError) as refusal:
+        built(omniglot_folder, *typed.split())
+    assert all(part in str(refusal.value) for part in REFUSED[typed]), refusal.value
+
+
+@pytest.mark.parametrize("option", ["test_num_lower_steps=3", "test_step_size=0.1"])
+def test_one_fixed_task_has_no_tests_of_its_own(option):
+    with pytest.raises(UserError, match="is one fixed task"):
+        build(config_of("problem=ridge", *QUIET, option))
