@@ -117,7 +117,47 @@ def test_a_run_of_all_of_it(omniglot_folder, tmp_path):
     assert 0 <= result["test/accuracy"] <= 1
 
 
+def test_each_training_step_sees_its_shots(omniglot_folder):
+    """By hand: the start of Reptile moves to where steps on shots 1, 2, 3 and 1 lead."""
+    shots = ("problem.train_shots=3", "problem.train_shots_per_step=1", "problem.train_queries=2")
+    options = ("method=reptile", "num_lower_steps=4", "meta_batch_size=1", WAYS, *shots)
+    experiment = built(omniglot_folder, *options)
+    problem, source = experiment.problem, experiment.source
+    state = jax.jit(experiment.algorithm.init)(KEY)
+    tasks = source.sample(source.data, KEY, "train", 1)
+    task, x = jax.tree.map(lambda leaf: leaf[0], tasks), state.variables["problem"]
+    assert task["batches"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+    y = problem.init_lower(KEY, x)
+    for shot in (0, 1, 2, 0):
+        support = jax.tree.map(lambda leaf, s=shot: leaf[s::3], task["support"])
+        gradient = jax.grad(problem.lower_objective, 2)({}, {**task, "support": support}, y)
+        y = jax.tree.map(lambda leaf, g: leaf - 0.1 * g, y, gradient)
+    moved = jax.jit(experiment.algorithm.step)(state, KEY, tasks)[0].variables["problem"]
+    assert np.abs(flat(y) - flat(x)).max() > 1e-3
+    np.testing.assert_allclose(flat(moved), flat(y), rtol=1e-9)
+    # Tests see all shots.
+    assert "batches" not in task_of(experiment, "validation")
+
+
+@pytest.mark.parametrize("method", ["rhg", "bda", "imaml"])
+def test_steps_of_all_shots_are_those_without_the_option(method, omniglot_folder):
+    found = []
+    for more in ([], ["problem.train_shots_per_step=2"]):
+        shots = ("problem.train_shots=2", "problem.train_queries=2")
+        experiment = built(omniglot_folder, f"method={method}", *shots, *more)
+        state = jax.jit(experiment.algorithm.init)(KEY)
+        tasks = experiment.source.sample(experiment.source.data, KEY, "train", 2)
+        step = jax.jit(experiment.algorithm.step)
+        found.append(flat(step(state, KEY, tasks)[0].variables["problem"]))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9)
+
+
 REFUSED = {
+    "problem.train_shots_per_step=0": ["train_shots_per_step=0 is outside 1..1"],
+    "problem.train_shots=2 problem.train_queries=2 problem.train_shots_per_step=3": [
+        "train_shots_per_step=3 is outside 1..2"
+    ],
     "problem.train_ways=1": ["problem.train_ways=1: one class", "choose problem.train_ways=5"],
     "problem.train_ways=0": ["problem.train_ways=0 must be at least 1"],
     "problem.train_ways=9999": [

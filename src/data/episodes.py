@@ -1,5 +1,6 @@
 """Few-shot tasks drawn on the device from uint8 images."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,6 +11,8 @@ import numpy as np
 
 from bilevel.types import Array, TaskSource, Tree
 from src.data.image_classes import ImageClasses
+
+BATCHES = "batches"  # in a training task: the rows of the support set that each lower step sees
 
 
 def episodes(
@@ -125,6 +128,31 @@ def episodes_apart(
         return (trained if split == "train" else scored).sample(data, key, split, n)
 
     return scored._replace(data={**trained.data, **scored.data}, sample=sample)
+
+
+def with_batches(source: TaskSource, ways: int, shots: int, of_each: int) -> TaskSource:
+    """Training tasks with BATCHES: (steps, ways * of_each) rows of the support set, step by step.
+
+    `of_each` shots of each class, the next ones in each step, until all were seen equally often.
+    Shots are in the order in which they were drawn, so the order is random as it is. Raises
+    ValueError where of_each is below 1 or above `shots`.
+    """
+    if not 1 <= of_each <= shots:
+        raise ValueError(
+            f"train_shots_per_step={of_each} is outside 1..{shots}, the training shots of a class; "
+            "choose one of these, or null for all"
+        )
+    steps = shots // math.gcd(shots, of_each)
+    taken = np.arange(steps * of_each).reshape(steps, 1, of_each) % shots
+    batches = (shots * np.arange(ways)[:, None] + taken).reshape(steps, ways * of_each)
+
+    def sample(data: Tree, key: Array, split: str, n: int) -> Tree:
+        tasks = source.sample(data, key, split, n)
+        if split != "train":
+            return tasks
+        return {**tasks, BATCHES: jnp.broadcast_to(jnp.asarray(batches), (n, *batches.shape))}
+
+    return source._replace(sample=sample)
 
 
 def network_inputs(values: Array | np.ndarray) -> Array:

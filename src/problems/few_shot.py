@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.types import Array, BilevelProblem, Metrics, Objectives, TaskSource, Tree
-from src.data.episodes import episodes, episodes_apart, network_inputs
+from bilevel.mini_batches import rows
+from bilevel.types import Array, BilevelProblem, Index, Metrics, Objectives, TaskSource, Tree
+from src.data.episodes import BATCHES, episodes, episodes_apart, network_inputs, with_batches
 from src.data.image_classes import ImageClasses
 from src.models.model import Model
 from src.problems.adapting_network import HeadInit, Roles, adapting_network
@@ -40,6 +41,7 @@ def few_shot(
     train_ways: int | None = None,
     train_shots: int | None = None,
     train_queries: int | None = None,
+    train_shots_per_step: int | None = None,
     lower_l2: float = 0.0,
     head_init: HeadInit = "zeros",
     overlap: bool = False,
@@ -49,6 +51,9 @@ def few_shot(
     Training tasks may be of other numbers than those of validation and test (train_ways, ...; None:
     the same). The head has an output for each class of the larger ones; those that a task has no
     class for are left out of its softmax.
+
+    train_shots_per_step m: in training, lower step k descends on m shots of each class, the next m
+    in each step and from the first again; None: on all. (Reptile learns from how its steps differ.)
 
     The head is {"weights": (d, ways), "bias": (ways,)}, the network the tree of `model`. Where the
     head alone adapts, the context holds {"support": (ways * shots, d), "query": (ways * queries,
@@ -67,6 +72,8 @@ def few_shot(
         source = episodes(data, **scoring, overlap=overlap)
     else:
         source = episodes_apart(data, training=training, scoring=scoring, overlap=overlap)
+    if train_shots_per_step is not None:
+        source = with_batches(source, training["ways"], training["shots"], train_shots_per_step)
     one_width, width = training["ways"] == ways, max(training["ways"], ways)
     examples = jnp.zeros((1, *data.images.shape[2:]))
     if model.batch_norm == "running":
@@ -104,10 +111,20 @@ def few_shot(
             "support_accuracy": support,
         }
 
+    def mini_batch(context: Tree, task: Tree, k: Index) -> tuple[Tree, Tree]:
+        if BATCHES not in task:  # in tests all support images are seen
+            return context, task
+        batches = task[BATCHES]
+        taken = batches[(k - 1) % len(batches)]
+        if "support" in context:
+            context = {**context, "support": context["support"][taken]}
+        return context, {**task, "support": rows(task["support"], taken)}
+
     def predict(x: Tree, task: Tree, y: Tree) -> dict[str, Array]:
         context = prepare(x, task)
         return {part: logits(context, task, y, part) for part in images_of(task)}
 
+    seen = "; each lower step of training sees {} shots of each class"
     problem = BilevelProblem(
         init_upper=network.init_upper,
         prepare=prepare,
@@ -117,7 +134,8 @@ def few_shot(
         evaluate=evaluate,
         formulas={
             "f": f"f(x, y) = mean over the support set of CE({network.formula}, label)"
-            + (f" + {lower_l2:g}/2 |y|^2" if lower_l2 else ""),
+            + (f" + {lower_l2:g}/2 |y|^2" if lower_l2 else "")
+            + ("" if train_shots_per_step is None else seen.format(train_shots_per_step)),
             "F": f"F(x, y) = mean over the query set of CE({network.formula}, label)",
         },
         learned_start=roles.learn_start,
@@ -125,6 +143,7 @@ def few_shot(
         singular_hessians=frozenset({Objectives.F} if lower_l2 else EVERY_MIX),
         damping=0.0 if lower_l2 else DAMPING,
         predict=predict,
+        mini_batch=None if train_shots_per_step is None else mini_batch,
     )
     return problem, source
 

@@ -54,9 +54,9 @@ DIFFERS = {
     "anil": "K and lower step of the paper are not known here",
     "meta_sgd": "one lower step, recalled; lower steps begin at size 0.1",
     "imaml": "GMRES in place of conjugate gradients; 16 lower steps and the weight 2, recalled",
-    "reptile": "ten shots in training, 50 lower steps in tests, and a step that falls in a line, "
-    "as in the paper, recalled; each lower step takes all support images (paper: a part); the paper "
-    "has 100,000 iterations, recalled",
+    "reptile": "as in the paper, recalled: ten shots in training, 50 lower steps in tests, a step "
+    "that falls in a line; other: each lower step takes all support images, and there are fewer "
+    "iterations (paper: 100,000, recalled)",
     "mt_net": "K = 5; others got 90 % at 20 ways, 1 shot, from the authors' script "
     "(github.com/yoonholee/MT-net, issue 2)",
 }
