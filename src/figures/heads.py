@@ -38,6 +38,8 @@ KEYS = {
 # {what the table says: the split whose classes are taken}
 CLASSES = {"validation": "validation", "training classes": "train"}
 
+HEADS = ("as scored", "more lower steps", "nearest mean", "means moved", "means of queries")
+
 Scores = dict[str, tuple[float, float]]
 
 
@@ -72,7 +74,7 @@ def heads(folder: Path, num_tasks: int) -> dict[str, Scores]:
     for name, split in CLASSES.items():
         of_split = {**data, "validation": data[split]}
         scores = [jax.device_get(score(state, of_split, one)) for one in keys]
-        found[name] = {head: _interval([one[head] for one in scores]) for head in scores[0]}
+        found[name] = {head: _interval([one[head] for one in scores]) for head in HEADS}
     return found
 
 
@@ -115,14 +117,15 @@ def _score(experiment: Experiment) -> Callable[[AlgorithmState, Tree, Array], di
         members = jax.nn.one_hot(task["support"]["labels"], classes)
         moved = jnp.concatenate([members, jax.nn.softmax(own)])
         both = jnp.concatenate([support, query])
-        logits = {
-            "as scored": own,
-            "more lower steps": scored(4 * steps),
-            "nearest mean": nearest(query, means(support, members)),
-            "means moved": nearest(query, means(both, moved)),
-            "means of queries": nearest(query, means(query, jax.nn.one_hot(labels, classes))),
-        }
-        return {head: accuracy(values, labels) for head, values in logits.items()}
+        logits = (
+            own,
+            scored(4 * steps),
+            nearest(query, means(support, members)),
+            nearest(query, means(both, moved)),
+            nearest(query, means(query, jax.nn.one_hot(labels, classes))),
+        )
+        scores = (accuracy(values, labels) for values in logits)
+        return dict(zip(HEADS, scores, strict=True))
 
     return score
 
@@ -144,7 +147,7 @@ def nearest(features: Array, centres: Array) -> Array:
 def table(found: Mapping[str, Scores]) -> list[str]:
     """A row per head, in Markdown."""
     rows = [["head", *(f"{name}, %" for name in found)]]
-    for head in next(iter(found.values())):
+    for head in HEADS:
         cells = [found[name][head] for name in found]
         rows.append([head, *(f"{100 * mean:.2f} +- {100 * half:.2f}" for mean, half in cells)])
     return list(markdown(rows))

@@ -24,6 +24,14 @@ K1, K10 = ({"num_lower_steps": str(number)} for number in (1, 10))
 MAX_POOL = {"model.downsample": "max_pool"}
 NO_RELU = {"model.last_activation": "none"}
 ROTATIONS = {"data.rotations": "true"}
+# In training, as many images as 8 tasks of 5 ways. The first lower step of a 20-way head moves a
+# logit a quarter as far, so its size is four times as large.
+TWENTY_WAYS = {
+    "problem.train_ways": "20",
+    "meta_batch_size": "2",
+    "lower_optimizer.step_size": "0.4",
+    "test_step_size": "0.1",
+}
 SUPPORT = {"model.batch_norm": "support"}
 
 
@@ -70,6 +78,7 @@ CHANGES = {
     "mean-of-pixels": {"model.features": "mean"},
     "xavier-head": {"problem.head_init": "xavier"},
     "5-queries": {"problem.queries": "5"},
+    "5-training-queries": {"problem.train_queries": "5"},
     "lower-l2": {"problem.lower_l2": "0.1"},
     "bda": BDA,
     "centre-bda": {**CENTRE, **BDA},
@@ -81,6 +90,7 @@ CHANGES = {
     "centre-clip": {**CENTRE, **CLIP},
     "centre-support-statistics": {**CENTRE, **SUPPORT},
     "centre-32-tasks": {**CENTRE, **_tasks(32)},
+    "centre-20-ways": {**CENTRE, **TWENTY_WAYS},
     "centre-k-1": {**CENTRE, **K1},
     "centre-k-10": {**CENTRE, **K10},
     "centre-no-last-relu": {**CENTRE, **NO_RELU},
