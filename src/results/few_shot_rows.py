@@ -54,9 +54,9 @@ DIFFERS = {
     "anil": "K and lower step of the paper are not known here",
     "meta_sgd": "one lower step, recalled; lower steps begin at size 0.1",
     "imaml": "GMRES in place of conjugate gradients; 16 lower steps and the weight 2, recalled",
-    "reptile": "as in the paper, recalled: ten shots in training, two of each class in a lower step; "
-    "50 lower steps in tests; a step that falls in a line. Other: lower steps by gradient descent "
-    "(paper: Adam, whose averages go on from task to task), fewer iterations (paper: 100,000)",
+    "reptile": "as in the paper, recalled: ten shots in training, two of each class in a step; 50 "
+    "lower steps in tests; x moves less and less, in a line. Other: lower steps by gradient "
+    "descent (paper: Adam, whose averages go on from task to task), fewer iterations (100,000)",
     "mt_net": "K = 5; others got 90 % at 20 ways, 1 shot, from the authors' script "
     "(github.com/yoonholee/MT-net, issue 2)",
 }
