@@ -66,7 +66,10 @@ def test_rows_of_omniglot_are_built(method, omniglot_folder):
     rows = [row for row in OMNIGLOT if row.name.endswith(f"s-{method}")]
     assert len(rows) == len(OF_PAPERS[method].cells)
     for row in (rows[0], rows[-1]):
-        config = config_of_row(row, 0, small)
+        more = ()
+        if "problem.train_shots=10" in row.overrides:
+            more = ("problem.train_shots=4", "problem.train_queries=1")
+        config = config_of_row(row, 0, (*small, *more))
         assert (config["method"]["name"], config["data"]["rotations"]) == (method, True)
         build(config)
 
@@ -170,7 +173,7 @@ def test_an_intervention_changes_what_its_name_says_and_sees_as_many_tasks():
         options = dict(text.split("=", 1) for text in row.overrides)
         assert base.keys() <= options.keys()
         tasks = int(options.get("meta_batch_size", 8)) * int(options["num_iterations"])
-        assert tasks == 12000
+        assert tasks * int(options.get("problem.train_ways", 5)) == 12000 * 5
         assert (options != base) == (row.name != "intervention-base")
 
 
