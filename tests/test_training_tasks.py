@@ -50,7 +50,7 @@ def test_a_wider_head_scores_as_one_of_the_width_of_the_task(omniglot_folder):
         scores.append(evaluate(states, "test", 3).means)
     for name, values in scores[0].items():
         np.testing.assert_allclose(scores[1][name], values, rtol=1e-12, err_msg=name)
-    weights = [y["head"]["weights"] if "head" in y else y["weights"] for y in ys]
+    weights = [y["weights"] for y in ys]
     assert weights[1].shape[1] == 3
     np.testing.assert_allclose(weights[1][:, :2], weights[0], rtol=1e-12, atol=1e-15)
     np.testing.assert_array_equal(weights[1][:, 2], 0)

@@ -6,8 +6,9 @@
     num_lower_steps     K
 
 Each function below is one published method with its choices open. Where the start of the lower
-level is learned (MAML) is not a method's choice but the problem's: `lower_start(key, x)`. Those for
-mini-batches are in stochastic_methods.py.
+level is learned (MAML) is not a method's choice but the problem's: `lower_start(key, x)`.
+
+The methods for mini-batches are in stochastic_methods.py, and functions of this module too.
 """
 
 from typing import Literal, Unpack

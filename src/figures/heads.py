@@ -11,7 +11,7 @@ are looked at, so what is seen here may be used to choose. Prints a table.
     means of queries   the same with the means of the labelled queries: a bound, no method
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -73,15 +73,12 @@ def heads(folder: Path, num_tasks: int) -> dict[str, Scores]:
     found = {}
     for name, split in CLASSES.items():
         of_split = {**data, "validation": data[split]}
-        scores = [jax.device_get(score(state, of_split, one)) for one in keys]
-        found[name] = {head: _interval([one[head] for one in scores]) for head in HEADS}
+        scores = np.array([score(state, of_split, one) for one in keys])
+        mean, half = mean_and_half_width(scores, 0)
+        assert half is not None  # of two tasks at least
+        pairs = zip(mean.tolist(), half.tolist(), strict=True)
+        found[name] = dict(zip(HEADS, pairs, strict=True))
     return found
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    mean, half = mean_and_half_width(np.array(values), 0)
-    assert half is not None  # of two tasks at least
-    return float(mean), float(half)
 
 
 def _refuse_without_features(experiment: Experiment, folder: Path) -> None:
@@ -95,12 +92,12 @@ def _refuse_without_features(experiment: Experiment, folder: Path) -> None:
         )
 
 
-def _score(experiment: Experiment) -> Callable[[AlgorithmState, Tree, Array], dict[str, Array]]:
-    """score(state, data, key) -> {head: accuracy} on the queries of one task."""
+def _score(experiment: Experiment) -> Callable[[AlgorithmState, Tree, Array], Array]:
+    """score(state, data, key) -> (heads,): accuracies on the queries of one task, as in HEADS."""
     problem, source = experiment.problem, experiment.source
     steps = experiment.settings.steps_of_tests()
 
-    def score(state: AlgorithmState, data: Tree, key: Array) -> dict[str, Array]:
+    def score(state: AlgorithmState, data: Tree, key: Array) -> Array:
         task_key, adapt_key = jax.random.split(key)
         task = one_task(source, data, task_key, "validation")
         x = state.variables["problem"]
@@ -124,8 +121,7 @@ def _score(experiment: Experiment) -> Callable[[AlgorithmState, Tree, Array], di
             nearest(query, means(both, moved)),
             nearest(query, means(query, jax.nn.one_hot(labels, classes))),
         )
-        scores = (accuracy(values, labels) for values in logits)
-        return dict(zip(HEADS, scores, strict=True))
+        return jnp.stack([accuracy(values, labels) for values in logits])
 
     return score
 

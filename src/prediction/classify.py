@@ -14,7 +14,7 @@ from bilevel.types import Array, Tree
 from src.models.model import Model
 from src.prediction.trained import Trained, model_of, trained
 from src.running.run_folder import Run
-from src.running.stored_run import refuse_steps
+from src.running.stored_run import steps_to_take
 from src.settings.build import Experiment
 from src.settings.errors import UserError
 
@@ -52,9 +52,7 @@ def classify(
     on a lone query of which batch norm would leave nothing, and where the lower steps diverge.
     """
     experiment = run.experiment
-    of_run = experiment.settings.steps_of_tests()
-    num_steps = of_run if num_lower_steps is None else num_lower_steps
-    refuse_steps(experiment, num_steps)
+    num_steps = steps_to_take(experiment, num_lower_steps)
     shape, ways = image_shape(experiment), num_ways(experiment)
     support, query = _as_floats("support", support, shape), _as_floats("query", query, shape)
     labels = np.asarray(labels)

@@ -12,7 +12,7 @@ from src.data.forms import Form, convert
 from src.models.model import Model
 from src.running.evaluation import scored_split
 from src.running.run_folder import Run
-from src.running.stored_run import refuse_steps, stored_state
+from src.running.stored_run import steps_to_take, stored_state
 from src.settings.checked import check_config, named_seeds
 from src.settings.config import call
 from src.settings.errors import UserError
@@ -79,9 +79,8 @@ def solved(run: Run, state: Trained, num_lower_steps: int | None = None) -> Solv
     For problems with one fixed task. Raises UserError where the state cannot take so many steps.
     """
     experiment = run.experiment
-    source, settings = experiment.source, experiment.settings
-    num_steps = settings.num_lower_steps if num_lower_steps is None else num_lower_steps
-    refuse_steps(experiment, num_steps)
+    source = experiment.source
+    num_steps = steps_to_take(experiment, num_lower_steps)
     key = jax.random.key(state.seed)
     split, _ = scored_split(experiment)
     task_key, adapt_key = jax.random.split(score_keys(key, split, 1, source.persistent)[0])

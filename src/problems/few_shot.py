@@ -124,7 +124,9 @@ def few_shot(
         context = prepare(x, task)
         return {part: logits(context, task, y, part) for part in images_of(task)}
 
-    seen = "; each lower step of training sees {} shots of each class"
+    of_step = ""
+    if train_shots_per_step is not None:
+        of_step = f"; each lower step of training sees {train_shots_per_step} shots of each class"
     problem = BilevelProblem(
         init_upper=network.init_upper,
         prepare=prepare,
@@ -135,7 +137,7 @@ def few_shot(
         formulas={
             "f": f"f(x, y) = mean over the support set of CE({network.formula}, label)"
             + (f" + {lower_l2:g}/2 |y|^2" if lower_l2 else "")
-            + ("" if train_shots_per_step is None else seen.format(train_shots_per_step)),
+            + of_step,
             "F": f"F(x, y) = mean over the query set of CE({network.formula}, label)",
         },
         learned_start=roles.learn_start,

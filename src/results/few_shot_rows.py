@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from src.results.intervention_rows import TWENTY_WAYS
 from src.results.row import Published, Quoted, Row
 
 
@@ -121,12 +122,6 @@ def _cosine(iterations: int) -> tuple[str, ...]:
     )
 
 
-# As many images as 8 tasks of 5 ways. The first lower step of a 20-way head moves a logit a quarter
-# as far, so its size is four times as large; that of tests was chosen on validation.
-TWENTY_WAYS = (
-    *("problem.train_ways=20", "meta_batch_size=2"),
-    *("lower_optimizer.step_size=0.4", "test_step_size=0.05"),
-)
 COSINE = "centred features; Adam's step falls to 0 by a cosine"
 OF_EACH_CELL = tuple(
     _row(method, method, *cell, _options(method, cell[0]))
@@ -142,7 +137,9 @@ OF_OTHER_CHOICES = (
     ),
     _changed(
         *("bda-20-ways-cosine-20000", "bda", f"{COSINE}; 20,000 iterations of 2 tasks of 20 ways"),
-        *(*_cosine(20000), "eval_every=1000", "checkpoint_every=1000", *TWENTY_WAYS),
+        *(*_cosine(20000), "eval_every=1000", "checkpoint_every=1000"),
+        *(f"{key}={value}" for key, value in TWENTY_WAYS.items()),
+        "test_step_size=0.05",  # chosen on validation
     ),
     _changed(
         "bda-max-pool",

@@ -30,7 +30,6 @@ TWENTY_WAYS = {
     "problem.train_ways": "20",
     "meta_batch_size": "2",
     "lower_optimizer.step_size": "0.4",
-    "test_step_size": "0.1",
 }
 SUPPORT = {"model.batch_norm": "support"}
 
@@ -90,7 +89,11 @@ CHANGES = {
     "centre-clip": {**CENTRE, **CLIP},
     "centre-support-statistics": {**CENTRE, **SUPPORT},
     "centre-32-tasks": {**CENTRE, **_tasks(32)},
-    "centre-20-ways": {**CENTRE, **TWENTY_WAYS},
+    "centre-20-ways": {
+        **CENTRE,
+        **TWENTY_WAYS,
+        "test_step_size": "0.1",  # that of all other lines
+    },
     "centre-k-1": {**CENTRE, **K1},
     "centre-k-10": {**CENTRE, **K10},
     "centre-no-last-relu": {**CENTRE, **NO_RELU},

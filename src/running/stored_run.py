@@ -107,9 +107,7 @@ def evaluate_again(
     experiment = run.experiment
     if curvature:
         experiment = experiment._replace(problem=with_curvature(experiment.problem))
-    of_run = experiment.settings.steps_of_tests()
-    num_steps = of_run if num_lower_steps is None else num_lower_steps
-    refuse_steps(experiment, num_steps)
+    num_steps = steps_to_take(experiment, num_lower_steps)
     stored = stored_state(run, checkpoint)
     split, num_tasks = scored_split(experiment)
     scores = make_evaluate(experiment, num_steps, every_step=True)(stored.state, split, num_tasks)
@@ -176,7 +174,14 @@ def _no_checkpoint(folder: Path) -> UserError:
     return UserError(f"run={folder} holds no checkpoint yet: let it reach checkpoint_every")
 
 
-def refuse_steps(experiment: Experiment, asked: int) -> None:
-    """Raises UserError where a run cannot adapt for so many lower steps."""
-    trained = experiment.settings.num_lower_steps
-    refuse_other_steps(experiment.problem, experiment.test_dynamics, trained, asked)
+def steps_to_take(experiment: Experiment, asked: int | None) -> int:
+    """How many lower steps: those asked for, None: those of the run's own tests.
+
+    Raises UserError where the run cannot adapt for so many.
+    """
+    settings = experiment.settings
+    number = settings.steps_of_tests() if asked is None else asked
+    refuse_other_steps(
+        experiment.problem, experiment.test_dynamics, settings.num_lower_steps, number
+    )
+    return number

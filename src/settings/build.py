@@ -73,7 +73,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     upper_optimizer = call(checked.node("upper_optimizer"))
     problem, source = _build_problem(checked)
     of_steps = checked.node("lower_optimizer")
-    dynamics = compose(aggregation, lower_optimizer(of_steps, problem))
+    optimizer = lower_optimizer(of_steps, problem)
+    dynamics = compose(aggregation, optimizer)
     if settings.proximal_weight:
         try:
             problem = proximal(problem, settings.proximal_weight)
@@ -92,7 +93,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         refuse_tests_of_their_own(name, settings)
         test_dynamics = dynamics
     else:
-        test_dynamics = dynamics_of_tests(of_steps, settings, problem, aggregation)
+        test_dynamics = dynamics_of_tests(optimizer, of_steps, settings, problem, aggregation)
     sharing = _sharing(settings, source.persistent)
     algorithm = hypergradient_descent(
         problem,

@@ -144,16 +144,16 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
         "checkpoint_every",
         "num_validation_tasks",
         "num_test_tasks",
+        "test_num_lower_steps",
     ):
-        if getattr(settings, name) < 1:
-            raise UserError(f"{name}={getattr(settings, name)} must be at least 1")
-        if getattr(settings, name) > LARGEST:
-            raise UserError(f"{name}={getattr(settings, name)} must be at most {LARGEST}")
-    if settings.test_num_lower_steps is not None and settings.test_num_lower_steps < 1:
-        raise UserError(
-            f"test_num_lower_steps={settings.test_num_lower_steps} must be at least 1; null takes "
-            "num_lower_steps"
-        )
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        if value < 1:
+            or_null = ", or null" if Settings._field_defaults.get(name, 1) is None else ""
+            raise UserError(f"{name}={value} must be at least 1{or_null}")
+        if value > LARGEST:
+            raise UserError(f"{name}={value} must be at most {LARGEST}")
     if isinstance(settings.test_step_size, float) and not settings.test_step_size > 0:
         raise UserError(
             f"test_step_size={settings.test_step_size} must be positive, or learned, or initial"

@@ -21,14 +21,17 @@ def lower_optimizer(node: Node, problem: BilevelProblem) -> LowerOptimizer:
 
 
 def dynamics_of_tests(
-    node: Node, settings: Settings, problem: BilevelProblem, aggregation: Aggregation
+    optimizer: LowerOptimizer,
+    node: Node,
+    settings: Settings,
+    problem: BilevelProblem,
+    aggregation: Aggregation,
 ) -> LowerDynamics:
     """The lower step on a new task: it has no query labels, and its size may be another.
 
-    Raises UserError where the lower optimizer (`node`) has no size to be set, and where something
-    is learned for each lower step and tests have another number of them.
+    node: what the optimizer was made from. Raises UserError where it has no size to be set, and
+    where something is learned for each lower step and tests have another number of them.
     """
-    optimizer = lower_optimizer(node, problem)
     if settings.test_step_size != "learned":
         optimizer = _with_step_size(settings.test_step_size, node, problem, optimizer)
     dynamics = compose(for_testing(aggregation), optimizer)
@@ -80,19 +83,17 @@ def _with_step_size(
     optimizer: LowerOptimizer,
 ) -> LowerOptimizer:
     """The optimizer that ignores what was learned of its step size, but nothing else."""
-    options = dict(node.options)
-    if size != "initial":
-        if "step_size" not in options:
-            raise UserError(
-                f"test_step_size={size}: lower_optimizer={node.factory.__name__} has no step size; "
-                "choose test_step_size=learned, or lower_optimizer=sgd"
-            )
-        options["step_size"] = size
-    elif "learn" not in options:
+    changed: dict[str, float | str] = {} if size == "initial" else {"step_size": size}
+    if changed and "step_size" not in node.options:
+        raise UserError(
+            f"test_step_size={size}: lower_optimizer={node.factory.__name__} has no step size; "
+            "choose test_step_size=learned, or lower_optimizer=sgd"
+        )
+    if "learn" in node.options:
+        changed["learn"] = "none"
+    if not changed:
         return optimizer
-    if "learn" in options:
-        options["learn"] = "none"
-    plain = lower_optimizer(node._replace(options=options), problem)
+    plain = lower_optimizer(node._replace(options={**node.options, **changed}), problem)
 
     def update(params: Mapping[str, Tree], *rest: Tree) -> tuple[Tree, Tree]:
         others = {name: value for name, value in params.items() if name != "step_size"}
