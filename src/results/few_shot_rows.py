@@ -109,10 +109,18 @@ def _row(name: str, method: str, ways: int, shots: int, options: tuple[str, ...]
     )
 
 
-def _changed(name: str, method: str, differs: str, *options: str) -> Row:
-    """5 ways, 1 shot, with other choices than those of the method's own row."""
-    row = _row(name, method, 5, 1, (CENTRE, *options))
-    return row._replace(seeds=(0,), differs=differs)
+def _changed(
+    name: str,
+    method: str,
+    differs: str,
+    *options: str,
+    cell: tuple[int, int] = (5, 1),
+    seeds: tuple[int, ...] = (0,),
+    against: str = "",
+) -> Row:
+    """A cell with other choices than those of the method's own row."""
+    row = _row(name, method, *cell, (CENTRE, *options))
+    return row._replace(seeds=seeds, differs=differs, against=against)
 
 
 def _cosine(iterations: int) -> tuple[str, ...]:
@@ -123,6 +131,26 @@ def _cosine(iterations: int) -> tuple[str, ...]:
 
 
 COSINE = "centred features; Adam's step falls to 0 by a cosine"
+LONG = (*_cosine(20000), "eval_every=1000", "checkpoint_every=1000")
+
+
+def _twenty_ways(method: str, iterations: int, *options: str, test_step: float) -> Row:
+    """5 ways, 1 shot, after training on 2 tasks of 20 ways in place of 8 of 5."""
+    length = "" if iterations == 6000 else f"-{iterations}"
+    head = method != "maml"
+    return _changed(
+        f"{method}-20-ways-cosine{length}",
+        method,
+        f"{COSINE}; {iterations:,} iterations of 2 tasks of 20 ways",
+        *(LONG if iterations == 20000 else _cosine(iterations)),
+        *(f"{key}={value}" for key, value in TWENTY_WAYS.items()),
+        f"test_step_size={test_step:g}",
+        *options,
+        seeds=(0, 1, 2) if head else (0,),
+        against=f"omniglot-5w1s-rhg-20-ways-cosine{length}" if method == "bda" else "",
+    )
+
+
 OF_EACH_CELL = tuple(
     _row(method, method, *cell, _options(method, cell[0]))
     for method, paper in OF_PAPERS.items()
@@ -131,16 +159,12 @@ OF_EACH_CELL = tuple(
 OF_OTHER_CHOICES = (
     _changed("bda-cosine", "bda", COSINE, *_cosine(6000)),
     _changed("rhg-cosine", "rhg", COSINE, *_cosine(6000)),
-    _changed(
-        *("bda-cosine-20000", "bda", f"{COSINE}; 20,000 iterations"),
-        *(*_cosine(20000), "eval_every=1000", "checkpoint_every=1000"),
-    ),
-    _changed(
-        *("bda-20-ways-cosine-20000", "bda", f"{COSINE}; 20,000 iterations of 2 tasks of 20 ways"),
-        *(*_cosine(20000), "eval_every=1000", "checkpoint_every=1000"),
-        *(f"{key}={value}" for key, value in TWENTY_WAYS.items()),
-        "test_step_size=0.05",  # chosen on validation
-    ),
+    _changed("bda-cosine-20000", "bda", f"{COSINE}; 20,000 iterations", *LONG),
+    # The step size of tests was chosen on validation, with bda.
+    _twenty_ways("bda", 20000, test_step=0.05),
+    _twenty_ways("rhg", 20000, test_step=0.05),
+    _twenty_ways("bda", 6000, test_step=0.05),
+    _twenty_ways("rhg", 6000, test_step=0.05),
     _changed(
         "bda-max-pool",
         "bda",
@@ -149,5 +173,21 @@ OF_OTHER_CHOICES = (
     ),
     _changed("maml-cosine", "maml", f"{COSINE}; K = 1", *_options("maml", 5), *_cosine(6000)),
     _changed("maml-k-5-cosine", "maml", f"{COSINE}; K = 5, lower step 0.1", *_cosine(6000)),
+    _changed(
+        "maml-3-test-steps-cosine",
+        "maml",
+        f"{COSINE}; K = 1 in training, 3 lower steps in tests, as in the paper, recalled",
+        *(*_options("maml", 5), *_cosine(6000), "test_num_lower_steps=3"),
+        seeds=(0, 1, 2),
+    ),
+    # In tests a class has four times its weight in the mean over the support set.
+    _twenty_ways("maml", 6000, "num_lower_steps=1", "test_num_lower_steps=3", test_step=0.1),
+    *(
+        _changed(f"bda-cosine{length}", "bda", f"{COSINE}{more}", *options, cell=(20, 1))
+        for length, more, options in (
+            ("", "", _cosine(6000)),
+            ("-20000", "; 20,000 iterations", LONG),
+        )
+    ),
 )
 OMNIGLOT = (*OF_EACH_CELL, *OF_OTHER_CHOICES)
