@@ -174,6 +174,10 @@ OF_OTHER_CHOICES = (
     _changed("maml-cosine", "maml", f"{COSINE}; K = 1", *_options("maml", 5), *_cosine(6000)),
     _changed("maml-k-5-cosine", "maml", f"{COSINE}; K = 5, lower step 0.1", *_cosine(6000)),
     _changed(
+        *("maml-k-5-cosine-20000", "maml"),
+        *(f"{COSINE}; 20,000 iterations; K = 5, lower step 0.1", *LONG),
+    ),
+    _changed(
         "maml-3-test-steps-cosine",
         "maml",
         f"{COSINE}; K = 1 in training, 3 lower steps in tests, as in the paper, recalled",
