@@ -38,6 +38,7 @@ NETWORKS = {
     "V1": (conv4(), OMNIGLOT, 111_424, 256),
     "V1, mean": (conv4(features="mean"), OMNIGLOT, 111_424, 64),
     "V1, no offset": (conv4(offset="zero"), OMNIGLOT, 111_424 - 4 * 64, 256),
+    "V1, scale": (conv4(scale="learned"), OMNIGLOT, 111_424 + 4 * 64, 256),
     "V1, T-layers": (conv4(extra="t_layers"), OMNIGLOT, 111_424 + 4 * 64**2, 256),
     "V1, warp": (conv4(extra="warp_layers"), OMNIGLOT, 111_424 + 4 * (36_864 + 64), 256),
     "V1, mini": (conv4(**MAX_POOL), MINI, 28_512 + 128, 800),
@@ -179,12 +180,14 @@ def pooled(hidden):
 def test_a_block_with_an_extra_layer_is_conv_extra_batch_norm_relu_pool():
     images = jnp.asarray(IMAGES[:, :8, :10])
     for extra in ("t_layers", "warp_layers"):
-        model = conv4(filters=3, num_blocks=1, downsample="max_pool", extra=extra)
+        scale = "learned" if extra == "t_layers" else "one"
+        model = conv4(filters=3, num_blocks=1, downsample="max_pool", extra=extra, scale=scale)
         weights = random_weights(model)
         block = weights["block_0"]
         hidden = convolved(images, block["conv_weights"])
         hidden = convolved(hidden, block[f"{extra.split('_')[0]}_weights"])
         hidden = np.asarray(hidden) + np.asarray(block.get("warp_bias", 0))
+        assert ("batch_norm_scale" in block) == (scale == "learned")
         expected = pooled(np.maximum(normal(hidden, block), 0)).reshape(4, -1)
         np.testing.assert_allclose(model.apply(weights, images), expected, rtol=1e-9, atol=1e-9)
 

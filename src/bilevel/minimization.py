@@ -14,6 +14,7 @@ from jax import lax
 from bilevel import problem_checks as check
 from bilevel.algorithm import AlgorithmState
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
+from bilevel.averaging import scored
 from bilevel.constraints import unmet
 from bilevel.dynamics import for_testing
 from bilevel.estimate import suited_lower_problem
@@ -89,11 +90,14 @@ def minimizer(
         tasks = source.sample(data, task_key, "train", meta_batch_size)
         return algorithm.step(state, step_key, tasks)
 
+    def x_of(state: AlgorithmState) -> Tree:
+        return scored(state).variables["problem"]
+
     def solved(state: AlgorithmState, key: Array, split: str) -> tuple[Tree, Tree]:
         """A task, and its y_K."""
         task_key, adapt_key = jax.random.split(key)
         task = one_task(source, data, task_key, split)
-        return task, algorithm.adapt(state, adapt_key, task, lower.num_steps)
+        return task, algorithm.adapt(scored(state), adapt_key, task, lower.num_steps)
 
     def keys_of(key: Array, split: str) -> Array:
         number = 1 if source.persistent else num_scored_tasks
@@ -101,7 +105,7 @@ def minimizer(
 
     def score(state: AlgorithmState, key: Array, split: str) -> Metrics:
         def of_task(key: Array) -> Metrics:
-            (task, y), x = solved(state, key, split), state.variables["problem"]
+            (task, y), x = solved(state, key, split), x_of(state)
             return dict(lower.problem.evaluate(x, lower.problem.prepare(x, task), task, y))
 
         return jax.tree.map(jnp.mean, lax.map(of_task, keys_of(key, split)))
@@ -109,15 +113,13 @@ def minimizer(
     def lower_solution(state: AlgorithmState, key: Array) -> Tree:
         return solved(state, keys_of(key, "validation")[0], "train")[1]
 
-    return Minimizer(
-        algorithm.init, step, score, lambda state: state.variables["problem"], lower_solution
-    )
+    return Minimizer(algorithm.init, step, score, x_of, lower_solution)
 
 
 class Minimized(NamedTuple):
     """What `minimize` returns.
 
-    x            the last upper variable
+    x            the last upper variable (with `upper_optimizers`, average=...: its running mean)
     y            y_K(x), of one task
     upper_loss   F(x, y_K(x))
     scores       {"validation/upper_loss": ..., "test/upper_loss": ..., ...} of the last x; those of
@@ -209,7 +211,7 @@ def minimize(
         scores["validation/upper_loss"],
         scores,
         history,
-        {name: value for name, value in state.variables.items() if name != "problem"},
+        {name: value for name, value in scored(state).variables.items() if name != "problem"},
         state,
     )
 

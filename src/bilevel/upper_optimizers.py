@@ -4,6 +4,9 @@ All take the mean hypergradient of the meta-batch, clip it (element-wise as in B
 norm), and take a step of size step_size a(n) (n + 1)^-step_power / (1 + decay n), n updates done. a
 is 1, or falls to 0 over `annealing_iterations`, N: with `annealing` linear a = 1 - n / N, with
 cosine a = (1 + cos(pi n / N)) / 2 (Loshchilov and Hutter, ICLR 2017, Eq. 5, one period).
+
+`average`: scores, and whatever is done with the result, are of a running mean of x (and of all else
+that is learned) whose weights fall by this factor with age; x itself moves as without it.
 """
 
 import math
@@ -13,6 +16,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
+from bilevel.averaging import running_mean
 from bilevel.step_sizes import falling, refuse_power
 from bilevel.types import Array
 
@@ -31,6 +35,7 @@ def adam(
     annealing_iterations: int | None = None,
     clip_value: float | None = None,
     clip_norm: float | None = None,
+    average: float | None = None,
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, ICLR 2015, Alg. 1). Raises ValueError on a value outside its range."""
     for name, value in (("b1", b1), ("b2", b2)):
@@ -39,7 +44,7 @@ def adam(
     if not 0 < eps < math.inf:
         raise ValueError(f"eps={eps} must be positive and finite; choose for example eps=1e-8")
     sizes = _sizes(step_size, decay, step_power, annealing, annealing_iterations)
-    return _chain(optax.scale_by_adam(b1, b2, eps), sizes, clip_value, clip_norm)
+    return _chain(optax.scale_by_adam(b1, b2, eps), sizes, clip_value, clip_norm, average)
 
 
 def momentum(
@@ -52,6 +57,7 @@ def momentum(
     annealing_iterations: int | None = None,
     clip_value: float | None = None,
     clip_norm: float | None = None,
+    average: float | None = None,
 ) -> optax.GradientTransformation:
     """Heavy ball, m = momentum m + g, x -= step_size m (BOML: momentum 0.5).
 
@@ -60,7 +66,7 @@ def momentum(
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum={momentum} is outside [0, 1); choose for example momentum=0.5")
     sizes = _sizes(step_size, decay, step_power, annealing, annealing_iterations)
-    return _chain(optax.trace(momentum), sizes, clip_value, clip_norm)
+    return _chain(optax.trace(momentum), sizes, clip_value, clip_norm, average)
 
 
 def sgd(
@@ -72,10 +78,11 @@ def sgd(
     annealing_iterations: int | None = None,
     clip_value: float | None = None,
     clip_norm: float | None = None,
+    average: float | None = None,
 ) -> optax.GradientTransformation:
     """x -= step_size g. Raises ValueError on a value outside its range."""
     sizes = _sizes(step_size, decay, step_power, annealing, annealing_iterations)
-    return _chain(optax.identity(), sizes, clip_value, clip_norm)
+    return _chain(optax.identity(), sizes, clip_value, clip_norm, average)
 
 
 def _sizes(
@@ -117,6 +124,7 @@ def _chain(
     sizes: Callable[[Any], Array],
     clip_value: float | None,
     clip_norm: float | None,
+    average: float | None,
 ) -> optax.GradientTransformation:
     for name, bound in (("clip_value", clip_value), ("clip_norm", clip_norm)):
         if bound is not None and not 0 < bound < math.inf:
@@ -128,4 +136,5 @@ def _chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         direction,
         optax.scale_by_schedule(lambda n: -sizes(n)),
+        *([] if average is None else [running_mean(average)]),
     )

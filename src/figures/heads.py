@@ -63,7 +63,7 @@ def heads(folder: Path, num_tasks: int) -> dict[str, Scores]:
     """
     with stored_run(folder) as run:
         experiment = run.experiment
-        states = stored_state(run, "last").state._replace(upper_state=(), carry=())
+        states = stored_state(run, "last").state
     state = jax.tree.map(lambda leaf: leaf[0], states)
     _refuse_without_features(experiment, folder)
     score = jax.jit(_score(experiment))

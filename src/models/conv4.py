@@ -21,6 +21,7 @@ from src.models.upper_layers import FIXED, Extra, add_upper_layer
 Downsample = Literal["stride", "max_pool"]
 Features = Literal["flatten", "mean"]
 LastActivation = Literal["relu", "none"]
+Scale = Literal["one", "learned"]
 
 
 def conv4(
@@ -29,6 +30,7 @@ def conv4(
     num_blocks: int = 4,
     downsample: Downsample = "stride",
     offset: Offset = "learned",
+    scale: Scale = "one",
     features: Features = "flatten",
     last_activation: LastActivation = "relu",
     centre: bool = False,
@@ -39,12 +41,13 @@ def conv4(
 ) -> Model:
     """Images (n, height, width, channels) -> features (n, d).
 
-    A block is a 3x3 convolution (SAME, no bias), the `extra` layer, batch norm with an offset
-    and no scale (`batch_norm`: on whose statistics, in training and in testing alike), then ReLU.
-    The image is halved by the convolution's stride of 2 (rounded up: 28, 14, 7, 4, 2) or by a 2x2
-    max-pool after the ReLU (rounded down: 84, 42, 21, 10, 5). `features`: all pixels of the last
-    block, or their mean. `last_activation`: whether the last block has its ReLU. `centre`: features
-    less their mean over the batch, whose statistics are chosen as those of batch norm.
+    A block is a 3x3 convolution (SAME, no bias), the `extra` layer, batch norm with an offset and,
+    if `scale` is learned, a scale from 1 (`batch_norm`: on whose statistics, in training and in
+    testing alike), then ReLU. The image is halved by the convolution's stride of 2 (rounded up: 28,
+    14, 7, 4, 2) or by a 2x2 max-pool after the ReLU (rounded down: 84, 42, 21, 10, 5). `features`:
+    all pixels of the last block, or their mean. `last_activation`: whether the last block has its
+    ReLU. `centre`: features less their mean over the batch, whose statistics are chosen as those of
+    batch norm.
 
     28x28x1 images, 64 filters, stride: d = 256 (mean: 64), 111,424 weights. 84x84x3 images, 32
     filters, max-pool: d = 800, 28,640 weights. BOML's MetaInit has offset=zero and convolution
@@ -64,7 +67,7 @@ def conv4(
             with name_scope(f"block_{block}"):
                 hidden = conv3x3(hidden, filters, stride, convolve, weights_init)
                 hidden = add_upper_layer(extra, hidden, convolve, weights_init)
-                hidden = layers.batch_norm(hidden, offset=offset)
+                hidden = layers.batch_norm(hidden, offset=offset, scale=scale == "learned")
                 if not is_last or last_activation == "relu":
                     hidden = jax.nn.relu(hidden)
             if downsample == "max_pool":

@@ -89,6 +89,5 @@ def solved(run: Run, state: Trained, num_lower_steps: int | None = None) -> Solv
         task = one_task(source, source.seeded(data, key), task_key, split)
         return task, experiment.algorithm.adapt(stored, adapt_key, task, num_steps)
 
-    stored = state.state._replace(upper_state=(), carry=())
-    task, y = jax.device_get(jax.jit(adapt)(stored, source.data))
+    task, y = jax.device_get(jax.jit(adapt)(state.state, source.data))
     return Solved(state, task, state.state.variables["problem"], y)

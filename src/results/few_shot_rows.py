@@ -187,6 +187,17 @@ OF_OTHER_CHOICES = (
     # In tests a class has four times its weight in the mean over the support set.
     _twenty_ways("maml", 6000, "num_lower_steps=1", "test_num_lower_steps=3", test_step=0.1),
     *(
+        _changed(
+            *(f"{method}-cosine", method, f"{COSINE}; {DIFFERS[method]}"),
+            *(*_options(method, cell[0]), *_cosine(6000)),
+            cell=cell,
+        )
+        for method, cell in (
+            *(("fomaml", (5, 1)), ("meta_sgd", (5, 1)), ("maml", (5, 5)), ("maml", (20, 1))),
+            *(("maml", (20, 5)), ("anil", (20, 1)), ("anil", (20, 5))),
+        )
+    ),
+    *(
         _changed(f"bda-cosine{length}", "bda", f"{COSINE}{more}", *options, cell=(20, 1))
         for length, more, options in (
             ("", "", _cosine(6000)),

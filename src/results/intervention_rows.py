@@ -16,6 +16,7 @@ BASE = {
     "num_test_tasks": "20",  # the test is not looked at
 }
 ANNEALED = {"upper_optimizer.annealing_iterations": "1500"}
+AVERAGE = {"upper_optimizer.average": "0.99"}  # scores are of the last hundred x, about
 BDA = {"method": "bda"}
 CENTRE = {"model.centre": "true"}
 CLIP = {"upper_optimizer.clip_norm": "0.5"}
@@ -31,6 +32,7 @@ TWENTY_WAYS = {
     "meta_batch_size": "2",
     "lower_optimizer.step_size": "0.4",
 }
+SCALE = {"model.scale": "learned"}
 SUPPORT = {"model.batch_norm": "support"}
 
 
@@ -56,6 +58,8 @@ def _upper_step(size: float) -> dict[str, str]:
 CHANGES = {
     "base": {},
     "rotations": ROTATIONS,
+    "average": AVERAGE,
+    "scale": SCALE,
     "16-tasks": _tasks(16),
     "32-tasks": _tasks(32),
     "upper-step-0.003": _upper_step(0.003),
@@ -80,6 +84,8 @@ CHANGES = {
     "5-training-queries": {"problem.train_queries": "5"},
     "lower-l2": {"problem.lower_l2": "0.1"},
     "bda": BDA,
+    "centre-average": {**CENTRE, **AVERAGE},
+    "centre-scale": {**CENTRE, **SCALE},
     "centre-bda": {**CENTRE, **BDA},
     "centre-max-pool": {**CENTRE, **MAX_POOL},
     "centre-lower-step-0.04": {**CENTRE, **_lower_step(0.04)},

@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.algorithm import AlgorithmState
+from bilevel.averaging import scored
 from src.running.seeds import chosen
 from src.running.snapshot import Snapshot
 from src.settings.checked import Monitor
 
 
 def evaluation_state(state: AlgorithmState) -> AlgorithmState:
-    """A copy of what `adapt` needs: the learned variables and the start."""
-    return jax.tree.map(jnp.copy, state._replace(upper_state=(), carry=()))
+    """A copy of what `adapt` needs: the variables that are scored and the start."""
+    return jax.tree.map(jnp.copy, scored(state))
 
 
 def with_best(snapshot: Snapshot, monitor: Monitor, scores: np.ndarray) -> Snapshot:

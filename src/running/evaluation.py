@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from bilevel.algorithm import AlgorithmState
+from bilevel.averaging import scored
 from bilevel.batching import batched
 from bilevel.score_keys import score_keys
 from bilevel.shapes import one_task
@@ -55,8 +56,7 @@ def make_evaluate(
     def evaluate(state: AlgorithmState, split: str, num_tasks: int) -> Scores:
         tasks = 1 if source.persistent else num_tasks
         # Without what only training needs, so that the last and the best state share a program.
-        state = state._replace(upper_state=(), carry=())
-        scores = on_host(compiled(state, source.data, keys, split, tasks))
+        scores = on_host(compiled(scored(state), source.data, keys, split, tasks))
         return over_tasks({f"{split}/{name}": values for name, values in scores.items()})
 
     return evaluate
@@ -109,12 +109,12 @@ def _compiled_scores(experiment: Experiment, num_lower_steps: int, every_step: b
         x = state.variables["problem"]
         context = problem.prepare(x, task)
 
-        def scored(y: Tree) -> dict[str, Array]:
+        def scores_at(y: Tree) -> dict[str, Array]:
             return dict(problem.evaluate(x, context, task, y))
 
         if every_step:
-            return algorithm.adapt(state, adapt_key, task, num_lower_steps, scored)
-        last = scored(algorithm.adapt(state, adapt_key, task, num_lower_steps, None))
+            return algorithm.adapt(state, adapt_key, task, num_lower_steps, scores_at)
+        last = scores_at(algorithm.adapt(state, adapt_key, task, num_lower_steps, None))
         return jax.tree.map(lambda leaf: leaf[None], last)
 
     def score(

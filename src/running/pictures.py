@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from bilevel.averaging import scored
 from bilevel.shapes import one_task
 from bilevel.types import Array, Tree
 from src.data.image_classes import SPLITS
@@ -55,7 +56,7 @@ def _drawings_of_samples(
     settings = experiment.settings
     of_seed = experiment._replace(settings=settings._replace(seed=settings.seed + index, seeds=1))
     source, key = experiment.source, jax.random.key(of_seed.settings.seed)
-    x = jax.tree.map(lambda leaf: leaf[index], trained.state.variables["problem"])
+    x = jax.tree.map(lambda leaf: leaf[index], scored(trained.state).variables["problem"])
     task = one_task(source, source.seeded(source.data, key), key, "train")
     samples = jax.device_get(inspect(x, task))
     return {

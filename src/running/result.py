@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from bilevel.algorithm import AlgorithmState
+from bilevel.averaging import scored
 from bilevel.types import Tree
 from src.running.best import with_best
 from src.running.evaluation import Evaluate, Scores, as_curve, as_numbers, averaged, scored_split
@@ -79,7 +80,7 @@ def result_of(run: Run, evaluate: Evaluate, curve: Evaluate, trained: Snapshot) 
     }
     if several:
         result |= _each_seed(settings, progress.failed, {"": final, "best/": best})
-    return result | _upper_variable(trained.state.variables["problem"], alive)
+    return result | _upper_variable(scored(trained.state).variables["problem"], alive)
 
 
 def _each_seed(

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from bilevel.algorithm import AlgorithmState
+from bilevel.averaging import scored
 from src.output.writers import together
 from src.running.best import with_best
 from src.running.checkpoint import open_checkpoints
@@ -122,7 +123,7 @@ def evaluate_again(
 
 
 class Stored(NamedTuple):
-    """The states of the seeds, the iteration of each, and which of them went on to the end."""
+    """The states of the seeds as they are scored, the iteration of each, and which went on."""
 
     step: tuple[int, ...]
     state: AlgorithmState
@@ -144,7 +145,7 @@ def stored_state(run: Run, checkpoint: str) -> Stored:
         raise _no_checkpoint(run.folder)
     progress, alive = snapshot.progress, snapshot.progress.alive()
     if checkpoint != "best":
-        return Stored((progress.step,) * len(alive), snapshot.state, alive)
+        return Stored((progress.step,) * len(alive), scored(snapshot.state), alive)
     judged = _judged_at_its_end(run, snapshot)
     steps = judged.progress.best_step
     if any(step is None for step, on in zip(steps, alive, strict=True) if on):

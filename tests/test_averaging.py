@@ -1,0 +1,121 @@
+"""A running mean of x, that scores are of, against the mean of the iterates by numpy."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bilevel
+from bilevel import upper_optimizers
+from bilevel.algorithm import AlgorithmState
+from bilevel.averaging import scored
+from src.running.run import run
+from src.running.stored_run import evaluate_again, stored_run
+from tests.conftest import config_of, read_metrics
+from tests.small_problem import RHG, problem
+
+DECAY = 0.8  # the plain mean of five, then one that forgets
+
+
+def mean_of(iterates, decay=DECAY):
+    """m_n = m_{n-1} + max(1 - decay, 1 / n) (x_{n-1} - m_{n-1})"""
+    mean = np.zeros_like(iterates[0])
+    for n, x in enumerate(iterates, start=1):
+        mean = mean + max(1 - decay, 1 / n) * (x - mean)
+    return mean
+
+
+def state_of(variables, upper_state):
+    return AlgorithmState(variables, upper_state, carry=(), start=())
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 5, 12])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+def test_the_mean_is_of_the_iterates_and_moves_none_of_them(name, number):
+    factory = partial(getattr(upper_optimizers, name), step_size=0.1, clip_norm=0.5)
+    plain, averaging = factory(), factory(average=DECAY)
+    x = {"problem": jnp.array([1.0, -2.0])}
+    states, iterates = [plain.init(x), averaging.init(x)], []
+    for n in range(number):
+        iterates.append(np.asarray(x["problem"]))
+        gradient = {"problem": jnp.array([np.cos(n), 0.3 * n])}
+        updates, states[0] = plain.update(gradient, states[0], x)
+        others, states[1] = averaging.update(gradient, states[1], x)
+        np.testing.assert_array_equal(updates["problem"], others["problem"])
+        x = jax.tree.map(jnp.add, x, updates)
+    found = scored(state_of(x, states[1]))
+    expected = mean_of(iterates) if iterates else x["problem"]
+    np.testing.assert_allclose(found.variables["problem"], expected, rtol=1e-12)
+    assert found.upper_state == found.carry == ()
+    np.testing.assert_array_equal(scored(state_of(x, states[0])).variables["problem"], x["problem"])
+
+
+def test_up_to_its_length_it_is_the_plain_mean():
+    iterates = [np.array([float(n)]) for n in range(5)]
+    np.testing.assert_allclose(mean_of(iterates), 2.0)
+
+
+def test_several_seeds_have_their_own():
+    optimizer = upper_optimizers.sgd(step_size=0.1, average=0.5)
+    x = {"problem": jnp.arange(6.0).reshape(3, 2)}
+    first = jax.vmap(optimizer.init)(x)
+    before = scored(state_of(x, first))
+    np.testing.assert_array_equal(before.variables["problem"], x["problem"])
+    updates, state = jax.vmap(optimizer.update)(x, first, x)
+    moved = jax.tree.map(jnp.add, x, updates)
+    np.testing.assert_array_equal(scored(state_of(moved, state)).variables["problem"], x["problem"])
+
+
+def test_minimize_answers_with_the_mean_and_scores_it():
+    def descend(num_iterations, **options):
+        optimizer = upper_optimizers.sgd(step_size=0.05, **options)
+        return bilevel.minimize(problem(), RHG, optimizer=optimizer, num_iterations=num_iterations)
+
+    iterates = [np.asarray(descend(n).x) for n in range(1, 8)]
+    found = descend(8, average=DECAY)
+    np.testing.assert_allclose(found.x, mean_of([np.array(0.5), *iterates]), rtol=1e-6)
+    assert found.x != iterates[-1]
+    at_mean = bilevel.value_function(problem(), RHG)(found.x)
+    np.testing.assert_allclose(found.upper_loss, at_mean, rtol=1e-6)
+
+
+RUN = (
+    *("problem=counterexample", "method=bda", "dtype=float64", "seeds=2"),
+    *("log_every=1", "eval_every=6", "checkpoint_every=6", "logger=[jsonl]"),
+)
+
+
+def test_a_run_scores_the_mean_and_goes_on_with_it(tmp_path):
+    """Its iterates are those without; in pieces it is the same run; it is evaluated at the mean."""
+    averaging = (*RUN, "upper_optimizer.average=0.8")
+    iterates = [
+        np.array(run(config_of(*RUN, f"num_iterations={n}"), tmp_path / "plain")["upper_variable"])
+        for n in range(1, 12)
+    ]
+    # Of each seed; x starts from where the problem says.
+    start = run(config_of(*averaging, "num_iterations=1"), tmp_path / "one")["upper_variable"]
+    whole = run(config_of(*averaging, "num_iterations=12"), tmp_path / "whole")
+    expected = mean_of([np.array(start), *iterates])
+    np.testing.assert_allclose(whole["upper_variable"], expected, rtol=1e-12)
+
+    for stop in (6, 12):
+        run(config_of(*averaging, f"num_iterations={stop}"), tmp_path / "pieces")
+    pieces = json.loads((tmp_path / "pieces/result.json").read_text())
+    assert pieces["per_seed"] == whole["per_seed"]
+    assert pieces["upper_variable"] == whole["upper_variable"]
+
+    names = ("train/upper_loss", "train/hypergradient_norm")
+    plain, mine = (read_metrics(tmp_path / folder)[:11] for folder in ("plain", "whole"))
+    assert [[row[n] for n in names] for row in plain] == [[row[n] for n in names] for row in mine]
+    with stored_run(tmp_path / "whole") as stored:
+        again = evaluate_again(stored, "last", None)
+    assert again.curve["validation/upper_loss"][-1] == whole["validation/upper_loss"]
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_a_decay_outside_its_range_is_refused(value):
+    with pytest.raises(ValueError, match=r"^average=.* is outside \[0, 1\): .*; choose "):
+        upper_optimizers.adam(step_size=0.1, average=value)
