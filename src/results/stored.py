@@ -40,7 +40,8 @@ class Stored(NamedTuple):
         """The accelerator, or how many cores there were."""
         machine = self.content["machine"]
         device = machine["devices"][0]
-        return f"{machine['cores']} CPU cores" if device == "cpu" else str(device)
+        cores = f"{machine['cores']} CPU core{'s' if machine['cores'] > 1 else ''}"
+        return cores if device == "cpu" else str(device)
 
 
 def stored_of(row: Row, store: Path = STORE) -> dict[int, Stored]:

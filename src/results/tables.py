@@ -59,12 +59,16 @@ def published_of(row: Row) -> str:
 
 
 def minutes_of(stored: Mapping[int, Stored]) -> str:
-    """The mean over seeds, and the machines."""
-    kept = usable(stored).values()
-    if not kept:
-        return ""
-    mean = sum(one.minutes for one in kept) / len(kept)
-    return f"{mean:.2g}, {' and '.join(sorted({one.machine for one in kept}))}"
+    """The mean over seeds, machine by machine."""
+    of_machines: dict[str, list[float]] = {}
+    for one in usable(stored).values():
+        of_machines.setdefault(one.machine, []).append(one.minutes)
+    means = {name: sum(found) / len(found) for name, found in sorted(of_machines.items())}
+    # As .2g, but without an exponent: 0.025, 1.4, 83, 130.
+    return "; ".join(
+        f"{mean:.0f}, {name}" if mean >= 10 else f"{mean:.2g}, {name}"
+        for name, mean in means.items()
+    )
 
 
 def listing(store: Path = STORE) -> Iterable[str]:
