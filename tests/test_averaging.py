@@ -82,6 +82,19 @@ def test_minimize_answers_with_the_mean_and_scores_it():
     np.testing.assert_allclose(found.upper_loss, at_mean, rtol=1e-6)
 
 
+def test_the_mean_is_of_projected_iterates():
+    """Each step leaves [0.4, 0.6] and is brought back before it joins the mean."""
+    bounded = problem(project=lambda x: jnp.clip(x, 0.4, 0.6))
+
+    def descend(num_iterations, **options):
+        optimizer = upper_optimizers.sgd(step_size=100.0, **options)
+        return bilevel.minimize(bounded, RHG, optimizer=optimizer, num_iterations=num_iterations)
+
+    iterates = [0.5, *(float(descend(n).x) for n in (1, 2, 3))]
+    assert set(iterates[1:]) <= {0.4, 0.6}
+    np.testing.assert_allclose(descend(4, average=0.99).x, np.mean(iterates), rtol=1e-6)
+
+
 RUN = (
     *("problem=counterexample", "method=bda", "dtype=float64", "seeds=2"),
     *("log_every=1", "eval_every=6", "checkpoint_every=6", "logger=[jsonl]"),
@@ -89,7 +102,7 @@ RUN = (
 
 
 def test_a_run_scores_the_mean_and_goes_on_with_it(tmp_path):
-    """Its iterates are those without; in pieces it is the same run; it is evaluated at the mean."""
+    """Its iterates are those without. All that is done with it later takes the mean."""
     averaging = (*RUN, "upper_optimizer.average=0.8")
     iterates = [
         np.array(run(config_of(*RUN, f"num_iterations={n}"), tmp_path / "plain")["upper_variable"])
@@ -106,6 +119,11 @@ def test_a_run_scores_the_mean_and_goes_on_with_it(tmp_path):
     pieces = json.loads((tmp_path / "pieces/result.json").read_text())
     assert pieces["per_seed"] == whole["per_seed"]
     assert pieces["upper_variable"] == whole["upper_variable"]
+
+    begun = f"start_from={tmp_path / 'whole'}"
+    options = (begun, "num_iterations=1", "upper_optimizer=sgd", "upper_optimizer.step_size=1e-30")
+    later = run(config_of(*RUN, *options), tmp_path / "later")
+    assert later["upper_variable"] == whole["upper_variable"]
 
     names = ("train/upper_loss", "train/hypergradient_norm")
     plain, mine = (read_metrics(tmp_path / folder)[:11] for folder in ("plain", "whole"))
