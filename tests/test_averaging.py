@@ -69,68 +69,77 @@ def test_several_seeds_have_their_own():
     np.testing.assert_array_equal(scored(state_of(moved, state)).variables["problem"], x["problem"])
 
 
-def test_minimize_answers_with_the_mean_and_scores_it():
-    def descend(num_iterations, **options):
-        optimizer = upper_optimizers.sgd(step_size=0.05, **options)
-        return bilevel.minimize(problem(), RHG, optimizer=optimizer, num_iterations=num_iterations)
+def iterates_of(own, optimizer, number):
+    """x_0, ..., x_{number - 1}, one jitted step after the other."""
+    solver = bilevel.minimizer(own, RHG, optimizer)
+    step = jax.jit(solver.step)
+    state, found = solver.init(jax.random.key(0)), []
+    for _ in range(number):
+        found.append(np.asarray(solver.x(state)))
+        state, _ = step(state, jax.random.key(1))
+    return found
 
-    iterates = [np.asarray(descend(n).x) for n in range(1, 8)]
-    found = descend(8, average=DECAY)
-    np.testing.assert_allclose(found.x, mean_of([np.array(0.5), *iterates]), rtol=1e-6)
-    assert found.x != iterates[-1]
+
+def test_minimize_answers_with_the_mean_and_scores_it():
+    plain, averaging = (
+        upper_optimizers.sgd(step_size=0.05, average=average) for average in (None, DECAY)
+    )
+    iterates = iterates_of(problem(), plain, 9)
+    found = bilevel.minimize(problem(), RHG, optimizer=averaging, num_iterations=8)
+    np.testing.assert_allclose(found.x, mean_of(iterates[:8]), rtol=1e-9)
+    assert found.x != iterates[8]
     at_mean = bilevel.value_function(problem(), RHG)(found.x)
-    np.testing.assert_allclose(found.upper_loss, at_mean, rtol=1e-6)
+    np.testing.assert_allclose(found.upper_loss, at_mean, rtol=1e-9)
 
 
 def test_the_mean_is_of_projected_iterates():
     """Each step leaves [0.4, 0.6] and is brought back before it joins the mean."""
     bounded = problem(project=lambda x: jnp.clip(x, 0.4, 0.6))
-
-    def descend(num_iterations, **options):
-        optimizer = upper_optimizers.sgd(step_size=100.0, **options)
-        return bilevel.minimize(bounded, RHG, optimizer=optimizer, num_iterations=num_iterations)
-
-    iterates = [0.5, *(float(descend(n).x) for n in (1, 2, 3))]
-    assert set(iterates[1:]) <= {0.4, 0.6}
-    np.testing.assert_allclose(descend(4, average=0.99).x, np.mean(iterates), rtol=1e-6)
+    plain, averaging = (
+        upper_optimizers.sgd(step_size=100.0, average=average) for average in (None, 0.99)
+    )
+    iterates = iterates_of(bounded, plain, 4)
+    assert iterates[0] == 0.5
+    assert set(map(float, iterates[1:])) <= {0.4, 0.6}
+    *_, last = iterates_of(bounded, averaging, 5)
+    np.testing.assert_allclose(last, np.mean(iterates), rtol=1e-9)
 
 
 RUN = (
     *("problem=counterexample", "method=bda", "dtype=float64", "seeds=2"),
-    *("log_every=1", "eval_every=6", "checkpoint_every=6", "logger=[jsonl]"),
+    *("log_every=1", "eval_every=2", "checkpoint_every=2", "logger=[jsonl]"),
 )
 
 
 def test_a_run_scores_the_mean_and_goes_on_with_it(tmp_path):
     """Its iterates are those without. All that is done with it later takes the mean."""
-    averaging = (*RUN, "upper_optimizer.average=0.8")
-    iterates = [
-        np.array(run(config_of(*RUN, f"num_iterations={n}"), tmp_path / "plain")["upper_variable"])
-        for n in range(1, 12)
-    ]
-    # Of each seed; x starts from where the problem says.
-    start = run(config_of(*averaging, "num_iterations=1"), tmp_path / "one")["upper_variable"]
-    whole = run(config_of(*averaging, "num_iterations=12"), tmp_path / "whole")
-    expected = mean_of([np.array(start), *iterates])
+
+    def x_of(folder, *options):
+        return np.array(run(config_of(*RUN, *options), tmp_path / folder)["upper_variable"])
+
+    averaging = "upper_optimizer.average=0.5"
+    iterates = [x_of("plain", f"num_iterations={n}") for n in (1, 2, 3)]
+    start = x_of("pieces", averaging, "num_iterations=1")  # of each seed, before its first step
+    whole = run(config_of(*RUN, averaging, "num_iterations=4"), tmp_path / "whole")
+    expected = mean_of([start, *iterates], 0.5)
     np.testing.assert_allclose(whole["upper_variable"], expected, rtol=1e-12)
 
-    for stop in (6, 12):
-        run(config_of(*averaging, f"num_iterations={stop}"), tmp_path / "pieces")
-    pieces = json.loads((tmp_path / "pieces/result.json").read_text())
-    assert pieces["per_seed"] == whole["per_seed"]
-    assert pieces["upper_variable"] == whole["upper_variable"]
-
-    begun = f"start_from={tmp_path / 'whole'}"
-    options = (begun, "num_iterations=1", "upper_optimizer=sgd", "upper_optimizer.step_size=1e-30")
-    later = run(config_of(*RUN, *options), tmp_path / "later")
-    assert later["upper_variable"] == whole["upper_variable"]
+    for stop in (2, 4):
+        pieces = x_of("pieces", averaging, f"num_iterations={stop}")
+    np.testing.assert_array_equal(pieces, whole["upper_variable"])
+    stored = json.loads((tmp_path / "pieces/result.json").read_text())
+    assert stored["per_seed"] == whole["per_seed"]
 
     names = ("train/upper_loss", "train/hypergradient_norm")
-    plain, mine = (read_metrics(tmp_path / folder)[:11] for folder in ("plain", "whole"))
+    plain, mine = (read_metrics(tmp_path / folder)[:3] for folder in ("plain", "whole"))
     assert [[row[n] for n in names] for row in plain] == [[row[n] for n in names] for row in mine]
-    with stored_run(tmp_path / "whole") as stored:
-        again = evaluate_again(stored, "last", None)
-    assert again.curve["validation/upper_loss"][-1] == whole["validation/upper_loss"]
+
+    tiny_step = ("upper_optimizer=sgd", "upper_optimizer.step_size=1e-30", "num_iterations=1")
+    begun = x_of("begun", f"start_from={tmp_path / 'whole'}", *tiny_step)
+    np.testing.assert_array_equal(begun, whole["upper_variable"])
+    with stored_run(tmp_path / "whole") as again:
+        curve = evaluate_again(again, "last", None).curve
+    assert curve["validation/upper_loss"][-1] == whole["validation/upper_loss"]
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])

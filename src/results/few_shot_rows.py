@@ -184,6 +184,12 @@ OF_OTHER_CHOICES = (
         *(*_options("maml", 5), *_cosine(6000), "test_num_lower_steps=3"),
         seeds=(0, 1, 2),
     ),
+    _changed(
+        "fomaml-k-5-cosine",
+        "fomaml",
+        f"{COSINE}; K = 5, lower step 0.1; the paper of the published number is not known here",
+        *_cosine(6000),
+    ),
     # In tests a class has four times its weight in the mean over the support set.
     _twenty_ways("maml", 6000, "num_lower_steps=1", "test_num_lower_steps=3", test_step=0.1),
     *(
