@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from src.output.writers import jsonl_writer, read_rows
+from src.running.checkpoint import PLAIN_PATH
 from src.running.failures import memory_as_message
 from src.running.run import run
 from src.running.stored_run import stored_run
@@ -74,7 +75,17 @@ def test_a_configuration_that_was_edited(folder):
         pass
 
 
-@pytest.mark.parametrize("name", ["a[b]", "a\\b", "a?b", "a:b", "a*b", "a b", "ä=1,b"])
+ODD = ("a[b]", "a\\b", "a?b", "a:b", "a*b")
+PLAIN = ("a b", "ä=1,b")
+
+
+def test_which_names_orbax_gets_another_name_for():
+    assert not any(PLAIN_PATH.fullmatch(f"/{name}") for name in ODD)
+    assert all(PLAIN_PATH.fullmatch(f"/{name}") for name in PLAIN)
+
+
+# With another name for orbax, and without.
+@pytest.mark.parametrize("name", ["".join(ODD), PLAIN[1]])
 def test_any_name_of_a_folder(name, tmp_path):
     folder = tmp_path / name / "run"
     run(config_of(*TINY, "num_iterations=2"), folder)

@@ -166,7 +166,7 @@ def test_a_row_that_was_never_run_says_so_with_its_command(tmp_path):
     assert any(
         "omniglot-20w5s-maml" in line and "not run yet" in line for line in listing(tmp_path)
     )
-    (line,) = [line for line in table("omniglot", tmp_path) if "-20w5s-maml" in line]
+    (line,) = [line for line in table("omniglot", tmp_path) if "`omniglot-20w5s-maml`" in line]
     assert line.count("|") == 8
     assert "not run yet" in line
 
