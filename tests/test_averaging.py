@@ -142,6 +142,12 @@ def test_a_run_scores_the_mean_and_goes_on_with_it(tmp_path):
     assert curve["validation/upper_loss"][-1] == whole["validation/upper_loss"]
 
 
+def test_without_the_variables_there_is_nothing_to_take_the_mean_of():
+    optimizer = upper_optimizers.sgd(step_size=0.1, average=0.5)
+    with pytest.raises(ValueError, match=r"a running mean is of variables: update\("):
+        optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
 def test_a_decay_outside_its_range_is_refused(value):
     with pytest.raises(ValueError, match=r"^average=.* is outside \[0, 1\): .*; choose "):

@@ -41,6 +41,13 @@ def edit_identity(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def of_code_without(folder, group, key):
+    path = folder / "identity.json"
+    stored = json.loads(path.read_text())
+    del stored["config"][group][key]
+    path.write_text(json.dumps(stored))
+
+
 def damage_checkpoint(folder):
     for path in (folder / "checkpoints" / "4" / "state").rglob("*"):
         if path.is_file():
@@ -53,6 +60,11 @@ FOLDERS = {
         None,
         ["problem.dimension=2", "seed=7"],
         ["problem.dimension was 1, now 2", "seed was 0, now 7", "hydra.run.dir"],
+    ),
+    "code without an option": (
+        lambda folder: of_code_without(folder, "upper_optimizer", "average"),
+        [],
+        ["upper_optimizer.average was not there, now None", "hydra.run.dir"],
     ),
     "another format": (
         lambda folder: edit_identity(folder, format=0),

@@ -35,6 +35,8 @@ def running_mean(decay: float) -> optax.GradientTransformation:
         return RunningMean(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
     def update(updates: Tree, state: Any, params: Tree | None = None) -> tuple[Tree, RunningMean]:
+        if params is None:
+            raise ValueError("a running mean is of variables: update(gradients, state, variables)")
         number = jnp.asarray(optax.safe_increment(state.number))
         share = jnp.maximum(1 - decay, 1 / number.astype(jnp.result_type(float)))
         mean = jax.tree.map(lambda m, x: m + share.astype(m.dtype) * (x - m), state.mean, params)
@@ -44,10 +46,10 @@ def running_mean(decay: float) -> optax.GradientTransformation:
 
 
 def scored(state: AlgorithmState) -> AlgorithmState:
-    """What is scored, without what only training needs: the running mean where one is kept.
+    """The state as it is scored: its x is the running mean where one is kept, after an update.
 
-    Of a state before its first update, and where there is no mean, x itself. The mean of points of
-    a convex set lies in it. Leading axes (seeds) are those of both.
+    Without what only training needs. With a leading axis of seeds, or without one. The mean of
+    points of a convex set lies in it. The upper optimizer may keep one mean, not several.
     """
     parts = jax.tree.leaves(state.upper_state, is_leaf=_is_mean)
     means = [part for part in parts if _is_mean(part)]

@@ -119,12 +119,12 @@ def minimizer(
 class Minimized(NamedTuple):
     """What `minimize` returns.
 
-    x            the last upper variable (with `upper_optimizers`, average=...: its running mean)
+    x            the last upper variable, or its running mean (average=... of `upper_optimizers`)
     y            y_K(x), of one task
     upper_loss   F(x, y_K(x))
-    scores       {"validation/upper_loss": ..., "test/upper_loss": ..., ...} of the last x; those of
+    scores       {"validation/upper_loss": ..., "test/upper_loss": ..., ...} of x; those of
                  a test only where the problem has test data
-    history      {metric: (num_iterations,)}, of every iteration
+    history      {metric: (num_iterations,)}, of every iteration; never of a mean
     learned      what was learned of the lower step (alpha, s, t, step size)
     state        to go on from, with `minimizer`
     """

@@ -6,7 +6,8 @@ is 1, or falls to 0 over `annealing_iterations`, N: with `annealing` linear a = 
 cosine a = (1 + cos(pi n / N)) / 2 (Loshchilov and Hutter, ICLR 2017, Eq. 5, one period).
 
 `average`: scores, and whatever is done with the result, are of a running mean of x (and of all else
-that is learned) whose weights fall by this factor with age; x itself moves as without it.
+that is learned) whose weights fall by this factor with age (`bilevel.averaging`); x itself moves as
+without it.
 """
 
 import math

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import jax
 
-from bilevel.averaging import scored
 from bilevel.shapes import one_task
 from src.output.cleaning_plots import trust_sheet, weight_histogram
 from src.running.loop import train_in_memory
@@ -20,7 +19,7 @@ def cleaning_figures(histogram: Path, sheet: Path, *overrides: str) -> None:
     experiment = build(resolve(compose_config([*OVERRIDES, *overrides])[0]))
     weighted, source = experiment.problem.inspect, experiment.source
     assert weighted is not None
-    state = scored(train_in_memory(experiment))
+    state = train_in_memory(experiment)
     key = jax.random.key(experiment.settings.seed)
     task = one_task(source, source.seeded(source.data, key), key, "train")
     samples = jax.device_get(weighted(state.variables["problem"], task))

@@ -1,6 +1,6 @@
 """Rows of Omniglot: 5 and 20 ways, 1 and 5 shots, for each method and cell that a paper has."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from src.results.intervention_rows import TWENTY_WAYS
 from src.results.row import Published, Quoted, Row
@@ -118,36 +118,48 @@ def _changed(
     seeds: tuple[int, ...] = (0,),
     against: str = "",
 ) -> Row:
-    """A cell with other choices than those of the method's own row."""
+    """A cell with centred features, and with other choices than those of the method's own row."""
     row = _row(name, method, *cell, (CENTRE, *options))
-    return row._replace(seeds=seeds, differs=differs, against=against)
+    return row._replace(seeds=seeds, differs=f"{CENTRED}; {differs}", against=against)
 
 
-def _cosine(iterations: int) -> tuple[str, ...]:
-    return (
+def _cosine(
+    method: str,
+    says: str = "",
+    *options: str,
+    part: str = "",
+    iterations: int = 6000,
+    cell: tuple[int, int] = (5, 1),
+    seeds: tuple[int, ...] = (0,),
+    against: str = "",
+) -> Row:
+    """The same with a step of Adam that falls to 0; `part` of its name tells what else differs."""
+    length = "" if iterations == 6000 else f"-{iterations}"
+    seldom = ("eval_every=1000", "checkpoint_every=1000") if length else ()
+    count = f"{iterations:,} iterations" if length else ""
+    return _changed(
+        f"{method}{part}-cosine{length}",
+        method,
+        "; ".join(filter(None, ("Adam's step falls to 0 by a cosine", count, says))),
         *(f"num_iterations={iterations}", "num_validation_tasks=600"),
         *("upper_optimizer.annealing=cosine", f"upper_optimizer.annealing_iterations={iterations}"),
+        *(*seldom, *options),
+        cell=cell,
+        seeds=seeds,
+        against=f"omniglot-5w1s-{against}{part}-cosine{length}" if against else "",
     )
 
 
-COSINE = "centred features; Adam's step falls to 0 by a cosine"
-LONG = (*_cosine(20000), "eval_every=1000", "checkpoint_every=1000")
-
-
-def _twenty_ways(method: str, iterations: int, *options: str, test_step: float) -> Row:
+def _twenty_ways(method: str, test_step: str, *options: str, iterations: int, **others: Any) -> Row:
     """5 ways, 1 shot, after training on 2 tasks of 20 ways in place of 8 of 5."""
-    length = "" if iterations == 6000 else f"-{iterations}"
-    head = method != "maml"
-    return _changed(
-        f"{method}-20-ways-cosine{length}",
+    return _cosine(
         method,
-        f"{COSINE}; {iterations:,} iterations of 2 tasks of 20 ways",
-        *(LONG if iterations == 20000 else _cosine(iterations)),
+        f"trained on 2 tasks of 20 ways with lower step 0.4, tested with {test_step}",
         *(f"{key}={value}" for key, value in TWENTY_WAYS.items()),
-        f"test_step_size={test_step:g}",
-        *options,
-        seeds=(0, 1, 2) if head else (0,),
-        against=f"omniglot-5w1s-rhg-20-ways-cosine{length}" if method == "bda" else "",
+        *(f"test_step_size={test_step}", *options),
+        part="-20-ways",
+        iterations=iterations,
+        **others,
     )
 
 
@@ -156,58 +168,43 @@ OF_EACH_CELL = tuple(
     for method, paper in OF_PAPERS.items()
     for cell in paper.cells
 )
+THREE = (0, 1, 2)
+K_OF_MAML = _options("maml", 5)
 OF_OTHER_CHOICES = (
-    _changed("bda-cosine", "bda", COSINE, *_cosine(6000)),
-    _changed("rhg-cosine", "rhg", COSINE, *_cosine(6000)),
-    _changed("bda-cosine-20000", "bda", f"{COSINE}; 20,000 iterations", *LONG),
-    # The step size of tests was chosen on validation, with bda.
-    _twenty_ways("bda", 20000, test_step=0.05),
-    _twenty_ways("rhg", 20000, test_step=0.05),
-    _twenty_ways("bda", 6000, test_step=0.05),
-    _twenty_ways("rhg", 6000, test_step=0.05),
+    _cosine("bda"),
+    _cosine("rhg"),
+    _cosine("bda", iterations=20000),
+    # The step of tests was chosen on validation, with bda and 20,000 iterations.
+    _twenty_ways("bda", "0.05", iterations=20000, seeds=THREE, against="rhg"),
+    _twenty_ways("rhg", "0.05", iterations=20000, seeds=THREE),
+    _twenty_ways("bda", "0.05", iterations=6000, seeds=THREE, against="rhg"),
+    _twenty_ways("rhg", "0.05", iterations=6000, seeds=THREE),
     _changed(
         "bda-max-pool",
         "bda",
-        "centred features; max-pool in place of the convolution's stride",
+        "max-pool in place of the convolution's stride",
         "model.downsample=max_pool",
     ),
-    _changed("maml-cosine", "maml", f"{COSINE}; K = 1", *_options("maml", 5), *_cosine(6000)),
-    _changed("maml-k-5-cosine", "maml", f"{COSINE}; K = 5, lower step 0.1", *_cosine(6000)),
-    _changed(
-        *("maml-k-5-cosine-20000", "maml"),
-        *(f"{COSINE}; 20,000 iterations; K = 5, lower step 0.1", *LONG),
-    ),
-    _changed(
-        "maml-3-test-steps-cosine",
+    _cosine("bda", cell=(20, 1)),
+    _cosine("bda", cell=(20, 1), iterations=20000),
+    _cosine("maml", "K = 1", *K_OF_MAML),
+    _cosine("maml", "K = 5, lower step 0.1", part="-k-5"),
+    _cosine("maml", "K = 5, lower step 0.1", part="-k-5", iterations=20000),
+    _cosine(
         "maml",
-        f"{COSINE}; K = 1 in training, 3 lower steps in tests, as in the paper, recalled",
-        *(*_options("maml", 5), *_cosine(6000), "test_num_lower_steps=3"),
-        seeds=(0, 1, 2),
+        "K = 1 in training, 3 lower steps in tests, as in the paper, recalled",
+        *(*K_OF_MAML, "test_num_lower_steps=3"),
+        part="-3-test-steps",
+        seeds=THREE,
     ),
-    _changed(
-        "fomaml-k-5-cosine",
-        "fomaml",
-        f"{COSINE}; K = 5, lower step 0.1; the paper of the published number is not known here",
-        *_cosine(6000),
-    ),
-    # In tests a class has four times its weight in the mean over the support set.
-    _twenty_ways("maml", 6000, "num_lower_steps=1", "test_num_lower_steps=3", test_step=0.1),
+    # f is a mean over the support set. With 5 classes, not 20, each weighs four times as much.
+    _twenty_ways(*("maml", "0.1", "num_lower_steps=1", "test_num_lower_steps=3"), iterations=6000),
+    _cosine("fomaml", "K = 5, lower step 0.1; the paper's K is not known here", part="-k-5"),
     *(
-        _changed(
-            *(f"{method}-cosine", method, f"{COSINE}; {DIFFERS[method]}"),
-            *(*_options(method, cell[0]), *_cosine(6000)),
-            cell=cell,
-        )
+        _cosine(method, DIFFERS[method], *_options(method, cell[0]), cell=cell)
         for method, cell in (
             *(("fomaml", (5, 1)), ("meta_sgd", (5, 1)), ("maml", (5, 5)), ("maml", (20, 1))),
             *(("maml", (20, 5)), ("anil", (20, 1)), ("anil", (20, 5))),
-        )
-    ),
-    *(
-        _changed(f"bda-cosine{length}", "bda", f"{COSINE}{more}", *options, cell=(20, 1))
-        for length, more, options in (
-            ("", "", _cosine(6000)),
-            ("-20000", "; 20,000 iterations", LONG),
         )
     ),
 )

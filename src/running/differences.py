@@ -3,6 +3,16 @@
 from typing import Any
 
 
+class _Absent:
+    """What a key is where it is not there: an option that came later, say."""
+
+    def __repr__(self) -> str:
+        return "not there"
+
+
+ABSENT = _Absent()
+
+
 def differences(theirs: Any, mine: Any, words: str = "{key} was {first}, now {second}") -> str:
     """The first keys in which two configurations differ, for a message."""
     found = _differences("", theirs, mine)[:4]
@@ -18,7 +28,7 @@ def _differences(path: str, theirs: Any, mine: Any) -> list[tuple[str, Any, Any]
             difference
             for key in {**theirs, **mine}
             for difference in _differences(
-                f"{path}.{key}" if path else key, theirs.get(key), mine.get(key)
+                f"{path}.{key}" if path else key, theirs.get(key, ABSENT), mine.get(key, ABSENT)
             )
         ]
     return [] if theirs == mine else [(path, theirs, mine)]

@@ -18,6 +18,7 @@ from jax import lax
 from jax.stages import Wrapped
 
 from bilevel.algorithm import AlgorithmState
+from bilevel.averaging import scored
 from bilevel.batching import batched
 from bilevel.types import Array, Metrics, Tree
 from src.running.best import evaluation_state, with_best
@@ -172,7 +173,7 @@ def in_full(row: dict[str, float], settings: Settings, progress: Progress) -> di
 
 
 def train_in_memory(experiment: Experiment) -> AlgorithmState:
-    """The state of the first seed after num_iterations: no folder, no validation (for figures)."""
+    """The first seed's state, as it is scored, after num_iterations: no folder (for figures)."""
     settings = experiment.settings._replace(log_every=experiment.settings.num_iterations)
     experiment = experiment._replace(settings=settings)
     states, _ = make_chunk(experiment)(
@@ -182,7 +183,7 @@ def train_in_memory(experiment: Experiment) -> AlgorithmState:
         jnp.int32(0),
         jnp.int32(settings.num_iterations),
     )
-    return jax.tree.map(lambda leaf: leaf[0], states)
+    return jax.tree.map(lambda leaf: leaf[0], scored(states))
 
 
 def initial_state(experiment: Experiment) -> AlgorithmState:

@@ -61,8 +61,8 @@ def result_of(run: Run, evaluate: Evaluate, curve: Evaluate, trained: Snapshot) 
     is_last = all(step == progress.step for step, on in zip(best_step, alive, strict=True) if on)
     best = final if is_last else held_out(judged.best)
 
-    def numbers(scored: Sequence[Scores], prefix: str = "") -> dict[str, float]:
-        means = [as_numbers(averaged(scores, alive)) for scores in scored]
+    def numbers(parts: Sequence[Scores], prefix: str = "") -> dict[str, float]:
+        means = [as_numbers(averaged(scores, alive)) for scores in parts]
         return {f"{prefix}{name}": value for part in means for name, value in part.items()}
 
     several = settings.seeds > 1
@@ -84,7 +84,7 @@ def result_of(run: Run, evaluate: Evaluate, curve: Evaluate, trained: Snapshot) 
 
 
 def _each_seed(
-    settings: Settings, failed: Sequence[str], scored: Mapping[str, Sequence[Scores]]
+    settings: Settings, failed: Sequence[str], of_states: Mapping[str, Sequence[Scores]]
 ) -> dict[str, Any]:
     """The seeds, why some are left out, and the scores of each; null for what is no number."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
@@ -98,7 +98,7 @@ def _each_seed(
                 None if reason else value
                 for value, reason in zip(values.tolist(), failed, strict=True)
             ]
-            for prefix, parts in scored.items()
+            for prefix, parts in of_states.items()
             for scores in parts
             for name, values in scores.last().items()
         },
