@@ -318,3 +318,10 @@ def test_the_shared_files_hold_for_every_method():
     bda = config_of("experiment=cleaning", "method=bda", "model=flat")
     assert bda["problem"]["pollution"] == "uniform"
     assert bda["data"]["split_sizes"] == [5000, 5000, None]
+
+
+@pytest.mark.parametrize("method", ["bda", "rhg"])
+def test_the_preset_of_20_ways_is_what_its_rows_ran(method):
+    theirs = config_of_row(named(f"omniglot-5w1s-{method}-20-ways-cosine"), 0)
+    preset = config_of("experiment=omniglot_20_ways", f"method={method}")
+    assert {**preset, "logger": theirs["logger"]} == theirs
