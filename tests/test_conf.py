@@ -45,9 +45,11 @@ def yaml_of(group, file):
 
 
 def chosen_by(group, file):
-    """{group: file} of the other groups that a file chooses."""
+    """{group: file} of the other groups that a file chooses, or one of its group it builds on."""
     entries = [e for e in yaml_of(group, file).get("defaults", []) if e != "_self_"]
-    pairs = [pair for entry in entries for pair in entry.items()]
+    below = [chosen_by(group, entry) for entry in entries if isinstance(entry, str)]
+    own = [entry for entry in entries if not isinstance(entry, str)]
+    pairs = [pair for entry in [*below, *own] for pair in entry.items()]
     return {str(key).removeprefix("override ").removeprefix("/"): value for key, value in pairs}
 
 

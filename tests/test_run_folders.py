@@ -42,10 +42,9 @@ def edit_identity(folder, **changes):
 
 
 def of_code_without(folder, group, key):
-    path = folder / "identity.json"
-    stored = json.loads(path.read_text())
-    del stored["config"][group][key]
-    path.write_text(json.dumps(stored))
+    config = json.loads((folder / "identity.json").read_text())["config"]
+    del config[group][key]
+    edit_identity(folder, config=config)
 
 
 def damage_checkpoint(folder):

@@ -93,25 +93,28 @@ def minimizer(
     def x_of(state: AlgorithmState) -> Tree:
         return scored(state).variables["problem"]
 
-    def solved(state: AlgorithmState, key: Array, split: str) -> tuple[Tree, Tree]:
-        """A task, and its y_K."""
+    def solved(answer: AlgorithmState, key: Array, split: str) -> tuple[Tree, Tree]:
+        """A task, and its y_K, at a state as it is scored."""
         task_key, adapt_key = jax.random.split(key)
         task = one_task(source, data, task_key, split)
-        return task, algorithm.adapt(scored(state), adapt_key, task, lower.num_steps)
+        return task, algorithm.adapt(answer, adapt_key, task, lower.num_steps)
 
     def keys_of(key: Array, split: str) -> Array:
         number = 1 if source.persistent else num_scored_tasks
         return score_keys(key, split, number, source.persistent)
 
     def score(state: AlgorithmState, key: Array, split: str) -> Metrics:
+        answer = scored(state)
+        x = answer.variables["problem"]
+
         def of_task(key: Array) -> Metrics:
-            (task, y), x = solved(state, key, split), x_of(state)
+            task, y = solved(answer, key, split)
             return dict(lower.problem.evaluate(x, lower.problem.prepare(x, task), task, y))
 
         return jax.tree.map(jnp.mean, lax.map(of_task, keys_of(key, split)))
 
     def lower_solution(state: AlgorithmState, key: Array) -> Tree:
-        return solved(state, keys_of(key, "validation")[0], "train")[1]
+        return solved(scored(state), keys_of(key, "validation")[0], "train")[1]
 
     return Minimizer(algorithm.init, step, score, x_of, lower_solution)
 

@@ -20,6 +20,7 @@ def _four(
     return dict(zip(((5, 1), (5, 5), (20, 1), (20, 5)), values, strict=True))
 
 
+THREE = (0, 1, 2)  # seeds
 BETTY = "as in Betty's README"
 OF_PAPERS = {
     "bda": OfPaper("Liu et al., ICML 2020", True, _four(99.04, 99.62, 96.50, 99.10)),
@@ -102,7 +103,7 @@ def _row(name: str, method: str, ways: int, shots: int, options: tuple[str, ...]
             *(f"problem.shots={shots}", *options),
         ),
         (Quoted("test/accuracy", "accuracy", percent=True, published=published),),
-        seeds=(0, 1, 2),
+        seeds=THREE,
         needs="Omniglot",
         differs=DIFFERS[method],
         against=f"omniglot-{ways}w{shots}s-rhg" if name == "bda" else "",
@@ -152,9 +153,10 @@ def _cosine(
 
 def _twenty_ways(method: str, test_step: str, *options: str, iterations: int, **others: Any) -> Row:
     """5 ways, 1 shot, after training on 2 tasks of 20 ways in place of 8 of 5."""
+    lower_step = TWENTY_WAYS["lower_optimizer.step_size"]
     return _cosine(
         method,
-        f"trained on 2 tasks of 20 ways with lower step 0.4, tested with {test_step}",
+        f"trained on 2 tasks of 20 ways with lower step {lower_step}, tested with {test_step}",
         *(f"{key}={value}" for key, value in TWENTY_WAYS.items()),
         *(f"test_step_size={test_step}", *options),
         part="-20-ways",
@@ -168,7 +170,6 @@ OF_EACH_CELL = tuple(
     for method, paper in OF_PAPERS.items()
     for cell in paper.cells
 )
-THREE = (0, 1, 2)
 K_OF_MAML = _options("maml", 5)
 OF_OTHER_CHOICES = (
     _cosine("bda"),
