@@ -119,6 +119,21 @@ def test_centred_features_are_the_same_less_their_mean(options):
     )
 
 
+def test_features_of_a_fixed_norm_have_it_in_each_image_after_they_are_centred():
+    options: dict = {"filters": 2, "num_blocks": 1, "centre": True}
+    images = jax.random.uniform(KEY, (5, 6, 6, 1))
+    free, fixed = conv4(**options), conv4(**options, feature_norm="fixed")
+    weights = free.init(KEY, images)
+    features = np.asarray(free.apply(weights, images))
+    expected = features * np.sqrt(18) / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(fixed.apply(weights, images), expected, rtol=1e-5)
+    assert np.ptp(np.linalg.norm(features, axis=1)) > 0.1
+    # Features that are all zero (here: an image is the mean of its batch) have a gradient.
+    alike = jnp.ones_like(images)
+    gradient = jax.grad(lambda w: (fixed.apply(w, alike) ** 2).sum())(weights)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
 def test_a_network_without_batch_norm_can_be_centred_on_the_support_set():
     images = jax.random.uniform(KEY, (2, 5, 3, 3, 1))
     model = mlp(hidden_sizes=(4,), normalise=False, centre=True, batch_norm="support")

@@ -21,6 +21,7 @@ from src.models.upper_layers import FIXED, Extra, add_upper_layer
 Downsample = Literal["stride", "max_pool"]
 Features = Literal["flatten", "mean"]
 LastActivation = Literal["relu", "none"]
+FeatureNorm = Literal["free", "fixed"]
 Scale = Literal["one", "learned"]
 
 
@@ -34,6 +35,7 @@ def conv4(
     features: Features = "flatten",
     last_activation: LastActivation = "relu",
     centre: bool = False,
+    feature_norm: FeatureNorm = "free",
     batch_norm: BatchNorm = "batch",
     extra: Extra = "none",
     convolution: ConvolutionName = "auto",
@@ -47,7 +49,7 @@ def conv4(
     14, 7, 4, 2) or by a 2x2 max-pool after the ReLU (rounded down: 84, 42, 21, 10, 5). `features`:
     all pixels of the last block, or their mean. `last_activation`: whether the last block has its
     ReLU. `centre`: features less their mean over the batch, whose statistics are chosen as those of
-    batch norm.
+    batch norm. `feature_norm`: as it comes, or sqrt(d) for each image (after `centre`).
 
     28x28x1 images, 64 filters, stride: d = 256 (mean: 64), 111,424 weights. 84x84x3 images, 32
     filters, max-pool: d = 800, 28,640 weights. BOML's MetaInit has offset=zero and convolution
@@ -73,6 +75,7 @@ def conv4(
             if downsample == "max_pool":
                 hidden = max_pool(hidden, "VALID")
         flat = hidden.mean((1, 2)) if features == "mean" else hidden.reshape(len(hidden), -1)
-        return layers.centred(flat) if centre else flat
+        shifted = layers.centred(flat) if centre else flat
+        return layers.with_fixed_norm(shifted) if feature_norm == "fixed" else shifted
 
     return as_model(forward, batch_norm, FIXED[extra], transforms_head=extra == "t_layers")

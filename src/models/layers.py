@@ -119,6 +119,15 @@ def centred(features: Array) -> Array:
     return features - per_channel(mean, features)
 
 
+def with_fixed_norm(features: Array, epsilon: float = 1e-6) -> Array:
+    """Features (n, d), each row scaled to the norm sqrt(d): sqrt(d) h / sqrt(|h|^2 + d epsilon).
+
+    The norm of batch-normalised features of unit variance, so the lower steps keep their meaning.
+    """
+    mean_square = jnp.square(features).mean(-1, keepdims=True)
+    return features * jax.lax.rsqrt(mean_square + epsilon)
+
+
 def per_channel(vector: Array, images: Array) -> Array:
     """(channels,) as (1, ..., 1, channels), of the rank of the images."""
     return jax.lax.broadcast_to_rank(vector, images.ndim)

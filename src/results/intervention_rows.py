@@ -21,6 +21,7 @@ BDA = {"method": "bda"}
 CENTRE = {"model.centre": "true"}
 CLIP = {"upper_optimizer.clip_norm": "0.5"}
 COSINE = {"upper_optimizer.annealing": "cosine", **ANNEALED}
+FIXED_NORM = {"model.feature_norm": "fixed"}
 K1, K10 = ({"num_lower_steps": str(number)} for number in (1, 10))
 MAX_POOL = {"model.downsample": "max_pool"}
 NO_RELU = {"model.last_activation": "none"}
@@ -77,6 +78,7 @@ CHANGES = {
     "no-last-relu": NO_RELU,
     "no-last-relu-zero-offset": {**NO_RELU, "model.offset": "zero"},
     "support-statistics": SUPPORT,
+    "fixed-norm": FIXED_NORM,
     "max-pool": MAX_POOL,
     "mean-of-pixels": {"model.features": "mean"},
     "xavier-head": {"problem.head_init": "xavier"},
@@ -87,6 +89,7 @@ CHANGES = {
     "centre-average": {**CENTRE, **AVERAGE},
     "centre-scale": {**CENTRE, **SCALE},
     "centre-bda": {**CENTRE, **BDA},
+    "centre-fixed-norm": {**CENTRE, **FIXED_NORM},
     "centre-max-pool": {**CENTRE, **MAX_POOL},
     "centre-lower-step-0.04": {**CENTRE, **_lower_step(0.04)},
     "centre-lower-step-0.4": {**CENTRE, **_lower_step(0.4)},
