@@ -1,6 +1,7 @@
 """MAML's family: gradients of T-layers, warp layers, masks and starts; what each preset learns."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,14 @@ from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_optimizers import sgd
 from bilevel.masked_sgd import masked_sgd
 from bilevel.proximal import proximal
-from src.certification.cases import CASES, Where, lower_dynamics, place_of, where
+from src.certification.cases import (
+    CASES,
+    Where,
+    lower_dynamics,
+    place_of,
+    upper_layers,
+    where,
+)
 from src.certification.certify import (
     default_node,
     error_against_target,
@@ -43,29 +51,38 @@ K = 3
 KEY = jax.random.key(0)
 
 
-# Those that give a gradient of the start and of the layers that stay above it.
+# Those that say of what they give the gradient, and give that of the start and of the layers that
+# stay above it.
 RECORDS = {name: unchecked(default_node(name)) for name in names_of("hypergradient")}
 OF_START_AND_LAYERS = [
     name
     for name, record in RECORDS.items()
-    if "start" in record.differentiates and record.differentiates & {"context", "direct"}
+    if record.target is not None
+    and "start" in record.differentiates
+    and record.differentiates & {"context", "direct"}
 ]
 
 
+KEPT_ABOVE = {
+    "t_layers": (CASES["t_layers"], {"t_weights"}),
+    "warp_layers": (CASES["warp_layers"], {"warp_weights", "warp_bias"}),
+    "shared offsets": (partial(upper_layers, "none", "shared"), {"batch_norm_offset"}),
+}
+
+
 @pytest.mark.parametrize("name", OF_START_AND_LAYERS)
-@pytest.mark.parametrize("case_name", ["t_layers", "warp_layers"])
+@pytest.mark.parametrize("case_name", KEPT_ABOVE)
 def test_layers_of_the_upper_level_have_right_gradients(case_name, name):
-    case = CASES[case_name]()
+    case = KEPT_ABOVE[case_name][0]()
     dynamics = lower_dynamics()["sgd, learned"]
     assert error_against_target(default_node(name), case, dynamics, place_of(case)) < 1e-8
 
 
-@pytest.mark.parametrize("case_name", ["t_layers", "warp_layers"])
+@pytest.mark.parametrize("case_name", KEPT_ABOVE)
 def test_layers_of_the_upper_level_do_not_adapt(case_name):
-    case = CASES[case_name]()
-    at = where(case, sgd_of(0.1), K)
+    make_case, kinds = KEPT_ABOVE[case_name]
+    at = where(make_case(), sgd_of(0.1), K)
     point = at.point
-    kinds = {"t_layers": {"t_weights"}, "warp_layers": {"warp_weights", "warp_bias"}}[case_name]
     adapting = {name for module in point.y0["network"].values() for name in module}
     assert {name for module in point.context["fixed"].values() for name in module} == kinds
     assert not adapting & kinds

@@ -242,6 +242,12 @@ def test_fixed_holds_the_names_of_what_the_upper_level_keeps(extra):
     assert model.transforms_head == (extra == "t_layers")
 
 
+@pytest.mark.parametrize("network", [conv4, residual])
+def test_a_shared_offset_is_kept_above(network):
+    assert network(offset="shared").fixed == {"batch_norm_offset"}
+    assert network(offset="learned").fixed == network(offset="zero").fixed == set()
+
+
 def test_other_networks_keep_nothing_above():
     for model in (mlp(), linear(), residual(), resnet12()):
         assert (model.fixed, model.transforms_head) == (frozenset(), False)

@@ -18,6 +18,7 @@ from src.data.image_classes import SPLITS, ImageClasses
 from src.data.labelled import LabelledImages
 from src.data.synthetic_regression import synthetic_regression
 from src.models.conv4 import conv4
+from src.models.layers import Offset
 from src.models.mlp import flat, mlp
 from src.models.upper_layers import Extra
 from src.problems.adapting_network import Roles
@@ -186,11 +187,11 @@ def maml() -> Case:
     return Case(problem, source, tasks=2)
 
 
-def upper_layers(extra: Extra) -> Case:
-    """The same with a convolution, and layers that the upper level alone learns."""
+def upper_layers(extra: Extra, offset: Offset = "learned") -> Case:
+    """The same with a convolution, and layers (or offsets) that the upper level alone learns."""
     problem, source = few_shot(
         tiny_images(size=4),
-        conv4(filters=3, num_blocks=1, extra=extra),
+        conv4(filters=3, num_blocks=1, extra=extra, offset=offset),
         Roles("all", True),
         ways=3,
         shots=1,

@@ -45,11 +45,12 @@ def conv4(
 
     A block is a 3x3 convolution (SAME, no bias), the `extra` layer, batch norm with an offset and,
     if `scale` is learned, a scale from 1 (`batch_norm`: on whose statistics, in training and in
-    testing alike), then ReLU. The image is halved by the convolution's stride of 2 (rounded up: 28,
-    14, 7, 4, 2) or by a 2x2 max-pool after the ReLU (rounded down: 84, 42, 21, 10, 5). `features`:
-    all pixels of the last block, or their mean. `last_activation`: whether the last block has its
-    ReLU. `centre`: features less their mean over the batch, whose statistics are chosen as those of
-    batch norm. `feature_norm`: as it comes, or sqrt(d) for each image (after `centre`).
+    testing alike), then ReLU. A shared offset adapts in no task. The image is halved by the
+    convolution's stride of 2 (rounded up: 28, 14, 7, 4, 2) or by a 2x2 max-pool after the ReLU
+    (rounded down: 84, 42, 21, 10, 5). `features`: all pixels of the last block, or their mean.
+    `last_activation`: whether the last block has its ReLU. `centre`: features less their mean over
+    the batch, whose statistics are chosen as those of batch norm. `feature_norm`: as it comes, or
+    sqrt(d) for each image (after `centre`).
 
     28x28x1 images, 64 filters, stride: d = 256 (mean: 64), 111,424 weights. 84x84x3 images, 32
     filters, max-pool: d = 800, 28,640 weights. BOML's MetaInit has offset=zero and convolution
@@ -78,4 +79,5 @@ def conv4(
         shifted = layers.centred(flat) if centre else flat
         return layers.with_fixed_norm(shifted) if feature_norm == "fixed" else shifted
 
-    return as_model(forward, batch_norm, FIXED[extra], transforms_head=extra == "t_layers")
+    fixed = FIXED[extra] | layers.FIXED[offset]
+    return as_model(forward, batch_norm, fixed, transforms_head=extra == "t_layers")

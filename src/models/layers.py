@@ -10,7 +10,13 @@ from bilevel.types import Array
 from src.models.convolution import WINDOW, Convolve
 
 WeightsInit = Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "lecun_normal"]
-Offset = Literal["learned", "zero"]
+Offset = Literal["learned", "shared", "zero"]
+# What the upper level alone learns of batch norm: `Model.fixed`.
+FIXED: dict[Offset, frozenset[str]] = {
+    "learned": frozenset(),
+    "shared": frozenset({"batch_norm_offset"}),
+    "zero": frozenset(),
+}
 SLOPE = 0.1
 
 
@@ -84,7 +90,8 @@ def batch_norm(
 
     inputs: (n, ..., channels). Mean and variance are haiku's state: those that are given are used,
     and where there are none they are measured on these inputs (and given to whoever asks). `scale`
-    (from 1) and the offset (from 0) are parameters; without them they stay 1 and 0.
+    (from 1) and the offset (from 0) are parameters; without them they stay 1 and 0. A shared offset
+    is learned above and adapts in no task.
     """
     axes = tuple(range(inputs.ndim - 1))
     shape, dtype = inputs.shape[-1:], inputs.dtype

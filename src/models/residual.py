@@ -63,7 +63,7 @@ def residual(
         pooled = project(hidden, pooled_filters, "pooled").mean((1, 2))
         return project(pooled, num_features, "features")
 
-    return as_model(forward, batch_norm)
+    return as_model(forward, batch_norm, layers.FIXED[offset])
 
 
 def _block(
