@@ -9,6 +9,7 @@ from src.results.intervention_rows import INTERVENTIONS
 from src.results.measured_rows import MEASURED
 from src.results.row import Row
 from src.results.tiny_rows import TINY
+from src.results.whole_network_rows import WHOLE_NETWORK
 from src.settings.errors import UserError
 
 
@@ -30,6 +31,11 @@ GROUPS = {
         "one change at a time, Omniglot, 5 ways, 1 shot, `rhg`: what helps, by validation",
         "",
         INTERVENTIONS,
+    ),
+    "whole_network": Group(
+        "one change at a time, Omniglot, 20 ways, 1 shot, `maml`: what helps, by validation",
+        "",
+        WHOLE_NETWORK,
     ),
     "omniglot": Group(
         "Omniglot with rotations, beside the papers",

@@ -1,0 +1,53 @@
+"""Rows that change one thing of Omniglot's 20-way 1-shot `maml`, and see what validation says."""
+
+from src.results.row import Quoted, Row
+
+# 4,000 tasks in each row; one seed, and the same tasks in all. Tests have 15 queries per class.
+BASE = {
+    "experiment": "omniglot",
+    "method": "maml",
+    "problem.ways": "20",
+    "problem.train_queries": "5",
+    "meta_batch_size": "4",
+    "num_iterations": "1000",
+    "eval_every": "250",
+    "checkpoint_every": "500",
+    "num_validation_tasks": "200",
+    "num_test_tasks": "20",  # the test is not looked at
+}
+CENTRE = {"model.centre": "true"}
+SHARED = {"model.offset": "shared"}
+
+
+def _lower_step(size: float) -> dict[str, str]:
+    return {"lower_optimizer.step_size": f"{size:g}"}
+
+
+CHANGES = {
+    "base": {},
+    "centre": CENTRE,
+    "lower-step-0.4": _lower_step(0.4),
+    "lower-step-0.03": _lower_step(0.03),
+    "k-1": {"num_lower_steps": "1", **_lower_step(0.4)},
+    "mean-of-pixels": {"model.features": "mean"},
+    "shared-offset": SHARED,
+    "clip": {"upper_optimizer.clip_norm": "0.5"},
+    "centre-lower-step-0.4": {**CENTRE, **_lower_step(0.4)},
+    "centre-k-1": {**CENTRE, "num_lower_steps": "1", **_lower_step(1.6)},
+    "centre-shared-offset": {**CENTRE, **SHARED},
+}
+
+
+def _row(name: str, change: dict[str, str]) -> Row:
+    options = {**BASE, **change}
+    return Row(
+        f"maml-20w-{name}",
+        "whole_network",
+        tuple(f"{key}={value}" for key, value in options.items()),
+        (Quoted("validation/accuracy", "validation", percent=True),),
+        needs="Omniglot",
+        against="" if name == "base" else "maml-20w-base",
+    )
+
+
+WHOLE_NETWORK = tuple(_row(name, change) for name, change in CHANGES.items())
