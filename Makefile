@@ -56,9 +56,11 @@ format: $(VENV)/.installed-dev  ## format the code and mend what lint can mend
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-# Most of a test is compilation, which takes half as long so; =0 tests what users run.
+# Most of a test is compilation, which takes a third as long so. What users run is tested by
+# make test JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=
 # A file's tests stay in one process: they share compiled programs.
 test test-ci test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
+test test-ci test-all: export XLA_FLAGS ?= --xla_cpu_use_fusion_emitters=false
 PYTEST := $(RUN) pytest --numprocesses auto --dist loadfile
 test: $(VENV)/.installed-dev  ## run the quick tests: minutes (ARGS="-k name" for some of them)
 	$(PYTEST) -m "not slow" $(ARGS)
