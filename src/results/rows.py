@@ -40,7 +40,7 @@ GROUPS = {
     "omniglot": Group(
         "Omniglot with rotations, beside the papers",
         "6,000 iterations of 8 tasks where the command names no others (published: from 3,000 of "
-        "16 in the code of BDA to 60,000 of 32, recalled, in MAML's); 100 of the 423 test "
+        "16 in the code of BDA to 40,000 of 32 in MAML's); 100 of the 423 test "
         "characters are for validation; turned characters are classes in tests too; last state",
         OMNIGLOT,
     ),
