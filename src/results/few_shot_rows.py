@@ -48,7 +48,8 @@ OF_PAPERS = {
 CENTRE = "model.centre=true"
 CENTRED = "centred features"
 # Read in github.com/cbfinn/maml (main.py, maml.py), github.com/yoonholee/MT-net
-# (experiments/omniglot.sh) and github.com/aravindr93/imaml_dev (examples/README.md).
+# (experiments/omniglot.sh), github.com/aravindr93/imaml_dev (examples/README.md) and
+# github.com/openai/supervised-reptile (README.md; 5 ways, 1 shot: with transduction).
 DIFFERS = {
     "bda": f"{CENTRED}; law 0.4 / k (their code: 0.6 * 0.9^(k-1))",
     "rhg": CENTRED,
@@ -57,17 +58,23 @@ DIFFERS = {
     "fomaml": "K and lower step of MAML's code (1 shot); what else it has: docs/results.md",
     "anil": "K and lower step of the paper are not known here",
     "meta_sgd": "one lower step, recalled; lower steps begin at size 0.1",
-    "imaml": "K, lower step and weight of the authors' code, and its 5 solver steps, of GMRES (code: "
-    "conjugate gradients, damping 1); 20,000 iterations of 32 tasks there, no weight in tests",
-    "reptile": "as in the paper, recalled: ten shots in training, two of each class in a step; 50 "
-    "lower steps in tests; x moves less and less, in a line. Other: lower steps by gradient "
-    "descent (paper: Adam, whose averages go on from task to task), fewer iterations (100,000)",
+    "imaml": "K, lower step, weight and 5 solver steps of the authors' code; there of conjugate "
+    "gradients with damping 1, 20,000 iterations of 32 tasks, no weight in tests",
+    "reptile": "5 ways: shots in training, K and lower steps in tests as in the authors' commands "
+    "(20 ways: two of ten shots in each of ten steps; there 12 steps of 15 or 20 images); x moves "
+    "less and less, in a line. Other there: lower steps by Adam, whose averages go on from task to "
+    "task, 100,000 iterations (20 ways: 200,000)",
     "mt_net": "K and lower step of the authors' script; the rest there is as in MAML's. Others got "
     "90 % at 20 ways, 1 shot, from it (issue 2)",
 }
 
 
-def _options(method: str, ways: int) -> tuple[str, ...]:
+# K, tasks, shots in training, shots of each class in a lower step, lower steps in tests.
+REPTILES = {(5, 1): (3, 10, 15, 5, 5), (5, 5): (5, 5, 10, 2, 100)}
+REPTILES |= dict.fromkeys(((20, 1), (20, 5)), (10, 5, 10, 2, 50))
+
+
+def _options(method: str, ways: int, shots: int) -> tuple[str, ...]:
     """What the method's own protocol has other than the shared one."""
     few = ways == 5
     if method in ("bda", "rhg", "trhg"):
@@ -81,15 +88,16 @@ def _options(method: str, ways: int) -> tuple[str, ...]:
     if method == "imaml":
         return ("num_lower_steps=16",)
     if method == "reptile":
+        steps, tasks, train_shots, at_once, test_steps = REPTILES[ways, shots]
         return (
-            *(f"num_lower_steps={5 if few else 10}", "meta_batch_size=5"),
+            *(f"num_lower_steps={steps}", f"meta_batch_size={tasks}"),
             *(
-                "problem.train_shots=10",
+                f"problem.train_shots={train_shots}",
                 "problem.train_queries=5",
-                "problem.train_shots_per_step=2",
+                f"problem.train_shots_per_step={at_once}",
             ),
-            *("test_num_lower_steps=50", "num_iterations=6000", "upper_optimizer.annealing=linear"),
-            "upper_optimizer.annealing_iterations=6000",
+            *(f"test_num_lower_steps={test_steps}", "num_iterations=6000"),
+            *("upper_optimizer.annealing=linear", "upper_optimizer.annealing_iterations=6000"),
         )
     return ()
 
@@ -171,11 +179,11 @@ def _twenty_ways(method: str, test_step: str, *options: str, iterations: int, **
 
 
 OF_EACH_CELL = tuple(
-    _row(method, method, *cell, _options(method, cell[0]))
+    _row(method, method, *cell, _options(method, *cell))
     for method, paper in OF_PAPERS.items()
     for cell in paper.cells
 )
-K_OF_MAML = _options("maml", 5)
+K_OF_MAML = _options("maml", 5, 1)
 OF_OTHER_CHOICES = (
     _cosine("bda"),
     _cosine("rhg"),
@@ -207,7 +215,7 @@ OF_OTHER_CHOICES = (
     _twenty_ways(*("maml", "0.1", "num_lower_steps=1", "test_num_lower_steps=3"), iterations=6000),
     _cosine("fomaml", "K = 5, lower step 0.1; the paper's K is not known here", part="-k-5"),
     *(
-        _cosine(method, DIFFERS[method], *_options(method, cell[0]), cell=cell)
+        _cosine(method, DIFFERS[method], *_options(method, *cell), cell=cell)
         for method, cell in (
             *(("fomaml", (5, 1)), ("meta_sgd", (5, 1)), ("maml", (5, 5)), ("maml", (20, 1))),
             *(("maml", (20, 5)), ("anil", (20, 1)), ("anil", (20, 5))),
