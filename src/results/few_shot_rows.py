@@ -183,6 +183,12 @@ OF_EACH_CELL = tuple(
     for method, paper in OF_PAPERS.items()
     for cell in paper.cells
 )
+TEN_SHOTS = (
+    *("num_lower_steps=5", "meta_batch_size=5", "problem.train_shots=10"),
+    *("problem.train_queries=5", "problem.train_shots_per_step=2", "test_num_lower_steps=50"),
+    *("num_iterations=6000", "upper_optimizer.annealing=linear"),
+    "upper_optimizer.annealing_iterations=6000",
+)
 K_OF_MAML = _options("maml", 5, 1)
 OF_OTHER_CHOICES = (
     _cosine("bda"),
@@ -213,12 +219,16 @@ OF_OTHER_CHOICES = (
     ),
     # f is a mean over the support set. With 5 classes, not 20, each weighs four times as much.
     _twenty_ways(*("maml", "0.1", "num_lower_steps=1", "test_num_lower_steps=3"), iterations=6000),
+    _row("mt_net-k-5", "mt_net", 5, 1, ())._replace(differs="K = 5, lower step 0.1", seeds=(0,)),
+    _row("reptile-ten-shots", "reptile", 5, 1, TEN_SHOTS)._replace(
+        differs="K = 5, two of ten shots in a step, 50 lower steps in tests", seeds=(0,)
+    ),
     _cosine("fomaml", "K = 5, lower step 0.1; the paper's K is not known here", part="-k-5"),
     *(
         _cosine(method, DIFFERS[method], *_options(method, *cell), cell=cell)
         for method, cell in (
             *(("fomaml", (5, 1)), ("meta_sgd", (5, 1)), ("maml", (5, 5)), ("maml", (20, 1))),
-            *(("maml", (20, 5)), ("anil", (20, 1)), ("anil", (20, 5))),
+            *(("maml", (20, 5)), ("anil", (20, 1)), ("anil", (20, 5)), ("mt_net", (5, 1))),
         )
     ),
 )
