@@ -67,8 +67,9 @@ def test_rows_of_omniglot_are_built(method, omniglot_folder):
     assert len(rows) == len(OF_PAPERS[method].cells)
     for row in (rows[0], rows[-1]):
         more = ()
-        if "problem.train_shots=10" in row.overrides:
-            more = ("problem.train_shots=4", "problem.train_queries=1")
+        if any(text.startswith("problem.train_shots=") for text in row.overrides):
+            more = ("problem.train_shots=5", "problem.train_queries=1")
+            more += ("problem.train_shots_per_step=1",)
         config = config_of_row(row, 0, (*small, *more))
         assert (config["method"]["name"], config["data"]["rotations"]) == (method, True)
         build(config)
