@@ -6,12 +6,29 @@ import pytest
 
 from src.figures import eigenvalue
 from src.figures.eigenvalue import Curve, Point, curve, draw, table
+from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, linear_few_shot
 
 
-@pytest.mark.parametrize("typed", eigenvalue.WAYS.values())
-def test_what_is_typed_is_a_configuration(typed):
+@pytest.mark.parametrize("name", eigenvalue.WAYS)
+def test_what_is_typed_is_a_configuration(name):
+    typed = eigenvalue.chosen(name)[name][1]
     assert config_of(*eigenvalue.overrides(*typed))["num_lower_steps"] == 5
+
+
+def test_a_curve_by_its_name():
+    assert eigenvalue.chosen(None) == eigenvalue.WAYS
+    with pytest.raises(UserError, match="^only=all is no curve; choose one of plain, centred"):
+        eigenvalue.chosen("all")
+
+
+def test_the_lower_step_is_that_of_the_tasks_that_are_measured(
+    omniglot_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(eigenvalue, "AT", (1,))
+    typed = [*linear_few_shot(omniglot_folder), "method=bda", *QUIET, "log_every=1"]
+    one = curve(tmp_path, [*typed, "lower_optimizer.step_size=0.4", "test_step_size=0.05"])
+    assert one.lower_step == 0.05
 
 
 def test_a_run_goes_on_from_point_to_point(omniglot_folder, tmp_path, monkeypatch):
@@ -34,8 +51,9 @@ def test_a_run_goes_on_from_point_to_point(omniglot_folder, tmp_path, monkeypatc
 
 def test_picture_and_table(tmp_path):
     points = [Point(100, 0.9, 0.01, 30.0, 1.0), Point(250, 0.95, 0.01, 15.0, 1.0)]
-    found = {name: Curve(points, {1: 0.5, 2: 0.4}, 0.1) for name in eigenvalue.WAYS}
+    norms = {1: 0.5, 2: 0.4}
+    found = {label: Curve(points, norms, 0.1) for label, _ in eigenvalue.WAYS.values()}
     draw(found, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     lines = table(found)
-    assert lines[2] == "| 100 |" + 3 * " 90.0 +- 1.0 | 3.00 |"
+    assert lines[2] == "| 100 |" + 4 * " 90.0 +- 1.0 | 3.00 |"
