@@ -18,7 +18,7 @@ def test_what_is_typed_is_a_configuration(name):
 
 def test_a_curve_by_its_name():
     assert eigenvalue.chosen(None) == eigenvalue.WAYS
-    with pytest.raises(UserError, match="^only=all is no curve; choose one of plain, centred"):
+    with pytest.raises(UserError, match=r"^only=all is no curve; choose one of plain, centred"):
         eigenvalue.chosen("all")
 
 
