@@ -15,6 +15,12 @@ BASE = {
     "num_validation_tasks": "200",
     "num_test_tasks": "20",  # the test is not looked at
 }
+# As many queries as shots, in training and in tests: batch statistics of as many images.
+ONE_QUERY = {
+    "problem.train_queries": "1",
+    "problem.queries": "1",
+    "num_validation_tasks": "600",
+}
 CENTRE = {"model.centre": "true"}
 SHARED = {"model.offset": "shared"}
 
@@ -31,6 +37,15 @@ CHANGES = {
     "k-1": {"num_lower_steps": "1", **_lower_step(0.4)},
     "mean-of-pixels": {"model.features": "mean"},
     "shared-offset": SHARED,
+    "1-query": ONE_QUERY,
+    "centre-1-query": {**CENTRE, **ONE_QUERY},
+    "as-in-their-code": {
+        **ONE_QUERY,
+        **SHARED,
+        "model.features": "mean",
+        "problem.head_init": "normal",
+        "meta_batch_size": "16",
+    },
     "clip": {"upper_optimizer.clip_norm": "0.5"},
     "centre-lower-step-0.4": {**CENTRE, **_lower_step(0.4)},
     "centre-k-1": {**CENTRE, "num_lower_steps": "1", **_lower_step(1.6)},
