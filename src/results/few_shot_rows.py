@@ -213,7 +213,7 @@ OF_OTHER_CHOICES = (
     ),
     # f is a mean over the support set. With 5 classes, not 20, each weighs four times as much.
     _twenty_ways(*("maml", "0.1", "num_lower_steps=1", "test_num_lower_steps=3"), iterations=6000),
-    # Of 20 classes a first lower step moves a logit a quarter as far as of 5: 0.4 there is 1.6 here.
+    # With 20 classes a first lower step moves a logit a quarter as far as with 5: 1.6 is like 0.4.
     _cosine(
         "maml",
         "K = 1, lower step 1.6, 4 tasks, 5 queries per class in training",
