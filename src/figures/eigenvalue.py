@@ -154,7 +154,8 @@ def draw(found: Mapping[str, Curve], path: Path) -> None:
         textcoords="offset points",
     )
     scores.set(ylabel="accuracy on validation tasks, %")
-    eigenvalues.set(ylabel="largest eigenvalue x lower step", ylim=(0, None))
+    highest = max(2.2, eigenvalues.get_ylim()[1])  # room for the words above the line
+    eigenvalues.set(ylabel="largest eigenvalue x lower step", ylim=(0, highest))
     norms.set(ylabel="norm of the hypergradient", yscale="log")
     for panel in (scores, eigenvalues, norms):
         panel.set(xlabel="iterations")

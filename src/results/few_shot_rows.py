@@ -214,13 +214,16 @@ OF_OTHER_CHOICES = (
     # f is a mean over the support set. With 5 classes, not 20, each weighs four times as much.
     _twenty_ways(*("maml", "0.1", "num_lower_steps=1", "test_num_lower_steps=3"), iterations=6000),
     # With 20 classes a first lower step moves a logit a quarter as far as with 5: 1.6 is like 0.4.
-    _cosine(
-        "maml",
-        "K = 1, lower step 1.6, 4 tasks, 5 queries per class in training",
-        *("num_lower_steps=1", "lower_optimizer.step_size=1.6", "meta_batch_size=4"),
-        "problem.train_queries=5",
-        part="-k-1",
-        cell=(20, 1),
+    *(
+        _cosine(
+            method,
+            f"K = 1, lower step {said}, 4 tasks, 5 queries per class in training",
+            *("num_lower_steps=1", "lower_optimizer.step_size=1.6", "meta_batch_size=4"),
+            "problem.train_queries=5",
+            part="-k-1",
+            cell=(20, 1),
+        )
+        for method, said in (("maml", "1.6"), ("fomaml", "1.6"), ("meta_sgd", "from 1.6"))
     ),
     _row("mt_net-k-5", "mt_net", 5, 1, ())._replace(differs="K = 5, lower step 0.1"),
     _row("reptile-ten-shots", "reptile", 5, 1, _reptile(*TEN_SHOTS))._replace(
