@@ -58,6 +58,7 @@ format: $(VENV)/.installed-dev  ## format the code and mend what lint can mend
 
 # Most of a test is compilation, which takes a third as long so. What users run is tested by
 # make test JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=
+# (XLA ends a process over a flag that it does not know: a later jax may need XLA_FLAGS= as well.)
 # A file's tests stay in one process: they share compiled programs.
 test test-ci test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
 test test-ci test-all: export XLA_FLAGS ?= --xla_cpu_use_fusion_emitters=false

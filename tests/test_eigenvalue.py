@@ -17,7 +17,9 @@ def test_what_is_typed_is_a_configuration(name):
 
 
 def test_a_curve_by_its_name():
-    assert eigenvalue.chosen(None) == eigenvalue.WAYS
+    assert [*eigenvalue.chosen(None)] == ["plain", "centred", "half-step"]
+    assert eigenvalue.default_picture(None) == "docs/eigenvalue.png"
+    assert eigenvalue.default_picture("20-ways") == "docs/eigenvalue_20_ways.png"
     with pytest.raises(UserError, match=r"^only=all is no curve; choose one of plain, centred"):
         eigenvalue.chosen("all")
 
@@ -38,6 +40,7 @@ def test_a_run_goes_on_from_point_to_point(omniglot_folder, tmp_path, monkeypatc
     assert [point.iteration for point in one.points] == [1, 2]
     assert all(0 <= point.accuracy <= 1 and point.eigenvalue > 0 for point in one.points)
     assert sorted(one.norms) == [1, 2]
+    assert one.lower_step == 0.1
 
     # A third point goes on from what is there; the first two are read.
     known = [[1, 0.1, 0.0, 1.0, 0.0], [2, 0.2, 0.0, 2.0, 0.0]]

@@ -63,6 +63,7 @@ OF_START_AND_LAYERS = [
 ]
 
 
+assert {"unrolled", "truncated", "first_order"} <= {*OF_START_AND_LAYERS}
 KEPT_ABOVE = {
     "t_layers": (CASES["t_layers"], {"t_weights"}),
     "warp_layers": (CASES["warp_layers"], {"warp_weights", "warp_bias"}),

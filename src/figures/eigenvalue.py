@@ -1,11 +1,11 @@
 """The best presets with their eigenvalue: `python -m src.figures.eigenvalue data.root=FOLDER`.
 
-Omniglot, 5 ways, 1 shot, bda with rotations; without centred features, with them, with them and
-half the lower step, and trained on tasks of 20 ways; seed 0. At some iterations, on validation
-tasks: accuracy, and the largest eigenvalue of the lower Hessian at the start of the lower level,
-times the lower step of these tasks (steps leave a minimiser where it is above 2); and the norm of
-the hypergradient. Runs lie in runs/eigenvalue and go on where they were. Draws docs/eigenvalue.png
-and prints the numbers. Takes two hours and a half on a core; only=20-ways is one of the four.
+Omniglot, 5 ways, 1 shot, bda with rotations; without centred features, with them, and with them
+and half the lower step; with only=20-ways, trained on tasks of 20 ways; seed 0. At some iterations,
+on validation tasks: accuracy, and the largest eigenvalue of the lower Hessian at the start of the
+lower level, times the lower step of these tasks (steps leave a minimiser where it is above 2); and
+the norm of the hypergradient. Runs lie in runs/eigenvalue and go on where they were. Draws
+docs/eigenvalue.png and prints the numbers. Takes two hours on a core, one curve alone under one.
 """
 
 import json
@@ -24,12 +24,13 @@ from src.settings.key_values import read_pairs
 
 PLAIN = ("experiment=omniglot", "method=bda", "problem.ways=5", "problem.shots=1")
 CENTRED = (*PLAIN, "model.centre=true")
+TWENTY_WAYS = "20-ways"
 # {its name for only=: what the picture calls it, what is typed}
 WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "plain": ("features as they are", PLAIN),
     "centred": ("features centred", CENTRED),
     "half-step": ("centred, half the step", (*CENTRED, "lower_optimizer.step_size=0.05")),
-    "20-ways": ("trained on 20 ways", ("experiment=omniglot_20_ways",)),
+    TWENTY_WAYS: ("trained on 20 ways", ("experiment=omniglot_20_ways",)),
 }
 AT = (100, 250, *range(500, 6001, 500))  # iterations
 NUM_TASKS = 600
@@ -37,8 +38,8 @@ NORM = "train/hypergradient_norm"
 KEYS = {
     "data.root": "the folder of Omniglot, as for src.train (default: BILEVEL_DATA)",
     "runs": "the folder of the runs (default: runs/eigenvalue)",
-    "to": "the picture (default: docs/eigenvalue.png)",
-    "only": f"one of the curves: {', '.join(WAYS)} (default: all)",
+    "to": "the picture (default: docs/eigenvalue.png; of one curve docs/eigenvalue_NAME.png)",
+    "only": f"one curve: {', '.join(WAYS)} (default: all but the last)",
 }
 
 
@@ -67,22 +68,28 @@ def main() -> None:
         options = read_pairs(arguments, KEYS)
         runs = Path(options.get("runs", "runs/eigenvalue"))
         root = [f"data.root={options['data.root']}"] if "data.root" in options else []
+        only = options.get("only")
         found = {
             label: curve(runs / name, overrides(*typed, *root))
-            for name, (label, typed) in chosen(options.get("only")).items()
+            for name, (label, typed) in chosen(only).items()
         }
-    path = Path(options.get("to", "docs/eigenvalue.png"))
+    path = Path(options.get("to", default_picture(only)))
     draw(found, path)
     print("\n".join(table(found)), path, sep="\n")
 
 
 def chosen(only: str | None) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The curves of WAYS, or one of them. Raises UserError for an unknown name."""
+    """Those trained on 5 ways, or one of WAYS. Raises UserError for an unknown name."""
     if only is None:
-        return WAYS
+        return {name: way for name, way in WAYS.items() if name != TWENTY_WAYS}
     if only not in WAYS:
         raise UserError(f"only={only} is no curve; choose one of {', '.join(WAYS)}")
     return {only: WAYS[only]}
+
+
+def default_picture(only: str | None) -> str:
+    """No curve alone overwrites the picture of several."""
+    return "docs/eigenvalue" + (f"_{only.replace('-', '_')}" if only else "") + ".png"
 
 
 def overrides(*more: str) -> list[str]:
@@ -107,7 +114,7 @@ def curve(folder: Path, typed: Sequence[str]) -> Curve:
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     norms = {row["step"]: row[NORM] for row in rows if NORM in row}
     of_tests = config["test_step_size"]
-    learned = isinstance(of_tests, str)  # "learned": that of training
+    learned = isinstance(of_tests, str)  # "learned" or "initial": of training
     return Curve(points, norms, config["lower_optimizer"]["step_size"] if learned else of_tests)
 
 

@@ -41,9 +41,10 @@ def residual(
     with a bias and `last_activation` (relu: BOML's MetaFeat; none: its MetaInit). `batch_norm`: on
     whose statistics.
 
-    BOML leaves out of x the skips and offsets (MetaFeat) or the offsets (MetaInit, `offset=zero`
-    here), and its 6x6 average pool drops a row and a column of the 7x7 image of Omniglot. 28x28x1
-    images: 1,549,920 weights. Raises ValueError where a size is below 1.
+    A shared offset adapts in no task. BOML leaves out of x the skips and offsets (MetaFeat) or the
+    offsets (MetaInit, `offset=zero` here), and its 6x6 average pool drops a row and a column of the
+    7x7 image of Omniglot. 28x28x1 images: 1,549,920 weights. Raises ValueError where a size is
+    below 1.
     """
     refuse_sizes_below_one(
         block_filters=block_filters, pooled_filters=pooled_filters, num_features=num_features

@@ -48,7 +48,7 @@ def _tasks(number: int) -> dict[str, str]:
     }
 
 
-def _lower_step(size: float) -> dict[str, str]:
+def lower_step(size: float) -> dict[str, str]:
     return {"lower_optimizer.step_size": f"{size:g}"}
 
 
@@ -68,9 +68,9 @@ CHANGES = {
     "inverse-time": {"upper_optimizer.decay": "0.002"},
     "cosine": COSINE,
     "clip": CLIP,
-    "lower-step-0.01": _lower_step(0.01),
-    "lower-step-0.04": _lower_step(0.04),
-    "lower-step-0.4": _lower_step(0.4),
+    "lower-step-0.01": lower_step(0.01),
+    "lower-step-0.04": lower_step(0.04),
+    "lower-step-0.4": lower_step(0.4),
     "k-1": K1,
     "k-10": K10,
     "learned-step": {"lower_optimizer.learn": "scalar"},
@@ -91,8 +91,8 @@ CHANGES = {
     "centre-bda": {**CENTRE, **BDA},
     "centre-fixed-norm": {**CENTRE, **FIXED_NORM},
     "centre-max-pool": {**CENTRE, **MAX_POOL},
-    "centre-lower-step-0.04": {**CENTRE, **_lower_step(0.04)},
-    "centre-lower-step-0.4": {**CENTRE, **_lower_step(0.4)},
+    "centre-lower-step-0.04": {**CENTRE, **lower_step(0.04)},
+    "centre-lower-step-0.4": {**CENTRE, **lower_step(0.4)},
     "centre-upper-step-0.003": {**CENTRE, **_upper_step(0.003)},
     "centre-cosine": {**CENTRE, **COSINE},
     "centre-clip": {**CENTRE, **CLIP},

@@ -1,8 +1,10 @@
 """Rows that change one thing of Omniglot's 20-way 1-shot `maml`, and see what validation says."""
 
+from src.results.intervention_rows import CENTRE, lower_step
 from src.results.row import Quoted, Row
 
-# 4,000 tasks in each row; one seed, and the same tasks in all. Tests have 15 queries per class.
+# 4,000 tasks (as-in-their-code: 16,000), one seed; the same ones in all rows but those with one
+# query. Tests have 15 queries per class.
 BASE = {
     "experiment": "omniglot",
     "method": "maml",
@@ -21,21 +23,16 @@ ONE_QUERY = {
     "problem.queries": "1",
     "num_validation_tasks": "600",
 }
-CENTRE = {"model.centre": "true"}
 SHARED = {"model.offset": "shared"}
-
-
-def _lower_step(size: float) -> dict[str, str]:
-    return {"lower_optimizer.step_size": f"{size:g}"}
 
 
 CHANGES = {
     "base": {},
     "centre": CENTRE,
-    "lower-step-0.4": _lower_step(0.4),
-    "lower-step-0.03": _lower_step(0.03),
-    "k-1": {"num_lower_steps": "1", **_lower_step(0.4)},
-    "k-1-lower-step-1.6": {"num_lower_steps": "1", **_lower_step(1.6)},
+    "lower-step-0.4": lower_step(0.4),
+    "lower-step-0.03": lower_step(0.03),
+    "k-1": {"num_lower_steps": "1", **lower_step(0.4)},
+    "k-1-lower-step-1.6": {"num_lower_steps": "1", **lower_step(1.6)},
     "mean-of-pixels": {"model.features": "mean"},
     "shared-offset": SHARED,
     "1-query": ONE_QUERY,
@@ -46,8 +43,8 @@ CHANGES = {
         "problem.head_init": "normal",
         "meta_batch_size": "16",
     },
-    "centre-lower-step-0.4": {**CENTRE, **_lower_step(0.4)},
-    "centre-k-1-lower-step-1.6": {**CENTRE, "num_lower_steps": "1", **_lower_step(1.6)},
+    "centre-lower-step-0.4": {**CENTRE, **lower_step(0.4)},
+    "centre-k-1-lower-step-1.6": {**CENTRE, "num_lower_steps": "1", **lower_step(1.6)},
 }
 
 
