@@ -61,8 +61,6 @@ OF_START_AND_LAYERS = [
     and "start" in record.differentiates
     and record.differentiates & {"context", "direct"}
 ]
-
-
 assert {"unrolled", "truncated", "first_order"} <= {*OF_START_AND_LAYERS}
 KEPT_ABOVE = {
     "t_layers": (CASES["t_layers"], {"t_weights"}),

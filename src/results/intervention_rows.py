@@ -1,5 +1,7 @@
 """Rows that change one thing of Omniglot's 5-way 1-shot `rhg`, and see what validation says."""
 
+from collections.abc import Collection, Mapping
+
 from src.results.row import Quoted, Row
 
 # The plain setting: 12,000 tasks in each row. Three seeds in one program share tasks and starts
@@ -24,6 +26,7 @@ COSINE = {"upper_optimizer.annealing": "cosine", **ANNEALED}
 FIXED_NORM = {"model.feature_norm": "fixed"}
 K1, K10 = ({"num_lower_steps": str(number)} for number in (1, 10))
 MAX_POOL = {"model.downsample": "max_pool"}
+MEAN_OF_PIXELS = {"model.features": "mean"}
 NO_RELU = {"model.last_activation": "none"}
 ROTATIONS = {"data.rotations": "true"}
 # In training, as many images as 8 tasks of 5 ways. The first lower step of a 20-way head moves a
@@ -80,7 +83,7 @@ CHANGES = {
     "support-statistics": SUPPORT,
     "fixed-norm": FIXED_NORM,
     "max-pool": MAX_POOL,
-    "mean-of-pixels": {"model.features": "mean"},
+    "mean-of-pixels": MEAN_OF_PIXELS,
     "xavier-head": {"problem.head_init": "xavier"},
     "5-queries": {"problem.queries": "5"},
     "5-training-queries": {"problem.train_queries": "5"},
@@ -110,16 +113,29 @@ CHANGES = {
 }
 
 
-def _row(name: str, change: dict[str, str]) -> Row:
-    options = {**BASE, **change}
-    return Row(
-        f"intervention-{name}",
-        "interventions",
-        tuple(f"{key}={value}" for key, value in options.items()),
-        (Quoted("validation/accuracy", "validation", percent=True),),
-        needs="Omniglot",
-        against="" if name == "base" else "intervention-base",
+def changed_rows(
+    prefix: str,
+    group: str,
+    base: Mapping[str, str],
+    changes: Mapping[str, Mapping[str, str]],
+    of_other_tests: Collection[str] = (),
+) -> tuple[Row, ...]:
+    """A row for each change of a setting, beside the row that changes nothing, `base`.
+
+    of_other_tests   the changes whose validation tasks are others: no difference is shown
+    """
+    alone = {"base", *of_other_tests}
+    return tuple(
+        Row(
+            f"{prefix}-{name}",
+            group,
+            tuple(f"{key}={value}" for key, value in {**base, **change}.items()),
+            (Quoted("validation/accuracy", "validation", percent=True),),
+            needs="Omniglot",
+            against="" if name in alone else f"{prefix}-base",
+        )
+        for name, change in changes.items()
     )
 
 
-INTERVENTIONS = tuple(_row(name, change) for name, change in CHANGES.items())
+INTERVENTIONS = changed_rows("intervention", "interventions", BASE, CHANGES)

@@ -1,7 +1,6 @@
 """Rows that change one thing of Omniglot's 20-way 1-shot `maml`, and see what validation says."""
 
-from src.results.intervention_rows import CENTRE, lower_step
-from src.results.row import Quoted, Row
+from src.results.intervention_rows import CENTRE, K1, MEAN_OF_PIXELS, changed_rows, lower_step
 
 # 4,000 tasks (as-in-their-code: 16,000), one seed; the same ones in all rows but those with one
 # query. Tests have 15 queries per class.
@@ -24,41 +23,28 @@ ONE_QUERY = {
     "num_validation_tasks": "600",
 }
 SHARED = {"model.offset": "shared"}
-
-
 CHANGES = {
     "base": {},
     "centre": CENTRE,
     "lower-step-0.4": lower_step(0.4),
     "lower-step-0.03": lower_step(0.03),
-    "k-1": {"num_lower_steps": "1", **lower_step(0.4)},
-    "k-1-lower-step-1.6": {"num_lower_steps": "1", **lower_step(1.6)},
-    "mean-of-pixels": {"model.features": "mean"},
+    "k-1": {**K1, **lower_step(0.4)},
+    "k-1-lower-step-1.6": {**K1, **lower_step(1.6)},
+    "mean-of-pixels": MEAN_OF_PIXELS,
     "shared-offset": SHARED,
     "1-query": ONE_QUERY,
     "as-in-their-code": {
         **ONE_QUERY,
         **SHARED,
-        "model.features": "mean",
+        **MEAN_OF_PIXELS,
         "problem.head_init": "normal",
         "meta_batch_size": "16",
     },
     "centre-lower-step-0.4": {**CENTRE, **lower_step(0.4)},
-    "centre-k-1-lower-step-1.6": {**CENTRE, "num_lower_steps": "1", **lower_step(1.6)},
+    "centre-k-1-lower-step-1.6": {**CENTRE, **K1, **lower_step(1.6)},
 }
 
 
-def _row(name: str, change: dict[str, str]) -> Row:
-    options = {**BASE, **change}
-    return Row(
-        f"maml-20w-{name}",
-        "whole_network",
-        tuple(f"{key}={value}" for key, value in options.items()),
-        (Quoted("validation/accuracy", "validation", percent=True),),
-        needs="Omniglot",
-        # With other queries the tests are others.
-        against="" if name == "base" or "problem.queries" in change else "maml-20w-base",
-    )
-
-
-WHOLE_NETWORK = tuple(_row(name, change) for name, change in CHANGES.items())
+WHOLE_NETWORK = changed_rows(
+    "maml-20w", "whole_network", BASE, CHANGES, of_other_tests=("1-query", "as-in-their-code")
+)
