@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from src.results.intervention_rows import TWENTY_WAYS
+from src.results.intervention_rows import lower_step as step
 from src.results.row import Published, Quoted, Row
 
 
@@ -165,15 +166,22 @@ def _cosine(
     )
 
 
-def _twenty_ways(method: str, test_step: str, *options: str, iterations: int, **others: Any) -> Row:
+def _twenty_ways(
+    method: str,
+    test_step: str,
+    *options: str,
+    iterations: int,
+    lower_step: float = 0.4,
+    part: str = "",
+    **others: Any,
+) -> Row:
     """5 ways, 1 shot, after training on 2 tasks of 20 ways in place of 8 of 5."""
-    lower_step = TWENTY_WAYS["lower_optimizer.step_size"]
     return _cosine(
         method,
         f"trained on 2 tasks of 20 ways with lower step {lower_step}, tested with {test_step}",
-        *(f"{key}={value}" for key, value in TWENTY_WAYS.items()),
+        *(f"{key}={value}" for key, value in {**TWENTY_WAYS, **step(lower_step)}.items()),
         *(f"test_step_size={test_step}", *options),
-        part="-20-ways",
+        part=f"-20-ways{part}",
         iterations=iterations,
         **others,
     )
@@ -214,6 +222,12 @@ OF_OTHER_CHOICES = (
     ),
     # f is a mean over the support set. With 5 classes, not 20, each weighs four times as much.
     _twenty_ways(*("maml", "0.1", "num_lower_steps=1", "test_num_lower_steps=3"), iterations=6000),
+    _twenty_ways(
+        *("maml", "0.4", "num_lower_steps=1"),
+        iterations=6000,
+        lower_step=1.6,
+        part="-lower-step-1.6",
+    ),
     # With 20 classes a first lower step moves a logit a quarter as far as with 5: 1.6 is like 0.4.
     *(
         _cosine(

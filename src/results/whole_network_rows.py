@@ -1,20 +1,31 @@
-"""Rows that change one thing of Omniglot's 20-way 1-shot `maml`, and see what validation says."""
+"""Rows that change one thing where all of a network adapts, and see what validation says."""
 
 from src.results.intervention_rows import CENTRE, K1, MEAN_OF_PIXELS, changed_rows, lower_step
 
-# 4,000 tasks (as-in-their-code: 16,000), one seed; the same ones in all rows but those with one
-# query. Tests have 15 queries per class.
-BASE = {
+# One seed. Tests have 15 queries per class.
+SHORT = {
     "experiment": "omniglot",
-    "method": "maml",
-    "problem.ways": "20",
     "problem.train_queries": "5",
-    "meta_batch_size": "4",
     "num_iterations": "1000",
     "eval_every": "250",
     "checkpoint_every": "500",
-    "num_validation_tasks": "200",
     "num_test_tasks": "20",  # the test is not looked at
+}
+# 4,000 tasks (as-in-their-code: 16,000), the same ones in all rows but those with one query.
+MAML = {
+    **SHORT,
+    "method": "maml",
+    "problem.ways": "20",
+    "meta_batch_size": "4",
+    "num_validation_tasks": "200",
+}
+# 8,000 tasks, the same ones in all rows.
+FOMAML = {
+    **SHORT,
+    "method": "fomaml",
+    "problem.ways": "5",
+    "meta_batch_size": "8",
+    "num_validation_tasks": "600",
 }
 # As many queries as shots, in training and in tests: batch statistics of as many images.
 ONE_QUERY = {
@@ -23,7 +34,7 @@ ONE_QUERY = {
     "num_validation_tasks": "600",
 }
 SHARED = {"model.offset": "shared"}
-CHANGES = {
+OF_MAML = {
     "base": {},
     "centre": CENTRE,
     "lower-step-0.4": lower_step(0.4),
@@ -45,6 +56,18 @@ CHANGES = {
 }
 
 
-WHOLE_NETWORK = changed_rows(
-    "maml-20w", "whole_network", BASE, CHANGES, of_other_tests=("1-query", "as-in-their-code")
+K1_STEP = {**K1, **lower_step(0.4)}  # of MAML's code at 5 ways
+OF_FOMAML = {
+    "base": K1_STEP,
+    "maml": {**K1_STEP, "method": "maml"},  # the same with second derivatives
+    **{f"lower-step-{size}": {**K1, **lower_step(size)} for size in (0.1, 0.04, 0.01)},
+    **{f"k-5-lower-step-{size}": lower_step(size) for size in (0.1, 0.04, 0.01)},
+    "centre": {**K1_STEP, **CENTRE},
+}
+WHOLE_NETWORK = (
+    *changed_rows(
+        *("maml-20w", "whole_network", MAML, OF_MAML),
+        of_other_tests=("1-query", "as-in-their-code"),
+    ),
+    *changed_rows("fomaml-5w", "whole_network", FOMAML, OF_FOMAML),
 )
