@@ -1,5 +1,6 @@
 """Rows of Omniglot: 5 and 20 ways, 1 and 5 shots, for each method and cell that a paper has."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from src.results.intervention_rows import TWENTY_WAYS
@@ -104,6 +105,10 @@ def _options(method: str, ways: int, shots: int) -> tuple[str, ...]:
     return ()
 
 
+def _typed(options: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{key}={value}" for key, value in options.items())
+
+
 def _row(name: str, method: str, ways: int, shots: int, options: tuple[str, ...]) -> Row:
     paper = OF_PAPERS[method]
     value, half = found if isinstance(found := paper.cells[ways, shots], tuple) else (found, None)
@@ -179,7 +184,7 @@ def _twenty_ways(
     return _cosine(
         method,
         f"trained on 2 tasks of 20 ways with lower step {lower_step}, tested with {test_step}",
-        *(f"{key}={value}" for key, value in {**TWENTY_WAYS, **step(lower_step)}.items()),
+        *_typed({**TWENTY_WAYS, **step(lower_step)}),
         *(f"test_step_size={test_step}", *options),
         part=f"-20-ways{part}",
         iterations=iterations,
@@ -210,6 +215,15 @@ OF_OTHER_CHOICES = (
     ),
     _cosine("bda", cell=(20, 1)),
     _cosine("bda", cell=(20, 1), iterations=20000),
+    # Three times as many classes in training as in tests, and as many queries in a batch.
+    _cosine(
+        "bda",
+        "trained on 2 tasks of 60 ways and 5 queries with lower step 1.2, tested with 0.4",
+        *("problem.train_ways=60", "problem.train_queries=5", "meta_batch_size=2"),
+        *(*_typed(step(1.2)), "test_step_size=0.4"),
+        part="-60-ways",
+        cell=(20, 1),
+    ),
     _cosine("maml", "K = 1", *K_OF_MAML),
     _cosine("maml", "K = 5, lower step 0.1", part="-k-5"),
     _cosine("maml", "K = 5, lower step 0.1", part="-k-5", iterations=20000),
