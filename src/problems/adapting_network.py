@@ -6,6 +6,8 @@ What is x and what is y (method.lower_variable, method.learn_start):
     head, true    x: network and head;    y = (W, b) from the learned head (ANIL)
     all, true     x: network and head;    y = both, from x (MAML; BOML's MetaInit)
 
+A learned head has a column for each class, or one from which all classes start (`shared_start`).
+
 What a model declares `fixed` (T-layers, warp layers) is a part of x in any case, and so is a matrix
 behind a head whose start is learned, where the model `transforms_head`.
 
@@ -83,16 +85,22 @@ def draw_head(
 
 
 def adapting_network(
-    model: Model, roles: Roles, examples: Array, num_outputs: int, head_init: HeadInit
+    model: Model,
+    roles: Roles,
+    examples: Array,
+    num_outputs: int,
+    head_init: HeadInit,
+    shared_start: bool = False,
 ) -> AdaptingNetwork:
     """Features of `model` for inputs like `examples` (m, ...), then W (d, num_outputs) and b.
 
     With batch_norm=running the examples are what the statistics are taken of; else they are read
     for their shape alone. `head_init` draws the first W: zeros, xavier (uniform
-    +-sqrt(6 / (d + outputs))) or normal (variance 1); b starts from zeros.
+    +-sqrt(6 / (d + outputs))) or normal (variance 1); b starts from zeros. `shared_start`: x holds
+    one column, W (d, 1) and b (1,), and y starts from it in all outputs.
 
-    Raises ValueError where the roles leave nothing to learn, and for a model that such inputs do
-    not fit.
+    Raises ValueError where the roles leave nothing to learn or no learned start to share, and for a
+    model that such inputs do not fit.
     """
     everything = roles.lower_variable == "all"
     example = examples[:1]
@@ -100,6 +108,12 @@ def adapting_network(
         raise ValueError(
             "lower_variable=all with learn_start=false (method.*) leaves nothing to learn above: "
             "choose method.learn_start=true (MAML), or method.lower_variable=head"
+        )
+    if shared_start and not roles.learn_start:
+        raise ValueError(
+            "shared_start=true, but method.learn_start=false, so no start is learned that classes "
+            "could share: choose shared_start=false, or a method with a learned start, such as "
+            "method=maml"
         )
     weights, output = network_shapes(model, example)
     if not roles.learn_start and not jax.tree.leaves(weights):
@@ -114,7 +128,8 @@ def adapting_network(
             return model.init(key, example)
         network_key, head_key = jax.random.split(key)
         network = model.init(network_key, example)
-        x = {"network": network, "head": draw_head(head_key, head_init, output, num_outputs)}
+        columns = 1 if shared_start else num_outputs
+        x = {"network": network, "head": draw_head(head_key, head_init, output, columns)}
         return {**x, "transform": jnp.eye(num_outputs)} if transformed else x
 
     def prepare(x: Tree, inputs: dict[str, Array]) -> Tree:
@@ -129,9 +144,12 @@ def adapting_network(
         return {**context, "fixed": fixed} if fixed else context
 
     def init_lower(key: Array, x: Tree) -> Tree:
+        if not roles.learn_start:
+            return draw_head(key, head_init, output, num_outputs)
+        head = of_outputs(x["head"], num_outputs) if shared_start else x["head"]
         if everything:
-            return {"network": split(x["network"], model.fixed)[0], "head": x["head"]}
-        return x["head"] if roles.learn_start else draw_head(key, head_init, output, num_outputs)
+            return {"network": split(x["network"], model.fixed)[0], "head": head}
+        return head
 
     def outputs(context: Tree, y: Tree, part: str, inputs: dict[str, Array]) -> Array:
         if everything:
@@ -149,6 +167,11 @@ def adapting_network(
     features = f"features({read}, input{given.get(model.batch_norm or '', '')})"
     formula = f"({features} W + b) T" if transformed else f"{features} W + b"
     return AdaptingNetwork(init_upper, init_lower, prepare, outputs, formula)
+
+
+def of_outputs(head: Tree, number: int) -> Tree:
+    """A head of `number` outputs that all have the first column of this one."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf[..., :1], number, axis=-1), head)
 
 
 def features_of(

@@ -44,6 +44,7 @@ def few_shot(
     train_shots_per_step: int | None = None,
     lower_l2: float = 0.0,
     head_init: HeadInit = "zeros",
+    shared_start: bool = False,
     overlap: bool = False,
 ) -> tuple[BilevelProblem, TaskSource]:
     """One task: {"support", "query"}, each {"images", "labels"}.
@@ -58,10 +59,11 @@ def few_shot(
     The head is {"weights": (d, ways), "bias": (ways,)}, the network the tree of `model`. Where the
     head alone adapts, the context holds {"support": (ways * shots, d), "query": (ways * queries,
     d)} features. `head_init` draws the first W: zeros (all tasks start at chance), xavier or normal
-    (BOML's options). `overlap`: support and query are drawn independently of each other (BOML).
+    (BOML's options). `shared_start`: one column is learned from which the head starts in all classes,
+    so that nothing depends on which class is called the first (Ye, Chao, ICLR 2022). `overlap`: support and query are drawn independently of each other (BOML).
 
-    Raises ValueError for roles that leave nothing to learn, a negative lower_l2, or episodes that
-    the data does not admit.
+    Raises ValueError for roles that leave nothing to learn or no start to share, a negative
+    lower_l2, or episodes that the data does not admit.
     """
     if not lower_l2 >= 0:
         raise ValueError(f"lower_l2={lower_l2} must not be negative; choose lower_l2=0 for none")
@@ -78,7 +80,7 @@ def few_shot(
     examples = jnp.zeros((1, *data.images.shape[2:]))
     if model.batch_norm == "running":
         examples = network_inputs(training_sample(data, SAMPLE_SIZE))
-    network = adapting_network(model, roles, examples, width, head_init)
+    network = adapting_network(model, roles, examples, width, head_init, shared_start)
 
     def images_of(task: Tree) -> dict[str, Array]:
         return {part: task[part]["images"] for part in ("support", "query")}

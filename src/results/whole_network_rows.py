@@ -34,6 +34,7 @@ ONE_QUERY = {
     "num_validation_tasks": "600",
 }
 SHARED = {"model.offset": "shared"}
+ONE_START = {"problem.shared_start": "true"}
 OF_MAML = {
     "base": {},
     "centre": CENTRE,
@@ -53,6 +54,13 @@ OF_MAML = {
     },
     "centre-lower-step-0.4": {**CENTRE, **lower_step(0.4)},
     "centre-k-1-lower-step-1.6": {**CENTRE, **K1, **lower_step(1.6)},
+    "centre-k-1-lower-step-1.6-shared-start": {
+        **CENTRE,
+        **K1,
+        **lower_step(1.6),
+        **ONE_START,
+    },
+    "centre-lower-step-0.4-shared-start": {**CENTRE, **lower_step(0.4), **ONE_START},
 }
 
 
@@ -63,6 +71,9 @@ OF_FOMAML = {
     **{f"lower-step-{size}": {**K1, **lower_step(size)} for size in (0.1, 0.04, 0.01)},
     **{f"k-5-lower-step-{size}": lower_step(size) for size in (0.1, 0.04, 0.01)},
     "centre": {**K1_STEP, **CENTRE},
+    "shared-start": {**K1_STEP, **ONE_START},
+    "k-5-shared-start": {**lower_step(0.1), **ONE_START},
+    "k-5-centre-shared-start": {**lower_step(0.1), **CENTRE, **ONE_START},
 }
 WHOLE_NETWORK = (
     *changed_rows(
