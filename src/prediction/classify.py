@@ -15,6 +15,7 @@ from src.models.model import Model
 from src.prediction.trained import Trained, model_of, trained
 from src.running.run_folder import Run
 from src.running.stored_run import steps_to_take
+from src.problems.adapting_network import start_of_outputs
 from src.settings.build import Experiment
 from src.settings.errors import UserError
 
@@ -71,8 +72,8 @@ def classify(
         learned = {name: part for name, part in variables.items() if name != "problem"}
         fixed = experiment.settings.lower_start == "fixed"
         y0 = problem.init_lower(start if fixed else key, x)
-        if number != ways:  # from zeros: refuse_other_ways
-            y0 = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape[:-1], number), leaf.dtype), y0)
+        if number != ways:  # all its columns are alike: refuse_other_ways
+            y0 = start_of_outputs(y0, number)
         lower = LowerProblem(problem, experiment.test_dynamics, num_steps, False, task)
         y = lower.solve(Point(problem.prepare(x, task), learned, y0))
         return jax.tree.map(jax.nn.softmax, problem.predict(x, task, y)), y
@@ -120,7 +121,8 @@ def training_images(experiment: Experiment) -> np.ndarray:
 def refuse_other_ways(experiment: Experiment, ways: int, number: int) -> None:
     """Raises UserError where a run of `ways` classes cannot tell `number` classes apart.
 
-    It can where the head starts from zeros in every task and nothing that is learned has its shape.
+    It can where the head starts alike in all classes (from zeros, or from one learned column) and
+    nothing that is learned has its shape.
     """
     problem, dynamics = experiment.problem, experiment.test_dynamics
     steps = experiment.settings.num_lower_steps
@@ -129,14 +131,16 @@ def refuse_other_ways(experiment: Experiment, ways: int, number: int) -> None:
     def learned(classes: int) -> Tree:
         def first(key: Array) -> Tree:
             y0 = problem.init_lower(key, problem.init_upper(key))
-            like = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape[:-1], classes)), y0)
-            return dynamics.init_params(steps, like)
+            return dynamics.init_params(steps, start_of_outputs(y0, classes))
 
         return jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(first, key))
 
+    x = jax.eval_shape(problem.init_upper, key)
     reason = ""
-    if problem.learned_start:
-        reason = f"the start of its head was learned for {ways} classes"
+    if "transform" in x:
+        reason = f"the matrix behind its head was learned for {ways} classes"
+    elif problem.learned_start and x["head"]["bias"].shape != (1,):
+        reason = f"the start of its head was learned for each of {ways} classes"
     elif draws_start(problem):
         reason = f"its head starts from random numbers for {ways} classes (problem.head_init)"
     elif experiment.settings.proximal_weight:
@@ -147,7 +151,7 @@ def refuse_other_ways(experiment: Experiment, ways: int, number: int) -> None:
         raise UserError(
             f"support has {number} classes, but this run was trained for {ways}, and {reason}; "
             f"choose {ways} classes, or train with problem.ways={number}, or with a method whose "
-            "head starts from zeros, such as method=rhg"
+            "head starts from zeros, such as method=rhg (or problem.shared_start=true)"
         )
 
 

@@ -174,6 +174,13 @@ def of_outputs(head: Tree, number: int) -> Tree:
     return jax.tree.map(lambda leaf: jnp.repeat(leaf[..., :1], number, axis=-1), head)
 
 
+def start_of_outputs(y0: Tree, number: int) -> Tree:
+    """A start of y whose outputs are all alike, with another number of them."""
+    if "network" in y0:
+        return {**y0, "head": of_outputs(y0["head"], number)}
+    return of_outputs(y0, number)
+
+
 def features_of(
     model: Model, weights: Tree, inputs: dict[str, Array], parts: list[str], statistics: Tree
 ) -> dict[str, Array]:

@@ -1,0 +1,131 @@
+"""A head whose classes all start from one learned column (UNICORN-MAML)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bilevel
+from bilevel.aggregation import lower_only
+from bilevel.hypergradients import first_order, unrolled
+from bilevel.lower_optimizers import sgd
+from bilevel.own_problem import Problem
+from src.certification.cases import tiny_images
+from src.models.mlp import mlp
+from src.prediction.classify import refuse_other_ways
+from src.problems.adapting_network import Roles, start_of_outputs
+from src.problems.few_shot import few_shot
+from src.settings.build import build
+from src.settings.errors import UserError
+from tests.conftest import config_of, linear_few_shot
+
+KEY = jax.random.key(3)
+TASK = {"ways": 3, "shots": 1, "queries": 2}
+# What adapts below, and how it is differentiated.
+METHODS = {
+    "maml": ("all", unrolled()),
+    "fomaml": ("all", first_order()),
+    "anil": ("head", unrolled()),
+}
+
+
+def problem_of(lower_variable, **options):
+    model = mlp(hidden_sizes=(5,), normalise=True)
+    return Problem(
+        *few_shot(tiny_images(), model, Roles(lower_variable, True), **{**TASK, **options})
+    )
+
+
+def x_of(problem):
+    """An upper variable off any special point."""
+    x = problem.problem.init_upper(KEY)
+    return jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(KEY, leaf.shape), x)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_gradient_is_the_sum_over_the_columns(name):
+    lower_variable, estimator = METHODS[name]
+    method = bilevel.Method(
+        name, lower_only(), sgd(step_size=0.1), estimator, 3, proximal_weight=0.2
+    )
+    shared, apart = (problem_of(lower_variable, shared_start=flag) for flag in (True, False))
+    x = x_of(shared)
+    assert {part: leaf.shape[-1] for part, leaf in x["head"].items()} == {"weights": 1, "bias": 1}
+    of_one, of_each = (
+        bilevel.hypergradient(problem, method, start)
+        for problem, start in ((shared, x), (apart, {**x, "head": start_of_outputs(x["head"], 3)}))
+    )
+    np.testing.assert_allclose(of_one.value, of_each.value, rtol=1e-12)
+    for part, leaf in of_one.gradient["head"].items():
+        summed = of_each.gradient["head"][part].sum(-1, keepdims=True)
+        np.testing.assert_allclose(leaf, summed, rtol=1e-9, atol=1e-12)
+    for one, other in zip(
+        *(jax.tree.leaves(each.gradient["network"]) for each in (of_one, of_each)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_no_class_is_the_first_one(shared):
+    """Other numbers for the classes of a task: F stays what it is, where the start is shared."""
+    problem, source = problem_of("all", shared_start=shared)
+    x = x_of(Problem(problem, source))
+    task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, KEY, "train", 1))
+    order = jnp.asarray([2, 0, 1])
+    renamed = {
+        part: {**images, "labels": order[images["labels"]]} for part, images in task.items()
+    }
+    lower = jax.grad(problem.lower_objective, argnums=2)
+
+    def upper_value(task):
+        y, context = problem.init_lower(KEY, x), problem.prepare(x, task)
+        for _ in range(3):
+            gradient = lower(context, task, y)
+            y = jax.tree.map(lambda leaf, slope: leaf - 0.5 * slope, y, gradient)
+        return problem.upper_objective(context, task, y)[0]
+
+    change = abs(float(upper_value(task) - upper_value(renamed)))
+    assert change < 1e-12 if shared else change > 1e-3
+
+
+def test_tests_may_have_other_numbers_of_classes_than_training():
+    problem, _ = problem_of("all", shared_start=True, train_ways=4)
+    y0 = problem.init_lower(KEY, x_of(Problem(problem, _)))
+    assert y0["head"]["weights"].shape[-1] == 4
+    assert not np.ptp(np.asarray(y0["head"]["weights"]), axis=-1).any()
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("rhg", "no start is learned that classes could share.*method=maml"),
+        ("bda", "no start is learned that classes could share.*method=maml"),
+        ("reptile", "moves x to where y ended, .* numbers of y0 .*problem.shared_start=false"),
+    ],
+)
+def test_a_start_that_cannot_be_shared_is_refused(method, reason, omniglot_folder):
+    base = linear_few_shot(omniglot_folder)
+    with pytest.raises(UserError, match=reason):
+        build(config_of(*base, f"method={method}", "problem.shared_start=true"))
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ((), ""),
+        (("lower_optimizer.learn=per_weight",), "for each weight of a head of 3 classes"),
+        (("method=mt_net",), "the matrix behind its head was learned for 3 classes"),
+        (("proximal_weight=0.1",), "its proximal term pulls to a start of 3 classes"),
+    ],
+)
+def test_a_run_with_one_takes_any_number_of_classes(options, refused, omniglot_folder):
+    base = [option for option in linear_few_shot(omniglot_folder) if not option.startswith("model")]
+    model = "model=conv4" if "method=mt_net" in options else "model=mlp"
+    layers = ["model.extra=t_layers"] if "method=mt_net" in options else []
+    chosen = "method=maml", model, *layers, "problem.shared_start=true", *options
+    experiment = build(config_of(*base, *chosen))
+    if not refused:
+        refuse_other_ways(experiment, 3, 5)
+        return
+    with pytest.raises(UserError, match=refused):
+        refuse_other_ways(experiment, 3, 5)
