@@ -9,7 +9,7 @@ from src.running.run import run
 from src.settings.build import build
 from src.settings.checked import identity_of
 from src.settings.errors import UserError
-from src.settings.references import FILE, cited, read_references
+from src.settings.references import ALWAYS, FILE, OF_OPTIONS, cited, read_references
 from tests.conftest import QUIET, ROOT, SHORT, config_of
 
 RIDGE = ["problem=ridge", "num_lower_steps=3", *QUIET, *SHORT]
@@ -26,7 +26,7 @@ def test_every_entry_has_its_fields():
 
 def test_files_name_entries_and_every_entry_is_named():
     known = set(read_references())
-    named = {"bradbury2018jax", "liu2023general"}  # of every run, and of a law
+    named = {*ALWAYS, *(key for _, key in OF_OPTIONS.values())}  # of every run, and of options
     for path in (ROOT / "conf").rglob("*.yaml"):
         for keys in re.findall(r"^\s*cite: \[(.*?)\]", path.read_text(), re.MULTILINE):
             assert set(keys.split(", ")) <= known, path
@@ -52,6 +52,9 @@ def test_exactly_the_pieces_of_a_run():
     assert cited(config) == [
         *("liu2020generic", "liu2023general", "franceschi2017forward", "bradbury2018jax"),
     ]
+    few = "problem=few_shot", "model=mlp", "method=maml", "problem.shared_start=true"
+    assert "ye2022train" in cited(config_of(*few))
+    assert "ye2022train" not in cited(config_of(*few[:-1]))
     config = config_of("problem=ridge", "method=hoag", "upper_optimizer=adam")
     assert cited(config) == ["pedregosa2016hyperparameter", "kingma2015adam", "bradbury2018jax"]
 

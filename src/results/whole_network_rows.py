@@ -71,7 +71,9 @@ OF_FOMAML = {
     **{f"lower-step-{size}": {**K1, **lower_step(size)} for size in (0.1, 0.04, 0.01)},
     **{f"k-5-lower-step-{size}": lower_step(size) for size in (0.1, 0.04, 0.01)},
     "centre": {**K1_STEP, **CENTRE},
+    "k-5-centre": {**lower_step(0.1), **CENTRE},
     "shared-start": {**K1_STEP, **ONE_START},
+    "centre-shared-start": {**K1_STEP, **CENTRE, **ONE_START},
     "k-5-shared-start": {**lower_step(0.1), **ONE_START},
     "k-5-centre-shared-start": {**lower_step(0.1), **CENTRE, **ONE_START},
 }

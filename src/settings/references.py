@@ -76,9 +76,8 @@ def _keys(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
                 yield path, key
         elif isinstance(value, Mapping):
             yield from _keys(value, f"{path}.")
-    law = config.get("law")
-    if f"{prefix}law" == "aggregation.law" and law in LAWS:
-        yield "aggregation.law", LAWS[law]
+        elif path in OF_OPTIONS and value == OF_OPTIONS[path][0]:
+            yield path, OF_OPTIONS[path][1]
 
 
 def _listed(path: str, value: Any) -> list[str]:
@@ -89,7 +88,11 @@ def _listed(path: str, value: Any) -> list[str]:
     return value
 
 
-LAWS = {"tpami": "liu2023general"}  # laws of papers other than that of aggregation=descent
+# (value, key) of options that have a paper of their own with this value.
+OF_OPTIONS = {
+    "aggregation.law": ("tpami", "liu2023general"),
+    "problem.shared_start": (True, "ye2022train"),
+}
 
 _ACCENTS = {"'": "\u0301", '"': "\u0308", "^": "\u0302", "`": "\u0300", "~": "\u0303"}
 
