@@ -198,6 +198,9 @@ OF_EACH_CELL = tuple(
     for cell in paper.cells
 )
 K_OF_MAML = _options("maml", 5, 1)
+# Part of a row's name, what it says, options.
+APART = ("", "")
+ONE_START = ("-shared-start", "; all classes start from one column", "problem.shared_start=true")
 OF_OTHER_CHOICES = (
     _cosine("bda"),
     _cosine("rhg"),
@@ -246,13 +249,22 @@ OF_OTHER_CHOICES = (
     *(
         _cosine(
             method,
-            f"K = 1, lower step {said}, 4 tasks, 5 queries per class in training",
+            f"K = 1, lower step {said}, 4 tasks, 5 queries per class in training{also}",
             *("num_lower_steps=1", "lower_optimizer.step_size=1.6", "meta_batch_size=4"),
-            "problem.train_queries=5",
-            part="-lower-step-1.6",
+            *("problem.train_queries=5", *options),
+            part=f"-lower-step-1.6{part}",
             cell=(20, 1),
         )
-        for method, said in (("maml", "1.6"), ("fomaml", "1.6"), ("meta_sgd", "from 1.6"))
+        for method, said, (part, also, *options) in (
+            *(("maml", "1.6", APART), ("fomaml", "1.6", APART), ("meta_sgd", "from 1.6", APART)),
+            *(("maml", "1.6", ONE_START), ("fomaml", "1.6", ONE_START)),
+        )
+    ),
+    _cosine(
+        "fomaml",
+        f"K = 5, lower step 0.1, 5 queries per class in training{ONE_START[1]}",
+        *("problem.train_queries=5", ONE_START[2]),
+        part=f"-k-5{ONE_START[0]}",
     ),
     _row("mt_net-k-5", "mt_net", 5, 1, ())._replace(differs="K = 5, lower step 0.1"),
     _row("reptile-ten-shots", "reptile", 5, 1, _reptile(*TEN_SHOTS))._replace(
