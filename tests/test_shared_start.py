@@ -72,9 +72,7 @@ def test_no_class_is_the_first_one(shared):
     x = x_of(Problem(problem, source))
     task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, KEY, "train", 1))
     order = jnp.asarray([2, 0, 1])
-    renamed = {
-        part: {**images, "labels": order[images["labels"]]} for part, images in task.items()
-    }
+    renamed = {part: {**images, "labels": order[images["labels"]]} for part, images in task.items()}
     lower = jax.grad(problem.lower_objective, argnums=2)
 
     def upper_value(task):

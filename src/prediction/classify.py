@@ -13,9 +13,9 @@ from bilevel.shapes import one_task
 from bilevel.types import Array, Tree
 from src.models.model import Model
 from src.prediction.trained import Trained, model_of, trained
+from src.problems.adapting_network import start_of_outputs
 from src.running.run_folder import Run
 from src.running.stored_run import steps_to_take
-from src.problems.adapting_network import start_of_outputs
 from src.settings.build import Experiment
 from src.settings.errors import UserError
 

@@ -59,8 +59,9 @@ def few_shot(
     The head is {"weights": (d, ways), "bias": (ways,)}, the network the tree of `model`. Where the
     head alone adapts, the context holds {"support": (ways * shots, d), "query": (ways * queries,
     d)} features. `head_init` draws the first W: zeros (all tasks start at chance), xavier or normal
-    (BOML's options). `shared_start`: one column is learned from which the head starts in all classes,
-    so that nothing depends on which class is called the first (Ye, Chao, ICLR 2022). `overlap`: support and query are drawn independently of each other (BOML).
+    (BOML's options). `shared_start`: the learned start of the head is one column for all classes,
+    so that their names do not matter (Ye, Chao, ICLR 2022). `overlap`: support and query are drawn
+    independently of each other (BOML).
 
     Raises ValueError for roles that leave nothing to learn or no start to share, a negative
     lower_l2, or episodes that the data does not admit.

@@ -1,10 +1,7 @@
 """Rows of Omniglot: 5 and 20 ways, 1 and 5 shots, for each method and cell that a paper has."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from src.results.intervention_rows import TWENTY_WAYS
-from src.results.intervention_rows import lower_step as step
 from src.results.row import Published, Quoted, Row
 
 
@@ -105,10 +102,6 @@ def _options(method: str, ways: int, shots: int) -> tuple[str, ...]:
     return ()
 
 
-def _typed(options: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(f"{key}={value}" for key, value in options.items())
-
-
 def _row(name: str, method: str, ways: int, shots: int, options: tuple[str, ...]) -> Row:
     paper = OF_PAPERS[method]
     value, half = found if isinstance(found := paper.cells[ways, shots], tuple) else (found, None)
@@ -171,22 +164,31 @@ def _cosine(
     )
 
 
-def _twenty_ways(
+def _more_ways(
     method: str,
     test_step: str,
     *options: str,
-    iterations: int,
+    ways: int = 20,
+    tasks: int = 2,
+    queries: int | None = None,
     lower_step: float = 0.4,
     part: str = "",
+    iterations: int = 6000,
     **others: Any,
 ) -> Row:
-    """5 ways, 1 shot, after training on 2 tasks of 20 ways in place of 8 of 5."""
+    """After training on `tasks` tasks of more ways in an iteration, in place of 8 like the tests.
+
+    queries   per class in training; None: as many as in tests
+    """
+    few = () if queries is None else (f"problem.train_queries={queries}",)
+    of = f"{ways} ways" + ("" if queries is None else f" and {queries} queries per class")
     return _cosine(
         method,
-        f"trained on 2 tasks of 20 ways with lower step {lower_step}, tested with {test_step}",
-        *_typed({**TWENTY_WAYS, **step(lower_step)}),
-        *(f"test_step_size={test_step}", *options),
-        part=f"-20-ways{part}",
+        f"trained on {tasks} tasks of {of} with lower step {lower_step}, tested with {test_step}",
+        *(f"problem.train_ways={ways}", f"meta_batch_size={tasks}"),
+        *(f"lower_optimizer.step_size={lower_step}", *few, f"test_step_size={test_step}"),
+        *options,
+        part=f"-{ways}-ways{part}",
         iterations=iterations,
         **others,
     )
@@ -206,10 +208,10 @@ OF_OTHER_CHOICES = (
     _cosine("rhg"),
     _cosine("bda", iterations=20000),
     # The step of tests was chosen on validation, with bda and 20,000 iterations.
-    _twenty_ways("bda", "0.05", iterations=20000, seeds=THREE, against="rhg"),
-    _twenty_ways("rhg", "0.05", iterations=20000, seeds=THREE),
-    _twenty_ways("bda", "0.05", iterations=6000, seeds=THREE, against="rhg"),
-    _twenty_ways("rhg", "0.05", iterations=6000, seeds=THREE),
+    _more_ways("bda", "0.05", iterations=20000, seeds=THREE, against="rhg"),
+    _more_ways("rhg", "0.05", iterations=20000, seeds=THREE),
+    _more_ways("bda", "0.05", seeds=THREE, against="rhg"),
+    _more_ways("rhg", "0.05", seeds=THREE),
     _changed(
         "bda-max-pool",
         "bda",
@@ -219,14 +221,7 @@ OF_OTHER_CHOICES = (
     _cosine("bda", cell=(20, 1)),
     _cosine("bda", cell=(20, 1), iterations=20000),
     # Three times as many classes in training as in tests, and as many queries in a batch.
-    _cosine(
-        "bda",
-        "trained on 2 tasks of 60 ways and 5 queries with lower step 1.2, tested with 0.4",
-        *("problem.train_ways=60", "problem.train_queries=5", "meta_batch_size=2"),
-        *(*_typed(step(1.2)), "test_step_size=0.4"),
-        part="-60-ways",
-        cell=(20, 1),
-    ),
+    _more_ways("bda", "0.4", ways=60, queries=5, lower_step=1.2, cell=(20, 1)),
     _cosine("maml", "K = 1", *K_OF_MAML),
     _cosine("maml", "K = 5, lower step 0.1", part="-k-5"),
     _cosine("maml", "K = 5, lower step 0.1", part="-k-5", iterations=20000),
@@ -238,12 +233,14 @@ OF_OTHER_CHOICES = (
         seeds=THREE,
     ),
     # f is a mean over the support set. With 5 classes, not 20, each weighs four times as much.
-    _twenty_ways(*("maml", "0.1", "num_lower_steps=1", "test_num_lower_steps=3"), iterations=6000),
-    _twenty_ways(
-        *("maml", "0.4", "num_lower_steps=1"),
-        iterations=6000,
+    _more_ways("maml", "0.1", "num_lower_steps=1", "test_num_lower_steps=3"),
+    _more_ways("maml", "0.4", "num_lower_steps=1", lower_step=1.6, part="-lower-step-1.6"),
+    _more_ways(
+        *("maml", "0.4", "num_lower_steps=1", ONE_START[2]),
+        tasks=4,
+        queries=5,
         lower_step=1.6,
-        part="-lower-step-1.6",
+        part=ONE_START[0],
     ),
     # With 20 classes a first lower step moves a logit a quarter as far as with 5: 1.6 is like 0.4.
     *(
