@@ -12,12 +12,14 @@ from bilevel.lower_optimizers import sgd
 from bilevel.own_problem import Problem
 from src.certification.cases import tiny_images
 from src.models.mlp import mlp
-from src.prediction.classify import refuse_other_ways
+from src.prediction.classify import classify, refuse_other_ways
 from src.problems.adapting_network import Roles, start_of_outputs
 from src.problems.few_shot import few_shot
+from src.running.run import run
+from src.running.stored_run import stored_run
 from src.settings.build import build
 from src.settings.errors import UserError
-from tests.conftest import config_of, linear_few_shot
+from tests.conftest import SHORT, config_of, linear_few_shot
 
 KEY = jax.random.key(3)
 TASK = {"ways": 3, "shots": 1, "queries": 2}
@@ -127,3 +129,17 @@ def test_a_run_with_one_takes_any_number_of_classes(options, refused, omniglot_f
         return
     with pytest.raises(UserError, match=refused):
         refuse_other_ways(experiment, 3, 5)
+
+
+def test_images_of_more_classes_than_in_training(omniglot_folder, tmp_path):
+    base = [option for option in linear_few_shot(omniglot_folder) if not option.startswith("model")]
+    chosen = "method=maml", "model=mlp", "model.hidden_sizes=[6]", "problem.shared_start=true"
+    run(config_of(*base, *SHORT, *chosen), tmp_path)
+    generator = np.random.default_rng(0)
+    patterns = generator.integers(0, 256, (5, 1, 28, 28, 1))
+    images = np.clip(patterns + generator.integers(-30, 31, (5, 2, 28, 28, 1)), 0, 255)
+    support, query = images.astype(np.uint8).swapaxes(0, 1)
+    with stored_run(tmp_path) as stored:
+        found = classify(stored, support, np.arange(5), query, num_lower_steps=20)
+    assert (found.query.argmax(1) == np.arange(5)).all()
+    np.testing.assert_allclose(found.query.sum(1), 1, rtol=1e-5)
