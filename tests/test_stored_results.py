@@ -320,8 +320,15 @@ def test_the_shared_files_hold_for_every_method():
     assert bda["data"]["split_sizes"] == [5000, 5000, None]
 
 
-@pytest.mark.parametrize("method", ["bda", "rhg"])
-def test_the_preset_of_20_ways_is_what_its_rows_ran(method):
-    theirs = config_of_row(named(f"omniglot-5w1s-{method}-20-ways-cosine"), 0)
-    preset = config_of("experiment=omniglot_20_ways", f"method={method}")
+@pytest.mark.parametrize(
+    ("row", "preset"),
+    [
+        ("bda-20-ways", ("omniglot_20_ways", "method=bda")),
+        ("rhg-20-ways", ("omniglot_20_ways", "method=rhg")),
+        ("maml-20-ways-shared-start", ("omniglot_20_ways_maml",)),
+    ],
+)
+def test_presets_of_20_ways_are_what_their_rows_ran(row, preset):
+    theirs = config_of_row(named(f"omniglot-5w1s-{row}-cosine"), 0)
+    preset = config_of(f"experiment={preset[0]}", *preset[1:])
     assert {**preset, "logger": theirs["logger"]} == theirs
