@@ -120,7 +120,7 @@ def test_classes_may_have_different_numbers_of_images(rhg):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["method=maml", *MLP], "the start of its head was learned for each of 3 classes"),
+        (["method=maml", *MLP], "the start of its head was learned for 3 classes"),
         (["method=rhg", "problem.head_init=xavier"], "random numbers for 3 classes"),
         (["method=rhg", "proximal_weight=0.1"], "its proximal term pulls to a start of 3 classes"),
         (["method=rhg", "lower_optimizer.learn=per_weight"], "for each weight of a head of 3"),

@@ -53,8 +53,8 @@ def test_exactly_the_pieces_of_a_run():
         *("liu2020generic", "liu2023general", "franceschi2017forward", "bradbury2018jax"),
     ]
     few = "problem=few_shot", "model=mlp", "method=maml", "problem.shared_start=true"
-    assert "ye2022train" in cited(config_of(*few))
-    assert "ye2022train" not in cited(config_of(*few[:-1]))
+    assert "kao2022maml" in cited(config_of(*few))
+    assert "kao2022maml" not in cited(config_of(*few[:-1]))
     config = config_of("problem=ridge", "method=hoag", "upper_optimizer=adam")
     assert cited(config) == ["pedregosa2016hyperparameter", "kingma2015adam", "bradbury2018jax"]
 

@@ -1,4 +1,4 @@
-"""A head whose classes all start from one learned column (UNICORN-MAML)."""
+"""A network that adapts from a learned start, its head from zeros: classes have no names."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,13 @@ import pytest
 
 import bilevel
 from bilevel.aggregation import lower_only
-from bilevel.hypergradients import first_order, unrolled
+from bilevel.hypergradients import first_order, reptile, unrolled
 from bilevel.lower_optimizers import sgd
 from bilevel.own_problem import Problem
 from src.certification.cases import tiny_images
 from src.models.mlp import mlp
 from src.prediction.classify import classify, refuse_other_ways
-from src.problems.adapting_network import Roles, start_of_outputs
+from src.problems.adapting_network import Roles
 from src.problems.few_shot import few_shot
 from src.running.run import run
 from src.running.stored_run import stored_run
@@ -24,19 +24,12 @@ from tests.conftest import SHORT, config_of, linear_few_shot
 KEY = jax.random.key(3)
 NAMES = [3, 0, 4, 1, 2]
 TASK = {"ways": 3, "shots": 1, "queries": 2}
-# What adapts below, and how it is differentiated.
-METHODS = {
-    "maml": ("all", unrolled()),
-    "fomaml": ("all", first_order()),
-    "anil": ("head", unrolled()),
-}
+ESTIMATORS = {"maml": unrolled(), "fomaml": first_order(), "reptile": reptile()}
 
 
-def problem_of(lower_variable, **options):
+def problem_of(**options):
     model = mlp(hidden_sizes=(5,), normalise=True)
-    return Problem(
-        *few_shot(tiny_images(), model, Roles(lower_variable, True), **{**TASK, **options})
-    )
+    return Problem(*few_shot(tiny_images(), model, Roles("all", True), **{**TASK, **options}))
 
 
 def x_of(problem):
@@ -45,33 +38,32 @@ def x_of(problem):
     return jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(KEY, leaf.shape), x)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_its_gradient_is_the_sum_over_the_columns(name):
-    lower_variable, estimator = METHODS[name]
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("column", [0.0, 1.0])
+def test_it_is_a_learned_start_whose_columns_are_alike(name, column):
+    """And such a column has no gradient, nor does it matter which one it is (UNICORN-MAML)."""
     method = bilevel.Method(
-        name, lower_only(), sgd(step_size=0.1), estimator, 3, proximal_weight=0.2
+        name, lower_only(), sgd(step_size=0.1), ESTIMATORS[name], 3, proximal_weight=0.2
     )
-    shared, apart = (problem_of(lower_variable, shared_start=flag) for flag in (True, False))
+    shared, apart = (problem_of(shared_start=flag) for flag in (True, False))
     x = x_of(shared)
-    assert {part: leaf.shape[-1] for part, leaf in x["head"].items()} == {"weights": 1, "bias": 1}
-    of_one, of_each = (
-        bilevel.hypergradient(problem, method, start)
-        for problem, start in ((shared, x), (apart, {**x, "head": start_of_outputs(x["head"], 3)}))
-    )
-    np.testing.assert_allclose(of_one.value, of_each.value, rtol=1e-12)
-    for part, leaf in of_one.gradient["head"].items():
-        summed = of_each.gradient["head"][part].sum(-1, keepdims=True)
-        np.testing.assert_allclose(leaf, summed, rtol=1e-9, atol=1e-12)
-    for one, other in zip(
-        *(jax.tree.leaves(each.gradient["network"]) for each in (of_one, of_each)), strict=True
-    ):
+    assert set(x) == {"network"}
+    alike = column * jax.random.normal(KEY, (5, 1))
+    head = {"weights": jnp.repeat(alike, 3, axis=1), "bias": jnp.full(3, column)}
+    of_zeros = bilevel.hypergradient(shared, method, x)
+    of_column = bilevel.hypergradient(apart, method, {**x, "head": head})
+    np.testing.assert_allclose(of_zeros.value, of_column.value, rtol=1e-12)
+    for leaf in jax.tree.leaves(of_column.gradient["head"]):
+        np.testing.assert_allclose(leaf.sum(-1), 0, atol=1e-12)
+    networks = (jax.tree.leaves(each.gradient["network"]) for each in (of_zeros, of_column))
+    for one, other in zip(*networks, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_no_class_is_the_first_one(shared):
     """Other numbers for the classes of a task: F stays what it is, where the start is shared."""
-    problem, source = problem_of("all", shared_start=shared)
+    problem, source = problem_of(shared_start=shared)
     x = x_of(Problem(problem, source))
     task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, KEY, "train", 1))
     order = jnp.asarray([2, 0, 1])
@@ -89,25 +81,18 @@ def test_no_class_is_the_first_one(shared):
     assert change < 1e-12 if shared else change > 1e-3
 
 
-def test_tests_may_have_other_numbers_of_classes_than_training():
-    problem, _ = problem_of("all", shared_start=True, train_ways=4)
-    y0 = problem.init_lower(KEY, x_of(Problem(problem, _)))
-    assert y0["head"]["weights"].shape[-1] == 4
-    assert not np.ptp(np.asarray(y0["head"]["weights"]), axis=-1).any()
-
-
 @pytest.mark.parametrize(
-    ("method", "reason"),
+    ("options", "reason"),
     [
-        ("rhg", "no start is learned that classes could share.*method=maml"),
-        ("bda", "no start is learned that classes could share.*method=maml"),
-        ("reptile", "moves x to where y ended, .* numbers of y0 .*problem.shared_start=false"),
+        (["method=rhg"], "method.lower_variable=head: choose .*=false, with .*=false"),
+        (["method=anil"], "method.lower_variable=head: choose .*=false, with .*=false"),
+        (["method=maml", "problem.head_init=xavier"], "head_init=xavier would not be used"),
     ],
 )
-def test_a_start_that_cannot_be_shared_is_refused(method, reason, omniglot_folder):
+def test_it_is_refused_where_it_would_do_nothing(options, reason, omniglot_folder):
     base = linear_few_shot(omniglot_folder)
     with pytest.raises(UserError, match=reason):
-        build(config_of(*base, f"method={method}", "problem.shared_start=true"))
+        build(config_of(*base, *options, "problem.shared_start=true"))
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,7 @@ def refuse(hypergradient: Hypergradient, lower: LowerProblem, shapes: Shapes) ->
         )
     hypergradient.check(lower._replace(task=shapes.task), point_shapes(lower, shapes))
     refuse_unlearnable(hypergradient, lower)
-    reads = reads_of_x(lower, shapes)
-    _refuse_unreached_x(hypergradient, lower, reads)
-    _refuse_computed_start(hypergradient, reads, shapes)
+    _refuse_unreached_x(hypergradient, lower, reads_of_x(lower, shapes))
 
 
 def refuse_start(hypergradient: Hypergradient, lower_start: str, persistent: bool) -> None:
@@ -160,22 +158,4 @@ def _refuse_unreached_x(
             f"hypergradient={name}: {leaf.name} would never be learned: it acts through the start "
             "y0 alone, on which a lower solution does not depend; choose proximal_weight=1 (iMAML: "
             "the start is then part of f), or hypergradient=unrolled"
-        )
-
-
-def _refuse_computed_start(
-    hypergradient: Hypergradient, reads: list[Reads], shapes: Shapes
-) -> None:
-    """Raises ValueError where x shall move to where y ended, and y0 has not the numbers of x."""
-    if {"context", "direct"} & hypergradient.differentiates:
-        return
-    leaves = zip(jax.tree.leaves(shapes.x), reads, strict=True)
-    of_x = sum(leaf.size for leaf, read in leaves if read.start)
-    of_y = sum(leaf.size for leaf in jax.tree.leaves(shapes.y))
-    if of_x != of_y:
-        name = hypergradient.name
-        raise ValueError(
-            f"hypergradient={name}: {name} moves x to where y ended, so the start y0 must be x "
-            f"itself, but {of_y} numbers of y0 come from {of_x} of x; choose "
-            "problem.shared_start=false (few_shot), or hypergradient=first_order"
         )

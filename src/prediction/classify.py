@@ -72,7 +72,7 @@ def classify(
         learned = {name: part for name, part in variables.items() if name != "problem"}
         fixed = experiment.settings.lower_start == "fixed"
         y0 = problem.init_lower(start if fixed else key, x)
-        if number != ways:  # all its columns are alike: refuse_other_ways
+        if number != ways:  # the head starts from zeros: refuse_other_ways
             y0 = start_of_outputs(y0, number)
         lower = LowerProblem(problem, experiment.test_dynamics, num_steps, False, task)
         y = lower.solve(Point(problem.prepare(x, task), learned, y0))
@@ -121,8 +121,7 @@ def training_images(experiment: Experiment) -> np.ndarray:
 def refuse_other_ways(experiment: Experiment, ways: int, number: int) -> None:
     """Raises UserError where a run of `ways` classes cannot tell `number` classes apart.
 
-    It can where the head starts alike in all classes (from zeros, or from one learned column) and
-    nothing that is learned has its shape.
+    It can where the head starts from zeros in every task and nothing that is learned has its shape.
     """
     problem, dynamics = experiment.problem, experiment.test_dynamics
     steps = experiment.settings.num_lower_steps
@@ -139,8 +138,8 @@ def refuse_other_ways(experiment: Experiment, ways: int, number: int) -> None:
     reason = ""
     if "transform" in x:
         reason = f"the matrix behind its head was learned for {ways} classes"
-    elif problem.learned_start and x["head"]["bias"].shape != (1,):
-        reason = f"the start of its head was learned for each of {ways} classes"
+    elif problem.learned_start and "head" in x:
+        reason = f"the start of its head was learned for {ways} classes"
     elif draws_start(problem):
         reason = f"its head starts from random numbers for {ways} classes (problem.head_init)"
     elif experiment.settings.proximal_weight:

@@ -5,8 +5,11 @@ What is x and what is y (method.lower_variable, method.learn_start):
     head, false   x: network;             y = (W, b) from a fixed start (RHG, BDA; BOML's MetaFeat)
     head, true    x: network and head;    y = (W, b) from the learned head (ANIL)
     all, true     x: network and head;    y = both, from x (MAML; BOML's MetaInit)
+                  (shared_start: x: network; y = both, the head from zeros)
 
-A learned head has a column for each class, or one from which all classes start (`shared_start`).
+A start that the columns of a head share, a learned one as well (UNICORN-MAML), is the same as
+zeros: what they have in common cancels in a softmax, before and after each lower step, so that it
+has neither effect nor gradient.
 
 What a model declares `fixed` (T-layers, warp layers) is a part of x in any case, and so is a matrix
 behind a head whose start is learned, where the model `transforms_head`.
@@ -96,11 +99,11 @@ def adapting_network(
 
     With batch_norm=running the examples are what the statistics are taken of; else they are read
     for their shape alone. `head_init` draws the first W: zeros, xavier (uniform
-    +-sqrt(6 / (d + outputs))) or normal (variance 1); b starts from zeros. `shared_start`: x holds
-    one column, W (d, 1) and b (1,), and y starts from it in all outputs.
+    +-sqrt(6 / (d + outputs))) or normal (variance 1); b starts from zeros. `shared_start`: the head
+    has no learned start, y has it from zeros in every task.
 
-    Raises ValueError where the roles leave nothing to learn or no learned start to share, and for a
-    model that such inputs do not fit.
+    Raises ValueError where the roles leave nothing to learn, where shared_start changes nothing or
+    head_init would not be used, and for a model that such inputs do not fit.
     """
     everything = roles.lower_variable == "all"
     example = examples[:1]
@@ -109,11 +112,16 @@ def adapting_network(
             "lower_variable=all with learn_start=false (method.*) leaves nothing to learn above: "
             "choose method.learn_start=true (MAML), or method.lower_variable=head"
         )
-    if shared_start and not roles.learn_start:
+    if shared_start and not everything:
         raise ValueError(
-            "shared_start=true, but method.learn_start=false, so no start is learned that classes "
-            "could share: choose shared_start=false, or a method with a learned start, such as "
-            "method=maml"
+            "shared_start=true is for a network whose learned start adapts, but here "
+            "method.lower_variable=head: choose shared_start=false, with method.learn_start=false "
+            "for a head that starts from zeros, or method.lower_variable=all, such as method=maml"
+        )
+    if shared_start and head_init != "zeros":
+        raise ValueError(
+            f"shared_start=true starts the head from zeros, so head_init={head_init} would not be "
+            "used: choose head_init=zeros, or shared_start=false"
         )
     weights, output = network_shapes(model, example)
     if not roles.learn_start and not jax.tree.leaves(weights):
@@ -121,15 +129,16 @@ def adapting_network(
             "the model has no weights and method.learn_start=false, so nothing would be learned "
             "above: choose model=linear, or a method with a learned start, such as method=anil"
         )
+    learned_head = roles.learn_start and not shared_start
     transformed = model.transforms_head and roles.learn_start
 
     def init_upper(key: Array) -> Tree:
         if not roles.learn_start:
             return model.init(key, example)
         network_key, head_key = jax.random.split(key)
-        network = model.init(network_key, example)
-        columns = 1 if shared_start else num_outputs
-        x = {"network": network, "head": draw_head(head_key, head_init, output, columns)}
+        x = {"network": model.init(network_key, example)}
+        if learned_head:
+            x["head"] = draw_head(head_key, head_init, output, num_outputs)
         return {**x, "transform": jnp.eye(num_outputs)} if transformed else x
 
     def prepare(x: Tree, inputs: dict[str, Array]) -> Tree:
@@ -144,12 +153,10 @@ def adapting_network(
         return {**context, "fixed": fixed} if fixed else context
 
     def init_lower(key: Array, x: Tree) -> Tree:
-        if not roles.learn_start:
-            return draw_head(key, head_init, output, num_outputs)
-        head = of_outputs(x["head"], num_outputs) if shared_start else x["head"]
-        if everything:
-            return {"network": split(x["network"], model.fixed)[0], "head": head}
-        return head
+        head = x["head"] if learned_head else draw_head(key, head_init, output, num_outputs)
+        return (
+            {"network": split(x["network"], model.fixed)[0], "head": head} if everything else head
+        )
 
     def outputs(context: Tree, y: Tree, part: str, inputs: dict[str, Array]) -> Array:
         if everything:
@@ -169,16 +176,11 @@ def adapting_network(
     return AdaptingNetwork(init_upper, init_lower, prepare, outputs, formula)
 
 
-def of_outputs(head: Tree, number: int) -> Tree:
-    """A head of `number` outputs that all have the first column of this one."""
-    return jax.tree.map(lambda leaf: jnp.repeat(leaf[..., :1], number, axis=-1), head)
-
-
 def start_of_outputs(y0: Tree, number: int) -> Tree:
-    """A start of y whose outputs are all alike, with another number of them."""
+    """A start of y whose head is zero, with another number of outputs."""
     if "network" in y0:
-        return {**y0, "head": of_outputs(y0["head"], number)}
-    return of_outputs(y0, number)
+        return {**y0, "head": start_of_outputs(y0["head"], number)}
+    return jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape[:-1], number), leaf.dtype), y0)
 
 
 def features_of(

@@ -59,12 +59,13 @@ def few_shot(
     The head is {"weights": (d, ways), "bias": (ways,)}, the network the tree of `model`. Where the
     head alone adapts, the context holds {"support": (ways * shots, d), "query": (ways * queries,
     d)} features. `head_init` draws the first W: zeros (all tasks start at chance), xavier or normal
-    (BOML's options). `shared_start`: the learned start of the head is one column for all classes,
-    so that their names do not matter (Ye, Chao, ICLR 2022). `overlap`: support and query are drawn
-    independently of each other (BOML).
+    (BOML's options). `shared_start`: where a whole network adapts, its head starts from zeros and
+    not from a learned start, so that the names of classes do not matter (the zeroing trick of Kao
+    et al., ICLR 2022). `overlap`: support and query are drawn independently of each other (BOML).
 
-    Raises ValueError for roles that leave nothing to learn or no start to share, a negative
-    lower_l2, or episodes that the data does not admit.
+    Raises ValueError for roles that leave nothing to learn, a shared_start where the head
+    alone adapts, a
+    negative lower_l2, or episodes that the data does not admit.
     """
     if not lower_l2 >= 0:
         raise ValueError(f"lower_l2={lower_l2} must not be negative; choose lower_l2=0 for none")
