@@ -176,15 +176,17 @@ def _more_ways(
     iterations: int = 6000,
     **others: Any,
 ) -> Row:
-    """After training on `tasks` tasks of more ways in an iteration, in place of 8 like the tests.
+    """After training on tasks of more ways, `tasks` in an iteration, in place of 8 like the tests.
 
     queries   per class in training; None: as many as in tests
     """
     few = () if queries is None else (f"problem.train_queries={queries}",)
-    of = f"{ways} ways" + ("" if queries is None else f" and {queries} queries per class")
+    of = f"{tasks} task{'s' if tasks > 1 else ''} of {ways} ways" + (
+        "" if queries is None else f" and {queries} queries per class"
+    )
     return _cosine(
         method,
-        f"trained on {tasks} tasks of {of} with lower step {lower_step}, tested with {test_step}",
+        f"trained on {of} with lower step {lower_step}, tested with {test_step}",
         *(f"problem.train_ways={ways}", f"meta_batch_size={tasks}"),
         *(f"lower_optimizer.step_size={lower_step}", *few, f"test_step_size={test_step}"),
         *options,
@@ -241,6 +243,15 @@ OF_OTHER_CHOICES = (
         queries=5,
         lower_step=1.6,
         part=ONE_START[0],
+    ),
+    _more_ways(
+        *("maml", "1.6", "num_lower_steps=1", ONE_START[2]),
+        ways=60,
+        tasks=1,
+        queries=5,
+        lower_step=4.8,
+        part=ONE_START[0],
+        cell=(20, 1),
     ),
     # With 20 classes a first lower step moves a logit a quarter as far as with 5: 1.6 is like 0.4.
     *(
