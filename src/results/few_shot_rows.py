@@ -180,10 +180,9 @@ def _more_ways(
 
     queries   per class in training; None: as many as in tests
     """
-    few = () if queries is None else (f"problem.train_queries={queries}",)
-    of = f"{tasks} task{'s' if tasks > 1 else ''} of {ways} ways" + (
-        "" if queries is None else f" and {queries} queries per class"
-    )
+    few, of = (), f"{tasks} task{'s' if tasks > 1 else ''} of {ways} ways"
+    if queries is not None:
+        few, of = (f"problem.train_queries={queries}",), f"{of} and {queries} queries per class"
     return _cosine(
         method,
         f"trained on {of} with lower step {lower_step}, tested with {test_step}",
