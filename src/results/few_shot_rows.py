@@ -242,6 +242,7 @@ OF_OTHER_CHOICES = (
         queries=5,
         lower_step=1.6,
         part=ONE_START[0],
+        seeds=THREE,
     ),
     _more_ways(
         *("maml", "1.6", "num_lower_steps=1", ONE_START[2]),
