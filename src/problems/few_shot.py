@@ -63,9 +63,8 @@ def few_shot(
     not from a learned start, so that the names of classes do not matter (the zeroing trick of Kao
     et al., ICLR 2022). `overlap`: support and query are drawn independently of each other (BOML).
 
-    Raises ValueError for roles that leave nothing to learn, a shared_start where the head
-    alone adapts, a
-    negative lower_l2, or episodes that the data does not admit.
+    Raises ValueError for roles that leave nothing to learn, a shared_start where the head alone
+    adapts, a negative lower_l2, or episodes that the data does not admit.
     """
     if not lower_l2 >= 0:
         raise ValueError(f"lower_l2={lower_l2} must not be negative; choose lower_l2=0 for none")

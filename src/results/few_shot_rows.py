@@ -203,7 +203,7 @@ OF_EACH_CELL = tuple(
 K_OF_MAML = _options("maml", 5, 1)
 # Part of a row's name, what it says, options.
 APART = ("", "")
-ONE_START = ("-shared-start", "; the head starts alike in all classes", "problem.shared_start=true")
+ONE_START = ("-shared-start", "; the head starts from zeros", "problem.shared_start=true")
 OF_OTHER_CHOICES = (
     _cosine("bda"),
     _cosine("rhg"),
