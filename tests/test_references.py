@@ -52,7 +52,7 @@ def test_exactly_the_pieces_of_a_run():
     assert cited(config) == [
         *("liu2020generic", "liu2023general", "franceschi2017forward", "bradbury2018jax"),
     ]
-    few = "problem=few_shot", "model=mlp", "method=maml", "problem.shared_start=true"
+    few = "problem=few_shot", "model=mlp", "method=maml", "method.learn_start=network"
     assert "kao2022maml" in cited(config_of(*few))
     assert "kao2022maml" not in cited(config_of(*few[:-1]))
     config = config_of("problem=ridge", "method=hoag", "upper_optimizer=adam")

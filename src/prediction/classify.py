@@ -136,7 +136,7 @@ def refuse_other_ways(experiment: Experiment, ways: int, number: int) -> None:
 
     x = jax.eval_shape(problem.init_upper, key)
     reason = ""
-    if "transform" in x:
+    if problem.learned_start and "transform" in x:
         reason = f"the matrix behind its head was learned for {ways} classes"
     elif problem.learned_start and "head" in x:
         reason = f"the start of its head was learned for {ways} classes"
@@ -150,7 +150,7 @@ def refuse_other_ways(experiment: Experiment, ways: int, number: int) -> None:
         raise UserError(
             f"support has {number} classes, but this run was trained for {ways}, and {reason}; "
             f"choose {ways} classes, or train with problem.ways={number}, or with a method whose "
-            "head starts from zeros, such as method=rhg (or problem.shared_start=true)"
+            "head starts from zeros, such as method=rhg, or method=maml method.learn_start=network"
         )
 
 

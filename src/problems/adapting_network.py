@@ -5,11 +5,10 @@ What is x and what is y (method.lower_variable, method.learn_start):
     head, false   x: network;             y = (W, b) from a fixed start (RHG, BDA; BOML's MetaFeat)
     head, true    x: network and head;    y = (W, b) from the learned head (ANIL)
     all, true     x: network and head;    y = both, from x (MAML; BOML's MetaInit)
-                  (shared_start: x: network; y = both, the head from zeros)
+    all, network  x: network;             y = both, the head from a fixed start
 
-A start that the columns of a head share, a learned one as well (UNICORN-MAML), is the same as
-zeros: what they have in common cancels in a softmax, before and after each lower step, so that it
-has neither effect nor gradient.
+From a head of zeros the first lower step moves the head alone: its output, and so the gradient of f
+in the network, is zero times what the network does.
 
 What a model declares `fixed` (T-layers, warp layers) is a part of x in any case, and so is a matrix
 behind a head whose start is learned, where the model `transforms_head`.
@@ -43,10 +42,13 @@ HEADS = {
 
 
 class Roles(NamedTuple):
-    """Which variables adapt below, and whether the upper level learns their start."""
+    """Which variables adapt below, and whether the upper level learns their start.
+
+    learn_start   "network": that of the network alone
+    """
 
     lower_variable: Literal["head", "all"]
-    learn_start: bool
+    learn_start: bool | Literal["network"]
 
 
 class AdaptingNetwork(NamedTuple):
@@ -88,22 +90,16 @@ def draw_head(
 
 
 def adapting_network(
-    model: Model,
-    roles: Roles,
-    examples: Array,
-    num_outputs: int,
-    head_init: HeadInit,
-    shared_start: bool = False,
+    model: Model, roles: Roles, examples: Array, num_outputs: int, head_init: HeadInit
 ) -> AdaptingNetwork:
     """Features of `model` for inputs like `examples` (m, ...), then W (d, num_outputs) and b.
 
     With batch_norm=running the examples are what the statistics are taken of; else they are read
     for their shape alone. `head_init` draws the first W: zeros, xavier (uniform
-    +-sqrt(6 / (d + outputs))) or normal (variance 1); b starts from zeros. `shared_start`: the head
-    has no learned start, y has it from zeros in every task.
+    +-sqrt(6 / (d + outputs))) or normal (variance 1); b starts from zeros.
 
-    Raises ValueError where the roles leave nothing to learn, where shared_start changes nothing or
-    head_init would not be used, and for a model that such inputs do not fit.
+    Raises ValueError where the roles leave nothing to learn or contradict each other, and for a
+    model that such inputs do not fit.
     """
     everything = roles.lower_variable == "all"
     example = examples[:1]
@@ -112,24 +108,20 @@ def adapting_network(
             "lower_variable=all with learn_start=false (method.*) leaves nothing to learn above: "
             "choose method.learn_start=true (MAML), or method.lower_variable=head"
         )
-    if shared_start and not everything:
+    if roles.learn_start == "network" and not everything:
         raise ValueError(
-            "shared_start=true is for a network whose learned start adapts, but here "
-            "method.lower_variable=head: choose shared_start=false, with method.learn_start=false "
-            "for a head that starts from zeros, or method.lower_variable=all, such as method=maml"
-        )
-    if shared_start and head_init != "zeros":
-        raise ValueError(
-            f"shared_start=true starts the head from zeros, so head_init={head_init} would not be "
-            "used: choose head_init=zeros, or shared_start=false"
+            "learn_start=network with lower_variable=head (method.*) leaves no learned start: "
+            "choose method.learn_start=false, or a network that adapts, such as method=maml "
+            "method.learn_start=network"
         )
     weights, output = network_shapes(model, example)
-    if not roles.learn_start and not jax.tree.leaves(weights):
+    learned_head = roles.learn_start is True
+    if not learned_head and not jax.tree.leaves(weights):
+        shown = str(roles.learn_start).lower()
         raise ValueError(
-            "the model has no weights and method.learn_start=false, so nothing would be learned "
+            f"the model has no weights and method.learn_start={shown}, so nothing would be learned "
             "above: choose model=linear, or a method with a learned start, such as method=anil"
         )
-    learned_head = roles.learn_start and not shared_start
     transformed = model.transforms_head and roles.learn_start
 
     def init_upper(key: Array) -> Tree:

@@ -44,7 +44,6 @@ def few_shot(
     train_shots_per_step: int | None = None,
     lower_l2: float = 0.0,
     head_init: HeadInit = "zeros",
-    shared_start: bool = False,
     overlap: bool = False,
 ) -> tuple[BilevelProblem, TaskSource]:
     """One task: {"support", "query"}, each {"images", "labels"}.
@@ -59,12 +58,10 @@ def few_shot(
     The head is {"weights": (d, ways), "bias": (ways,)}, the network the tree of `model`. Where the
     head alone adapts, the context holds {"support": (ways * shots, d), "query": (ways * queries,
     d)} features. `head_init` draws the first W: zeros (all tasks start at chance), xavier or normal
-    (BOML's options). `shared_start`: where a whole network adapts, its head starts from zeros and
-    not from a learned start, so that the names of classes do not matter (the zeroing trick of Kao
-    et al., ICLR 2022). `overlap`: support and query are drawn independently of each other (BOML).
+    (BOML's options). `overlap`: support and query are drawn independently of each other (BOML).
 
-    Raises ValueError for roles that leave nothing to learn, a shared_start where the head alone
-    adapts, a negative lower_l2, or episodes that the data does not admit.
+    Raises ValueError for roles that leave nothing to learn, a negative lower_l2, or episodes that
+    the data does not admit.
     """
     if not lower_l2 >= 0:
         raise ValueError(f"lower_l2={lower_l2} must not be negative; choose lower_l2=0 for none")
@@ -81,7 +78,7 @@ def few_shot(
     examples = jnp.zeros((1, *data.images.shape[2:]))
     if model.batch_norm == "running":
         examples = network_inputs(training_sample(data, SAMPLE_SIZE))
-    network = adapting_network(model, roles, examples, width, head_init, shared_start)
+    network = adapting_network(model, roles, examples, width, head_init)
 
     def images_of(task: Tree) -> dict[str, Array]:
         return {part: task[part]["images"] for part in ("support", "query")}
@@ -143,7 +140,7 @@ def few_shot(
             + of_step,
             "F": f"F(x, y) = mean over the query set of CE({network.formula}, label)",
         },
-        learned_start=roles.learn_start,
+        learned_start=bool(roles.learn_start),
         # A constant added to all logits changes nothing, and so does any W outside the features.
         singular_hessians=frozenset({Objectives.F} if lower_l2 else EVERY_MIX),
         damping=0.0 if lower_l2 else DAMPING,

@@ -66,7 +66,7 @@ def sine(
             "f": f"f(x, y) = mean over the support points of ({network.formula} - target)^2",
             "F": f"F(x, y) = mean over the query points of ({network.formula} - target)^2",
         },
-        learned_start=roles.learn_start,
+        learned_start=bool(roles.learn_start),
         # More weights than points.
         singular_hessians=frozenset(EVERY_MIX),
         damping=1.0,

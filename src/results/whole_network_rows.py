@@ -34,7 +34,7 @@ ONE_QUERY = {
     "num_validation_tasks": "600",
 }
 SHARED = {"model.offset": "shared"}
-ONE_START = {"problem.shared_start": "true"}
+HEAD_FROM_ZEROS = {"method.learn_start": "network"}
 OF_MAML = {
     "base": {},
     "centre": CENTRE,
@@ -54,28 +54,21 @@ OF_MAML = {
     },
     "centre-lower-step-0.4": {**CENTRE, **lower_step(0.4)},
     "centre-k-1-lower-step-1.6": {**CENTRE, **K1, **lower_step(1.6)},
-    "centre-k-1-lower-step-1.6-shared-start": {
-        **CENTRE,
-        **K1,
-        **lower_step(1.6),
-        **ONE_START,
-    },
-    "centre-lower-step-0.4-shared-start": {**CENTRE, **lower_step(0.4), **ONE_START},
+    "centre-lower-step-0.4-zero-head": {**CENTRE, **lower_step(0.4), **HEAD_FROM_ZEROS},
 }
-
-
-K1_STEP = {**K1, **lower_step(0.4)}  # of MAML's code at 5 ways
+ONE_STEP_OF_MAML = {**K1, **lower_step(0.4)}  # in the code of MAML, 5 ways
+FIVE_STEPS = lower_step(0.1)
+SIZES = (0.1, 0.04, 0.01)
 OF_FOMAML = {
-    "base": K1_STEP,
-    "maml": {**K1_STEP, "method": "maml"},  # the same with second derivatives
-    **{f"lower-step-{size}": {**K1, **lower_step(size)} for size in (0.1, 0.04, 0.01)},
-    **{f"k-5-lower-step-{size}": lower_step(size) for size in (0.1, 0.04, 0.01)},
-    "centre": {**K1_STEP, **CENTRE},
-    "k-5-centre": {**lower_step(0.1), **CENTRE},
-    "shared-start": {**K1_STEP, **ONE_START},
-    "centre-shared-start": {**K1_STEP, **CENTRE, **ONE_START},
-    "k-5-shared-start": {**lower_step(0.1), **ONE_START},
-    "k-5-centre-shared-start": {**lower_step(0.1), **CENTRE, **ONE_START},
+    "base": ONE_STEP_OF_MAML,
+    "maml": {**ONE_STEP_OF_MAML, "method": "maml"},  # the same with second derivatives
+    "centre": {**ONE_STEP_OF_MAML, **CENTRE},
+    **{f"lower-step-{size}": {**K1, **lower_step(size)} for size in SIZES},
+    **{f"k-5-lower-step-{size}": lower_step(size) for size in SIZES},
+    "k-5-maml": {**FIVE_STEPS, "method": "maml"},
+    "k-5-centre": {**FIVE_STEPS, **CENTRE},
+    "k-5-zero-head": {**FIVE_STEPS, **HEAD_FROM_ZEROS},
+    "k-5-centre-zero-head": {**FIVE_STEPS, **CENTRE, **HEAD_FROM_ZEROS},
 }
 WHOLE_NETWORK = (
     *changed_rows(

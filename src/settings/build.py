@@ -214,6 +214,7 @@ def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource]:
             f"problem={node.factory.__name__} has no start to learn; choose a method with "
             "method.learn_start=false, such as method=rhg or method=bda"
         )
+    _refuse_a_head_alone(checked, roles)
     nodes = {**checked.nodes, "model": _adapting(checked.nodes["model"], roles)}
     pieces = {"roles": roles, **_data_and_model(node, nodes, checked.settings)}
     extra = method.recommended.get("extra", "none")
@@ -231,6 +232,18 @@ def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource]:
             "its source of tasks: return problem, persistent_source(task)"
         )
     return pair
+
+
+def _refuse_a_head_alone(checked: Checked, roles: Roles) -> None:
+    """From a head of zeros the first lower step leaves the network where it is."""
+    from_zeros = checked.node("problem").options.get("head_init") == "zeros"
+    if roles.learn_start == "network" and from_zeros and checked.settings.num_lower_steps == 1:
+        raise UserError(
+            "num_lower_steps=1 with method.learn_start=network: from a head of zeros the first "
+            "lower step moves the head alone, so the network would never adapt; choose "
+            "num_lower_steps=2 or more, or the same at a lower price, "
+            "method.lower_variable=head method.learn_start=false (method=rhg)"
+        )
 
 
 def _adapting(model: Node | None, roles: Roles) -> Node | None:

@@ -30,7 +30,7 @@ class Method(NamedTuple):
 
     name: str
     lower_variable: Literal["head", "all"]
-    learn_start: bool
+    learn_start: bool | Literal["network"]
     cite: tuple[str, ...] = ()
     recommended: dict[str, Any] = {}  # noqa: RUF012 (a default that is never changed)
 

@@ -91,7 +91,7 @@ def _listed(path: str, value: Any) -> list[str]:
 # (value, key) of options that have a paper of their own with this value.
 OF_OPTIONS = {
     "aggregation.law": ("tpami", "liu2023general"),
-    "problem.shared_start": (True, "kao2022maml"),
+    "method.learn_start": ("network", "kao2022maml"),
 }
 
 _ACCENTS = {"'": "\u0301", '"': "\u0308", "^": "\u0302", "`": "\u0300", "~": "\u0303"}
