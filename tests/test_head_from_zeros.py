@@ -27,9 +27,14 @@ TASK = {"ways": 3, "shots": 1, "queries": 2}
 ESTIMATORS = {"maml": unrolled(), "fomaml": first_order(), "reptile": reptile()}
 
 
-def problem_of(**options):
+def problem_of(lower_variable, learn_start, **options):
     model = mlp(hidden_sizes=(5,), normalise=True)
-    return Problem(*few_shot(tiny_images(), model, Roles("all", True), **{**TASK, **options}))
+    roles = Roles(lower_variable, learn_start)
+    return Problem(*few_shot(tiny_images(), model, roles, **{**TASK, **options}))
+
+
+def without_model(options):
+    return [option for option in options if not option.startswith("model")]
 
 
 def x_of(problem):
@@ -38,32 +43,58 @@ def x_of(problem):
     return jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(KEY, leaf.shape), x)
 
 
+def method_of(name, num_lower_steps):
+    return bilevel.Method(
+        name,
+        lower_only(),
+        sgd(step_size=0.1),
+        ESTIMATORS[name],
+        num_lower_steps,
+        proximal_weight=0.2,
+    )
+
+
+def assert_trees_close(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("column", [0.0, 1.0])
 def test_it_is_a_learned_start_whose_columns_are_alike(name, column):
-    """And such a column has no gradient, nor does it matter which one it is (UNICORN-MAML)."""
-    method = bilevel.Method(
-        name, lower_only(), sgd(step_size=0.1), ESTIMATORS[name], 3, proximal_weight=0.2
-    )
-    shared, apart = (problem_of(shared_start=flag) for flag in (True, False))
-    x = x_of(shared)
+    """What all columns share cancels in a softmax (here f has no penalty): it has no gradient."""
+    method = method_of(name, 3)
+    from_zeros, learned = (problem_of("all", learn_start) for learn_start in ("network", True))
+    x = x_of(from_zeros)
     assert set(x) == {"network"}
     alike = column * jax.random.normal(KEY, (5, 1))
     head = {"weights": jnp.repeat(alike, 3, axis=1), "bias": jnp.full(3, column)}
-    of_zeros = bilevel.hypergradient(shared, method, x)
-    of_column = bilevel.hypergradient(apart, method, {**x, "head": head})
+    of_zeros = bilevel.hypergradient(from_zeros, method, x)
+    of_column = bilevel.hypergradient(learned, method, {**x, "head": head})
     np.testing.assert_allclose(of_zeros.value, of_column.value, rtol=1e-12)
     for leaf in jax.tree.leaves(of_column.gradient["head"]):
         np.testing.assert_allclose(leaf.sum(-1), 0, atol=1e-12)
-    networks = (jax.tree.leaves(each.gradient["network"]) for each in (of_zeros, of_column))
-    for one, other in zip(*networks, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    assert_trees_close(of_zeros.gradient["network"], of_column.gradient["network"])
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_no_class_is_the_first_one(shared):
-    """Other numbers for the classes of a task: F stays what it is, where the start is shared."""
-    problem, source = problem_of(shared_start=shared)
+@pytest.mark.parametrize("name", ["maml", "fomaml"])
+@pytest.mark.parametrize("num_lower_steps", [1, 2])
+def test_its_first_lower_step_moves_the_head_alone(name, num_lower_steps):
+    method = method_of(name, num_lower_steps)
+    whole, head = problem_of("all", "network"), problem_of("head", False)
+    x = x_of(head)
+    of_whole = bilevel.hypergradient(whole, method, {"network": x})
+    of_head = bilevel.hypergradient(head, method, x)
+    same = num_lower_steps == 1
+    assert (abs(float(of_whole.value - of_head.value)) < 1e-12) == same
+    if same:
+        assert_trees_close(of_whole.gradient["network"], of_head.gradient)
+
+
+@pytest.mark.parametrize("learn_start", ["network", True])
+def test_no_class_is_the_first_one(learn_start):
+    """Other numbers for the classes of a task: F stays what it is, unless the head is learned."""
+    problem, source = problem_of("all", learn_start)
     x = x_of(Problem(problem, source))
     task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, KEY, "train", 1))
     order = jnp.asarray([2, 0, 1])
@@ -78,21 +109,33 @@ def test_no_class_is_the_first_one(shared):
         return problem.upper_objective(context, task, y)[0]
 
     change = abs(float(upper_value(task) - upper_value(renamed)))
-    assert change < 1e-12 if shared else change > 1e-3
+    assert change < 1e-12 if learn_start == "network" else change > 1e-3
+
+
+HEAD_ALONE = "moves the head alone, .*num_lower_steps=2 or more"
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["method=rhg"], "method.lower_variable=head: choose .*=false, with .*=false"),
-        (["method=anil"], "method.lower_variable=head: choose .*=false, with .*=false"),
-        (["method=maml", "problem.head_init=xavier"], "head_init=xavier would not be used"),
+        (["method=rhg"], "leaves no learned start: choose method.learn_start=false"),
+        (["method=anil"], "leaves no learned start: choose method.learn_start=false"),
+        (["method=maml", "num_lower_steps=1"], HEAD_ALONE),
+        (["method=reptile", "num_lower_steps=1"], HEAD_ALONE),
+        (["method=maml", "model=flat"], "no weights and method.learn_start=network"),
     ],
 )
-def test_it_is_refused_where_it_would_do_nothing(options, reason, omniglot_folder):
+def test_it_is_refused_where_nothing_would_be_learned_or_adapt(options, reason, omniglot_folder):
     base = linear_few_shot(omniglot_folder)
+    if "model=flat" in options:
+        base = without_model(base)
     with pytest.raises(UserError, match=reason):
-        build(config_of(*base, *options, "problem.shared_start=true"))
+        build(config_of(*base, *options, "method.learn_start=network"))
+
+
+def test_a_head_from_drawn_weights_may_take_one_step(omniglot_folder):
+    options = "num_lower_steps=1", "problem.head_init=xavier", "method.learn_start=network"
+    build(config_of(*linear_few_shot(omniglot_folder), "method=maml", *options))
 
 
 @pytest.mark.parametrize(
@@ -101,14 +144,15 @@ def test_it_is_refused_where_it_would_do_nothing(options, reason, omniglot_folde
         ((), ""),
         (("lower_optimizer.learn=per_weight",), "for each weight of a head of 3 classes"),
         (("method=mt_net",), "the matrix behind its head was learned for 3 classes"),
+        (("problem.head_init=xavier",), "starts from random numbers for 3 classes"),
         (("proximal_weight=0.1",), "its proximal term pulls to a start of 3 classes"),
     ],
 )
 def test_a_run_with_one_takes_any_number_of_classes(options, refused, omniglot_folder):
-    base = [option for option in linear_few_shot(omniglot_folder) if not option.startswith("model")]
+    base = without_model(linear_few_shot(omniglot_folder))
     model = "model=conv4" if "method=mt_net" in options else "model=mlp"
     layers = ["model.extra=t_layers"] if "method=mt_net" in options else []
-    chosen = "method=maml", model, *layers, "problem.shared_start=true", *options
+    chosen = "method=maml", model, *layers, "method.learn_start=network", *options
     experiment = build(config_of(*base, *chosen))
     if not refused:
         refuse_other_ways(experiment, 3, 5)
@@ -118,8 +162,8 @@ def test_a_run_with_one_takes_any_number_of_classes(options, refused, omniglot_f
 
 
 def test_images_of_more_classes_than_in_training(omniglot_folder, tmp_path):
-    base = [option for option in linear_few_shot(omniglot_folder) if not option.startswith("model")]
-    chosen = "method=maml", "model=mlp", "model.hidden_sizes=[24]", "problem.shared_start=true"
+    base = without_model(linear_few_shot(omniglot_folder))
+    chosen = "method=maml", "model=mlp", "model.hidden_sizes=[24]", "method.learn_start=network"
     run(config_of(*base, *SHORT, *chosen), tmp_path)
     generator = np.random.default_rng(0)
     patterns = generator.integers(0, 256, (5, 1, 28, 28, 1))
