@@ -325,7 +325,7 @@ def test_the_shared_files_hold_for_every_method():
     [
         ("bda-20-ways", ("omniglot_20_ways", "method=bda")),
         ("rhg-20-ways", ("omniglot_20_ways", "method=rhg")),
-        ("maml-20-ways-zero-head", ("omniglot_20_ways_maml",)),
+        ("maml-20-ways-4-tasks", ("omniglot_20_ways_maml",)),
     ],
 )
 def test_presets_of_20_ways_are_what_their_rows_ran(row, preset):

@@ -235,10 +235,11 @@ OF_OTHER_CHOICES = (
     _more_ways("maml", "0.1", "num_lower_steps=1", "test_num_lower_steps=3"),
     _more_ways("maml", "0.4", "num_lower_steps=1", lower_step=1.6, part="-lower-step-1.6"),
     _more_ways(
-        *("maml", "0.1", HEAD_FROM_ZEROS),
+        *("maml", "0.4", "num_lower_steps=1"),
         tasks=4,
         queries=5,
-        part="-zero-head",
+        lower_step=1.6,
+        part="-4-tasks",
     ),
     # With 20 classes a first lower step moves a logit a quarter as far as with 5: 1.6 is like 0.4.
     *(
