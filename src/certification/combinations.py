@@ -5,7 +5,7 @@ the options that the files under conf/ give.
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def ridge_setting() -> Setting:
     return _setting(*ridge(data))
 
 
-def few_shot_setting(lower_variable: Literal["head", "all"], learn_start: bool) -> Setting:
+def few_shot_setting(roles: Roles) -> Setting:
     """Few-shot classification of blank images, whatever the roles."""
     classes = np.arange(9)
     data = ImageClasses(
@@ -68,7 +68,7 @@ def few_shot_setting(lower_variable: Literal["head", "all"], learn_start: bool) 
         tuple(map(str, classes)),
         dict(zip(SPLITS, np.split(classes, 3), strict=True)),
     )
-    model, roles = linear(num_features=2), Roles(lower_variable, learn_start)
+    model = linear(num_features=2)
     return _setting(*few_shot(data, model, roles, ways=3, shots=1, queries=2))
 
 
@@ -98,7 +98,7 @@ def estimator_rows() -> Iterator[list[str]]:
 
 def combination_rows() -> tuple[list[list[str]], list[str]]:
     """Table of (hypergradient, aggregation) -> lower optimizers that run; and the reasons."""
-    setting = few_shot_setting("head", False)
+    setting = few_shot_setting(Roles("head", False))
     optimizers = {
         name: node_of("lower_optimizer", f"lower_optimizer={name}")
         for name in names_of("lower_optimizer")
@@ -130,10 +130,10 @@ def further_refusals() -> Iterator[tuple[str, str]]:
     implicit, undamped = hypergradient_node("implicit_cg"), node_of("hypergradient", *UNDAMPED)
     forward = node_of("hypergradient", "hypergradient=forward", "hypergradient.max_scalars=10")
     nothing = node_of("hypergradient", "hypergradient=truncated", "hypergradient.keep_last=0")
-    head = few_shot_setting("head", False)
+    head = few_shot_setting(Roles("head", False))
     for when, setting, optimizer, hypergradient in (
         ("implicit, learned step size", head, learned, implicit),
-        ("implicit, learned start", few_shot_setting("head", True), sgd, implicit),
+        ("implicit, learned start", few_shot_setting(Roles("head", True)), sgd, implicit),
         ("implicit, singular lower Hessian", head, sgd, undamped),
         ("first_order, F without x", ridge_setting(), sgd, hypergradient_node("first_order")),
         ("truncated to nothing, learned step size", head, learned, nothing),
@@ -146,8 +146,8 @@ def boml_rows() -> list[list[str]]:
     """BOML's twelve combinations: ours, and whether it runs."""
     rows = [["BOML", "meaning", "here: python -m src.train", ""]]
     settings = {
-        "MetaFeat": few_shot_setting("head", False),
-        "MetaInit": few_shot_setting("all", True),
+        "MetaFeat": few_shot_setting(Roles("head", False)),
+        "MetaInit": few_shot_setting(Roles("all", True)),
     }
     for code, meaning in COMBINATIONS.items():
         options = options_of(code)

@@ -63,7 +63,7 @@ def types() -> list[Type]:
         Type("bounds of y", _small(_distance, _both, project_lower=jnp.abs), _yes),
         Type("constraints g(x, y)", _small(_distance, _both, lower_constraints=_line), _penalties),
         Type("mini-batches", _rows(), _batches),
-        Type("new tasks", Problem(*few_shot_setting("head", False)[:2]), _yes),
+        Type("new tasks", Problem(*few_shot_setting(Roles("head", False))[:2]), _yes),
     ]
 
 
@@ -76,7 +76,7 @@ def method_rows() -> tuple[list[list[str]], list[str]]:
     for name in names_of("method"):
         method, roles = published(name)
         if roles.learn_start:
-            learned = Problem(*few_shot_setting(*roles)[:2])
+            learned = Problem(*few_shot_setting(roles)[:2])
             why, taken = _refusal(learned, method), [learned]
             cells = [*[""] * len(tried), _numbered(why, reasons) if why else YES]
         else:
