@@ -23,14 +23,13 @@ from tests.conftest import SHORT, config_of, linear_few_shot
 
 KEY = jax.random.key(3)
 NAMES = [3, 0, 4, 1, 2]
-TASK = {"ways": 3, "shots": 1, "queries": 2}
 ESTIMATORS = {"maml": unrolled(), "fomaml": first_order(), "reptile": reptile()}
 
 
-def problem_of(lower_variable, learn_start, **options):
+def problem_of(lower_variable, learn_start):
     model = mlp(hidden_sizes=(5,), normalise=True)
     roles = Roles(lower_variable, learn_start)
-    return Problem(*few_shot(tiny_images(), model, roles, **{**TASK, **options}))
+    return Problem(*few_shot(tiny_images(), model, roles, ways=3, shots=1, queries=2))
 
 
 def without_model(options):
@@ -94,8 +93,8 @@ def test_its_first_lower_step_moves_the_head_alone(name, num_lower_steps):
 @pytest.mark.parametrize("learn_start", ["network", True])
 def test_no_class_is_the_first_one(learn_start):
     """Other numbers for the classes of a task: F stays what it is, unless the head is learned."""
-    problem, source = problem_of("all", learn_start)
-    x = x_of(Problem(problem, source))
+    whole = problem_of("all", learn_start)
+    x, (problem, source) = x_of(whole), whole
     task = jax.tree.map(lambda leaf: leaf[0], source.sample(source.data, KEY, "train", 1))
     order = jnp.asarray([2, 0, 1])
     renamed = {part: {**images, "labels": order[images["labels"]]} for part, images in task.items()}

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from src.results.intervention_rows import training_ways
 from src.results.row import Published, Quoted, Row
 
 
@@ -186,9 +187,8 @@ def _more_ways(
     return _cosine(
         method,
         f"trained on {of} with lower step {lower_step}, tested with {test_step}",
-        *(f"problem.train_ways={ways}", f"meta_batch_size={tasks}"),
-        *(f"lower_optimizer.step_size={lower_step}", *fewer, f"test_step_size={test_step}"),
-        *options,
+        *(f"{key}={value}" for key, value in training_ways(ways, tasks, lower_step).items()),
+        *(*fewer, f"test_step_size={test_step}", *options),
         part=f"-{ways}-ways{part}",
         iterations=iterations,
         **others,
@@ -201,7 +201,6 @@ OF_EACH_CELL = tuple(
     for cell in paper.cells
 )
 K_OF_MAML = _options("maml", 5, 1)
-HEAD_FROM_ZEROS = "method.learn_start=network"
 OF_OTHER_CHOICES = (
     _cosine("bda"),
     _cosine("rhg"),
@@ -256,7 +255,7 @@ OF_OTHER_CHOICES = (
     _cosine(
         "fomaml",
         "K = 5, lower step 0.1, 5 queries per class in training; the head starts from zeros",
-        *("problem.train_queries=5", HEAD_FROM_ZEROS),
+        *("problem.train_queries=5", "method.learn_start=network"),
         part="-k-5-zero-head",
     ),
     _row("mt_net-k-5", "mt_net", 5, 1, ())._replace(differs="K = 5, lower step 0.1"),

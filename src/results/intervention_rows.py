@@ -29,13 +29,6 @@ MAX_POOL = {"model.downsample": "max_pool"}
 MEAN_OF_PIXELS = {"model.features": "mean"}
 NO_RELU = {"model.last_activation": "none"}
 ROTATIONS = {"data.rotations": "true"}
-# In training, as many images as 8 tasks of 5 ways. The first lower step of a 20-way head moves a
-# logit a quarter as far, so its size is four times as large.
-TWENTY_WAYS = {
-    "problem.train_ways": "20",
-    "meta_batch_size": "2",
-    "lower_optimizer.step_size": "0.4",
-}
 SCALE = {"model.scale": "learned"}
 SUPPORT = {"model.batch_norm": "support"}
 
@@ -55,10 +48,19 @@ def lower_step(size: float) -> dict[str, str]:
     return {"lower_optimizer.step_size": f"{size:g}"}
 
 
+def training_ways(ways: int, tasks: int, lower: float) -> dict[str, str]:
+    """Training tasks of so many classes, `tasks` in an iteration, with this lower step."""
+    numbers = {"problem.train_ways": str(ways), "meta_batch_size": str(tasks)}
+    return {**numbers, **lower_step(lower)}
+
+
 def _upper_step(size: float) -> dict[str, str]:
     return {"upper_optimizer.step_size": f"{size:g}"}
 
 
+# In training, as many images as 8 tasks of 5 ways. The first lower step of a 20-way head moves a
+# logit a quarter as far, so its size is four times as large.
+TWENTY_WAYS = training_ways(20, 2, 0.4)
 CHANGES = {
     "base": {},
     "rotations": ROTATIONS,
