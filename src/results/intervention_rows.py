@@ -20,11 +20,13 @@ BASE = {
 ANNEALED = {"upper_optimizer.annealing_iterations": "1500"}
 AVERAGE = {"upper_optimizer.average": "0.99"}  # scores are of the last hundred x, about
 BDA = {"method": "bda"}
+BOUNDED = {"lower_optimizer": "bounded_sgd"}  # its step times the largest eigenvalue is at most 1
 CENTRE = {"model.centre": "true"}
 CLIP = {"upper_optimizer.clip_norm": "0.5"}
 COSINE = {"upper_optimizer.annealing": "cosine", **ANNEALED}
 FIXED_NORM = {"model.feature_norm": "fixed"}
 K1, K10 = ({"num_lower_steps": str(number)} for number in (1, 10))
+LEARNED_STEP = {"lower_optimizer.learn": "scalar"}
 MAX_POOL = {"model.downsample": "max_pool"}
 MEAN_OF_PIXELS = {"model.features": "mean"}
 NO_RELU = {"model.last_activation": "none"}
@@ -78,7 +80,10 @@ CHANGES = {
     "lower-step-0.4": lower_step(0.4),
     "k-1": K1,
     "k-10": K10,
-    "learned-step": {"lower_optimizer.learn": "scalar"},
+    "learned-step": LEARNED_STEP,
+    "bounded-step": BOUNDED,
+    "learned-bounded-step": {**BOUNDED, **LEARNED_STEP},
+    "k-10-bounded-step": {**BOUNDED, **K10},
     "centre": CENTRE,
     "no-last-relu": NO_RELU,
     "no-last-relu-zero-offset": {**NO_RELU, "model.offset": "zero"},
@@ -124,9 +129,15 @@ def changed_rows(
 ) -> tuple[Row, ...]:
     """A row for each change of a setting, beside the row that changes nothing, `base`.
 
+    A change `centre-...` stands beside `centre`, of which it changes one thing.
+
     of_other_tests   the changes whose validation tasks are others: no difference is shown
     """
     alone = {"base", *of_other_tests}
+
+    def beside(name: str) -> str:
+        return "centre" if name.startswith("centre-") else "base"
+
     return tuple(
         Row(
             f"{prefix}-{name}",
@@ -134,7 +145,7 @@ def changed_rows(
             tuple(f"{key}={value}" for key, value in {**base, **change}.items()),
             (Quoted("validation/accuracy", "validation", percent=True),),
             needs="Omniglot",
-            against="" if name in alone else f"{prefix}-base",
+            against="" if name in alone else f"{prefix}-{beside(name)}",
         )
         for name, change in changes.items()
     )
