@@ -90,7 +90,11 @@ def test_its_first_lower_step_moves_the_head_alone(name, num_lower_steps):
         assert_trees_close(of_whole.gradient["network"], of_head.gradient)
 
 
-@pytest.mark.parametrize("roles", [("all", "network"), ("head", False), ("all", True)])
+@pytest.mark.parametrize(
+    "roles",
+    [("all", "network"), ("head", False), ("all", True)],
+    ids=["head from zeros", "head alone", "learned head"],
+)
 def test_no_class_is_the_first_one(roles):
     """Other numbers for the classes of a task: F stays what it is, unless the head is learned."""
     made = problem_of(*roles)
