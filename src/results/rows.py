@@ -33,7 +33,7 @@ GROUPS = {
         INTERVENTIONS,
     ),
     "whole_network": Group(
-        "one change at a time, Omniglot, 20 ways, 1 shot, `maml`: what helps, by validation",
+        "one change at a time, Omniglot, 1 shot, a whole network adapts: what helps, by validation",
         "",
         WHOLE_NETWORK,
     ),

@@ -27,6 +27,16 @@ FOMAML = {
     "meta_batch_size": "8",
     "num_validation_tasks": "600",
 }
+# 12,000 tasks, the same ones in all rows. K as in the authors' code; the weight is the method's, 2.
+IMAML = {
+    **SHORT,
+    "method": "imaml",
+    "problem.ways": "5",
+    "num_lower_steps": "16",
+    "num_iterations": "1500",
+    "meta_batch_size": "8",
+    "num_validation_tasks": "600",
+}
 # As many queries as shots, in training and in tests: batch statistics of as many images.
 ONE_QUERY = {
     "problem.train_queries": "1",
@@ -70,10 +80,18 @@ OF_FOMAML = {
     "k-5-zero-head": {**FIVE_STEPS, **HEAD_FROM_ZEROS},
     "k-5-centre-zero-head": {**FIVE_STEPS, **CENTRE, **HEAD_FROM_ZEROS},
 }
+OF_IMAML = {
+    "base": {},
+    "centre": CENTRE,
+    "20-solver-steps": {"hypergradient.solver.max_steps": "20"},
+    "unrolled": {"hypergradient": "unrolled"},  # the derivative of the same lower steps
+    "zero-head": HEAD_FROM_ZEROS,
+}
 WHOLE_NETWORK = (
     *changed_rows(
         *("maml-20w", "whole_network", MAML, OF_MAML),
         of_other_tests=("1-query", "as-in-their-code"),
     ),
     *changed_rows("fomaml-5w", "whole_network", FOMAML, OF_FOMAML),
+    *changed_rows("imaml-5w", "whole_network", IMAML, OF_IMAML),
 )
