@@ -5,14 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.aggregation import lower_only
+from bilevel.aggregation import descent, lower_only
 from bilevel.bounded_sgd import bounded_sgd
 from bilevel.dynamics import compose
 from bilevel.hypergradients import implicit
 from bilevel.linear_solvers import cg
 from bilevel.lower_optimizers import sgd
 from src.certification.cases import CASES, place_of, where
-from src.certification.certify import default_node, error_against_target, estimate, flat
+from src.certification.certify import (
+    default_node,
+    error_against_target,
+    estimate,
+    flat,
+    make,
+    unchecked,
+)
+from src.settings.errors import UserError
+from src.settings.groups import names_of
 
 EIGENVALUES = np.array([30.0, 10.0, 1.0])
 
@@ -76,20 +85,68 @@ def test_nothing_curved_is_no_bound_and_has_a_derivative():
     np.testing.assert_allclose((value, derivative), (3 - 3 * 3 * 0.1 * 2, -3 * 3 * 0.1))
 
 
-@pytest.mark.parametrize("estimator", ["unrolled", "forward"])
-@pytest.mark.parametrize("case_name", ["ridge", "few_shot"])
-def test_the_gradient_is_differentiated_through_the_measurement(estimator, case_name):
+@pytest.mark.parametrize("learn", ["per_step", "per_weight"])
+def test_each_of_several_learned_steps_is_bounded(learn):
+    optimizer = bounded_sgd(step_size=0.5, power_steps=60, learn=learn)
+    found = run(optimizer, quadratic, 2)
+    np.testing.assert_allclose(found, (1 - EIGENVALUES / 30) ** 2, rtol=1e-12, atol=1e-12)
+
+
+def test_it_is_the_size_of_the_curvature_that_counts():
+    """Where f is curved downwards as well: along a saddle."""
+    found = run(
+        bounded_sgd(step_size=9.0, power_steps=60),
+        lambda y: 0.5 * jnp.sum(jnp.array([2.0, 1.0, -8.0]) * y["w"] ** 2),
+        1,
+    )
+    np.testing.assert_allclose(found, 1 - np.array([2.0, 1.0, -8.0]) / 8, rtol=1e-12)
+
+
+BOUND = {"step_size": 0.3, "learn": "scalar"}
+NAMES = [
+    name
+    for name in names_of("hypergradient")
+    if unchecked(default_node(name)).target and name != "implicit_kkt"  # for constraints alone
+]
+
+
+def reached(case, place, aggregation):
+    """Steps whose bound is reached, and by how much that moves y."""
+    ends = []
+    for bound in (0.1, 1e6):
+        dynamics = compose(aggregation, bounded_sgd(**BOUND, bound=bound))
+        at = where(case, dynamics, 3, place)
+        ends.append(flat(at.lower.solve(at.point)))
+    return compose(aggregation, bounded_sgd(**BOUND, bound=0.1)), np.abs(np.subtract(*ends)).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_estimator_is_right_with_it_or_refuses_it(name):
+    case = CASES["ridge"]()
+    place = place_of(case)
+    bounded, moved = reached(case, place, lower_only())
+    assert moved > 1e-3
+    record = unchecked(default_node(name))
+    if record.direction_alone or record.own_directions:
+        with pytest.raises(UserError, match=r"depend on the curvature.*lower_optimizer=sgd"):
+            make(default_node(name), case, bounded, 3)
+        return
+    if "lower_optimizer" not in record.differentiates:
+        bounded = compose(lower_only(), bounded_sgd(step_size=0.3, bound=0.1))
+    assert error_against_target(default_node(name), case, bounded, place) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("case_name", "aggregation"),
+    [("few_shot", lower_only()), ("ridge", descent(law="constant", alpha=0.4, learn=("alpha",)))],
+    ids=["few_shot", "bda"],
+)
+def test_the_gradient_is_differentiated_through_the_measurement(case_name, aggregation):
     case = CASES[case_name]()
     place = place_of(case)
-    bounded, free = (
-        compose(lower_only(), bounded_sgd(step_size=0.3, bound=bound, learn="scalar"))
-        for bound in (0.1, 1e6)
-    )
-    ends = [
-        flat(at.lower.solve(at.point)) for at in (where(case, d, 3, place) for d in (bounded, free))
-    ]
-    assert np.abs(np.subtract(*ends)).max() > 1e-3, "the bound is not reached"
-    assert error_against_target(default_node(estimator), case, bounded, place) < 1e-8
+    bounded, moved = reached(case, place, aggregation)
+    assert moved > 1e-3
+    assert error_against_target(default_node("unrolled"), case, bounded, place) < 1e-8
 
 
 def test_it_rests_at_the_solution():

@@ -204,6 +204,7 @@ def test_the_lower_steps_are_refused_by_what_is_declared(name):
     for field, declared in (
         ("never_rests", record.needs_stationarity),
         ("no_derivative", record.through_steps or record.own_directions),
+        ("reads_objective", record.direction_alone or record.own_directions),
     ):
         dynamics = plain._replace(**{field: reason})
         if declared:

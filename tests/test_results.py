@@ -1,5 +1,6 @@
 """The results: every row is a configuration, what is stored is its own, and what is refused."""
 
+import json
 import math
 
 import pytest
@@ -7,10 +8,13 @@ import pytest
 from src.results.comparing import compared, estimate, paired
 from src.results.few_shot_rows import OF_EACH_CELL, OF_PAPERS, OMNIGLOT
 from src.results.intervention_rows import INTERVENTIONS
+from src.results.overview import overview
 from src.results.rerun import config_of as config_of_row
 from src.results.row import Quoted
 from src.results.rows import GROUPS, ROWS, named
 from src.results.stored import (
+    FORMAT,
+    code_version,
     stored_of,
 )
 from src.results.tables import (
@@ -24,6 +28,7 @@ from src.settings.checked import check_settings
 from src.settings.config import NODES, check_node
 from src.settings.errors import UserError
 
+MAML_TWICE_AND_ANOTHER = "5w1s-maml-cosine", "5w1s-maml", "20w5s-fomaml"
 ACCURACY = Quoted("test/accuracy", "accuracy", percent=True)
 
 
@@ -34,6 +39,38 @@ def one_of_each_kind(rows):
         groups = [text for text in row.overrides if text.split("=")[0] in (*NODES, "method")]
         kinds.setdefault((row.group, *groups), row)
     return list(kinds.values())
+
+
+# ---- the overview ----
+
+
+def store_result(store, row, *, validation, test):
+    result = {
+        "test/accuracy": test,
+        "test/accuracy_ci95": 0.002,
+        "validation/accuracy": validation,
+        "seconds": 60.0,
+        "versions": {"packages": {"bilevel": code_version()}},
+    }
+    content = {
+        "format": FORMAT,
+        "result": result,
+        "machine": {"cores": 2, "devices": ["cpu"]},
+        "config": {"seed": 0},
+    }
+    (store / row.name).mkdir()
+    (store / row.name / "0.json").write_text(json.dumps(content))
+
+
+def test_validation_chooses_the_line_of_a_cell(tmp_path):
+    """The row whose test is better is not taken, where its validation is worse."""
+    one, other, missing = (ROWS[f"omniglot-{name}"] for name in MAML_TWICE_AND_ANOTHER)
+    store_result(tmp_path, one, validation=0.97, test=0.98)
+    store_result(tmp_path, other, validation=0.96, test=0.99)
+    _, _, *lines = overview(tmp_path, (other, one, missing))
+    assert [line.split("|")[3].strip() for line in lines] == ["98 ± 0.2 %", "not run yet"]
+    assert f"`{one.name}`" in lines[0]
+    assert "| 0.7 % |" in lines[0]  # 98.7 % is published
 
 
 # ---- rows ----

@@ -4,12 +4,15 @@ On a quadratic, steps longer than 2 / lambda leave the minimiser, lambda the lar
 its Hessian. Where features are learned above, lambda changes while they are learned, and so does
 the longest step that a lower level can bear:
 
-    y_k = y_{k-1} - min(eta, bound / lambda_k) d_k
+    y_k = y_{k-1} - min(eta, bound / lambda_k) d_k,   lambda_k = |H v|
 
-lambda_k = |H v| of the Hessian H of the descended objective at y_{k-1}, where v has unit length and
-comes from the power method: a few products with H at each step, from the v of the step before (the
-first from a fixed random one). It is never above the true one, and short of it where v has not
-converged. All of it is differentiated through.
+H is the Hessian in y of what the step descends (of BDA: of the mix of F and f) at y_{k-1}. v has
+unit length and comes from the power method: a few products with H at each step, from the v of the
+step before; the first, in each lower solve, from one random vector. So lambda_k tends to the
+largest |eigenvalue| of H from below. The steps depend on x through lambda_k, too, and all of it is
+differentiated through: second derivatives of f in a step, third ones in a hypergradient.
+
+A learned eta has a gradient only from steps that it sets: begin below the bound.
 """
 
 import math
@@ -17,11 +20,11 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
-from bilevel.lower_optimizers import LearnStepSize, sgd
-from bilevel.step_types import LowerOptimizer, ScalarOf
+from bilevel.lower_optimizers import LearnStepSize, eta_in_words, sgd
+from bilevel.power_method import first_vector, length, power_step
+from bilevel.step_types import LowerOptimizer, Reason, ScalarOf
 from bilevel.types import Array, Index, Tree
 
 
@@ -35,7 +38,8 @@ def bounded_sgd(
     """y_k = y_{k-1} - min(step_size, bound / lambda_k) d_k, lambda_k the measured curvature.
 
     bound         of step_size * lambda_k; above 2, steps on a quadratic may diverge
-    power_steps   products with the Hessian at each step, at least 1
+    power_steps   products with the Hessian at each step, at least 1; with few, the first steps of
+                  a lower solve may be longer than the bound says
 
     Raises ValueError where step_size or bound is not positive and finite, or power_steps < 1.
     """
@@ -51,11 +55,7 @@ def bounded_sgd(
     plain = sgd(step_size=step_size, learn=learn)
 
     def init(params: Mapping[str, Tree], y0: Tree, objective: ScalarOf) -> Tree:
-        leaves, form = jax.tree.flatten(y0)
-        keys = jax.random.split(jax.random.key(0), len(leaves))
-        return form.unflatten(
-            [jax.random.normal(k, w.shape, w.dtype) for k, w in zip(keys, leaves, strict=True)]
-        )
+        return first_vector(y0)
 
     def update(
         params: Mapping[str, Tree],
@@ -65,16 +65,17 @@ def bounded_sgd(
         k: Index,
         objective: ScalarOf,
     ) -> tuple[Tree, Tree]:
-        def power_step(vector: Tree, _: None) -> tuple[Tree, Array]:
-            scale = _length(vector)
-            unit = jax.tree.map(lambda leaf: leaf / scale, vector)
-            product = jax.jvp(jax.grad(objective), (y,), (unit,))[1]
-            length = _length(product)
-            # Where nothing is curved the vector stays: y may come to where something is.
-            kept = jax.tree.map(lambda p, u: jnp.where(length > 0, p, u), product, unit)
-            return kept, length
+        def times_hessian(vector: Tree) -> Tree:
+            return jax.jvp(jax.grad(objective), (y,), (vector,))[1]
 
-        vector, lengths = lax.scan(power_step, opt_state, None, length=power_steps)
+        def measured(vector: Tree, _: None) -> tuple[Tree, Array]:
+            unit, product = power_step(times_hessian, vector)
+            # Where nothing is curved the vector stays: y may come to where something is.
+            curved = length(product) > 0
+            kept = jax.tree.map(lambda p, u: jnp.where(curved, p, u), product, unit)
+            return kept, length(product)
+
+        vector, lengths = lax.scan(measured, opt_state, None, length=power_steps)
         curved = lengths[-1] > 0
         longest = jnp.where(curved, bound / jnp.where(curved, lengths[-1], 1.0), jnp.inf)
         sizes = params.get("step_size", step_size)
@@ -82,14 +83,15 @@ def bounded_sgd(
         moved, _ = plain.update({"step_size": shorter}, direction, (), y, k, objective)
         return moved, vector
 
-    formula = (
-        f"y_k = y_{{k-1}} - min(eta, {bound:g} / lambda_k) d_k, lambda_k the largest eigenvalue of "
-        f"the Hessian at y_{{k-1}}, {plain.formula.partition(',  ')[2]}"
+    return plain._replace(
+        init=init,
+        update=update,
+        formula=(
+            f"y_k = y_{{k-1}} - min(eta, {bound:g} / lambda_k) d_k, lambda_k the measured largest "
+            f"|eigenvalue| of the Hessian at y_{{k-1}},  {eta_in_words(step_size, learn)}"
+        ),
+        reads_objective=Reason(
+            "the steps of bounded_sgd depend on the curvature of what they descend",
+            "lower_optimizer=sgd, or hypergradient=unrolled",
+        ),
     )
-    return plain._replace(init=init, update=update, formula=formula)
-
-
-def _length(vector: Tree) -> Array:
-    """The norm, with a derivative of 0 at 0."""
-    square = jnp.asarray(optax.tree.vdot(vector, vector))
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

@@ -71,6 +71,7 @@ def compose(aggregation: Aggregation, optimizer: LowerOptimizer) -> LowerDynamic
         sees_upper=aggregation.sees_upper,
         never_rests=optimizer.never_rests or _changing_weights(aggregation),
         no_derivative=optimizer.no_derivative,
+        reads_objective=optimizer.reads_objective,
         tolerance=optimizer.tolerance,
     )
 

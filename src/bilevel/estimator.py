@@ -108,6 +108,7 @@ class Hypergradient(NamedTuple):
     on_rows              whether all that it computes is of mini-batches where there are some: what
                          is logged of the training is then of such rows, too, not of all
     own_directions       whether it moves y along directions of its own, not along d_k
+    direction_alone      whether it takes a lower step for a function of d_k alone
     dropped_steps(K)     how many first steps no gradient reaches
     certified_with       {option: values}: certified at every combination of these
     exact_with           options with which it tends to the true hypergradient as K grows; None for
@@ -131,6 +132,7 @@ class Hypergradient(NamedTuple):
     follows: bool = False
     on_rows: bool = False
     own_directions: bool = False
+    direction_alone: bool = False
     dropped_steps: Callable[[int], int] = _no_steps
     certified_with: Mapping[str, Sequence[Any]] = NOTHING
     exact_with: Mapping[str, Any] | None = None

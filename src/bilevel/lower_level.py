@@ -92,7 +92,7 @@ class LowerDynamics(NamedTuple):
     project                                 of dynamics_params into their bounds
     projection                              P where the steps end in a projection, or None
     descends                                the objectives that have a weight in the first step
-    never_rests, no_derivative, tolerance   as in LowerOptimizer
+    never_rests, no_derivative, reads_objective, tolerance   as in LowerOptimizer
     sees_upper                              as in Aggregation
     """
 
@@ -105,6 +105,7 @@ class LowerDynamics(NamedTuple):
     sees_upper: bool
     never_rests: Reason | None = None
     no_derivative: Reason | None = None
+    reads_objective: Reason | None = None
     tolerance: float | None = None
 
 

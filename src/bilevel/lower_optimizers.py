@@ -178,8 +178,12 @@ def _follow(
         init=lambda params, y0, objective: transformation.init(y0),
         update=update,
         project=lambda params: jax.tree.map(lambda eta: jnp.maximum(eta, 0), params),
-        formula=f"{formula},  eta = {step_size:g}{LEARNED[learn]}",
+        formula=f"{formula},  {eta_in_words(step_size, learn)}",
     )
+
+
+def eta_in_words(step_size: float, learn: LearnStepSize) -> str:
+    return f"eta = {step_size:g}{LEARNED[learn]}"
 
 
 def _adam_direction(b1: float, b2: float, eps: float) -> optax.GradientTransformation:

@@ -46,6 +46,11 @@ def refuse(hypergradient: Hypergradient, lower: LowerProblem, shapes: Shapes) ->
         raise ValueError(
             f"{name} moves y along directions of its own, but {dynamics.no_derivative}"
         )
+    if (hypergradient.own_directions or hypergradient.direction_alone) and dynamics.reads_objective:
+        raise ValueError(
+            f"{name} takes a lower step for a function of its direction alone, but "
+            f"{dynamics.reads_objective}"
+        )
     hypergradient.check(lower._replace(task=shapes.task), point_shapes(lower, shapes))
     refuse_unlearnable(hypergradient, lower)
     _refuse_unreached_x(hypergradient, lower, reads_of_x(lower, shapes))

@@ -82,7 +82,7 @@ class OptimizerUpdate(Protocol):
         k: Index,
         objective: ScalarOf,
     ) -> tuple[Tree, Tree]:
-        """(y_k, opt_state) from y_{k-1} and d_k; `objective` is for a line search."""
+        """(y_k, opt_state) from y_{k-1} and d_k; `objective` is for the length of a step."""
         ...
 
 
@@ -95,6 +95,7 @@ class LowerOptimizer(NamedTuple):
     projection           P onto the feasible set, where the steps end in a projection
     never_rests          why a zero of the direction is no resting point; None if it is one
     no_derivative        why no estimator can differentiate through a step; None if one can
+    reads_objective      why a step depends on more than d_k; None where it does not
     tolerance            the lower level ends where |stationarity| is below; None: after K steps
     """
 
@@ -106,6 +107,7 @@ class LowerOptimizer(NamedTuple):
     projection: Projection | None = None
     never_rests: Reason | None = None
     no_derivative: Reason | None = None
+    reads_objective: Reason | None = None
     tolerance: float | None = None
 
     def ending_in(self, onto: Projection) -> "LowerOptimizer":

@@ -1,6 +1,7 @@
 """Rows that change one thing of Omniglot's 5-way 1-shot `rhg`, and see what validation says."""
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from src.results.row import Quoted, Row
 
@@ -82,7 +83,8 @@ CHANGES = {
     "k-10": K10,
     "learned-step": LEARNED_STEP,
     "bounded-step": BOUNDED,
-    "learned-bounded-step": {**BOUNDED, **LEARNED_STEP},
+    # From below the bound: where it is reached a learned size has no gradient.
+    "learned-bounded-step": {**BOUNDED, **LEARNED_STEP, **lower_step(0.02)},
     "k-10-bounded-step": {**BOUNDED, **K10},
     "centre": CENTRE,
     "no-last-relu": NO_RELU,
@@ -126,17 +128,19 @@ def changed_rows(
     base: Mapping[str, str],
     changes: Mapping[str, Mapping[str, str]],
     of_other_tests: Collection[str] = (),
+    beside: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Row, ...]:
     """A row for each change of a setting, beside the row that changes nothing, `base`.
 
-    A change `centre-...` stands beside `centre`, of which it changes one thing.
+    A change `centre-...` stands beside `centre`.
 
     of_other_tests   the changes whose validation tasks are others: no difference is shown
+    beside           {change: the change beside which it stands}, where that is another one
     """
     alone = {"base", *of_other_tests}
 
-    def beside(name: str) -> str:
-        return "centre" if name.startswith("centre-") else "base"
+    def other(name: str) -> str:
+        return beside.get(name, "centre" if name.startswith("centre-") else "base")
 
     return tuple(
         Row(
@@ -145,10 +149,16 @@ def changed_rows(
             tuple(f"{key}={value}" for key, value in {**base, **change}.items()),
             (Quoted("validation/accuracy", "validation", percent=True),),
             needs="Omniglot",
-            against="" if name in alone else f"{prefix}-{beside(name)}",
+            against="" if name in alone else f"{prefix}-{other(name)}",
         )
         for name, change in changes.items()
     )
 
 
-INTERVENTIONS = changed_rows("intervention", "interventions", BASE, CHANGES)
+INTERVENTIONS = changed_rows(
+    "intervention",
+    "interventions",
+    BASE,
+    CHANGES,
+    beside={"learned-bounded-step": "learned-step", "k-10-bounded-step": "k-10"},
+)

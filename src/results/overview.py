@@ -1,4 +1,4 @@
-"""Each method and cell beside its paper: the line with the best validation, and what is missing."""
+"""Each method and cell beside its paper: of its rows the one with the best validation."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,22 +9,23 @@ from src.results.comparing import estimate
 from src.results.few_shot_rows import OMNIGLOT
 from src.results.row import Row
 from src.results.stored import STORE, Stored, stored_of, usable
-from src.results.tables import minutes_of, number
+from src.results.tables import NOT_RUN, minutes_of, number
 
 HEADER = [
-    *("ways, shots", "method", "test accuracy", "seeds", "published", "missing"),
+    *("ways, shots", "method", "test accuracy", "seeds", "published", "below it"),
     *("minutes, machine", "ROW="),
 ]
 CELL = ("problem.ways", "problem.shots", "method")
+Kept = tuple[Row, Mapping[int, Stored]]
 
 
-def overview(store: Path = STORE) -> Iterable[str]:
-    """A line for each method and cell that is stored. No test score chooses among its rows."""
-    found: dict[tuple[str, ...], list[tuple[Row, Mapping[int, Stored]]]] = {}
-    for row in OMNIGLOT:
-        if stored := usable(stored_of(row, store)):
-            options = dict(option.split("=", 1) for option in row.overrides)
-            found.setdefault(tuple(options[key] for key in CELL), []).append((row, stored))
+def overview(store: Path = STORE, rows: Iterable[Row] = OMNIGLOT) -> Iterable[str]:
+    """A line for each method and cell. No test score chooses among its rows."""
+    found: dict[tuple[str, ...], list[Kept]] = {}
+    for row in rows:
+        options = dict(option.split("=", 1) for option in row.overrides)
+        cell = tuple(options[key] for key in CELL)
+        found.setdefault(cell, []).append((row, usable(stored_of(row, store))))
     cells = [HEADER]
     for ways, shots, method in sorted(found, key=lambda cell: (int(cell[0]), int(cell[1]))):
         row, stored = max(found[ways, shots, method], key=_validation)
@@ -32,20 +33,27 @@ def overview(store: Path = STORE) -> Iterable[str]:
     return markdown(cells)
 
 
-def _validation(row_and_stored: tuple[Row, Mapping[int, Stored]]) -> float:
-    return estimate(_results(row_and_stored[1]), "validation/accuracy").value
+def _validation(kept: Kept) -> float:
+    """Below any accuracy where nothing is stored."""
+    return estimate(_results(kept[1]), "validation/accuracy").value if kept[1] else -1.0
 
 
 def _line(row: Row, stored: Mapping[int, Stored]) -> list[str]:
     (quoted,) = row.quoted
-    value, half = estimate(_results(stored), quoted.score)
     published = quoted.published
     assert published is not None, "only what a paper has stands among these rows"
-    missing = 100 * (published.value - value)
+    of_paper, name = number(quoted, published.value, published.half_width), f"`{row.name}`"
+    if not stored:
+        return [NOT_RUN, "", of_paper, "", "", name]
+    value, half = estimate(_results(stored), quoted.score)
+    below = round(100 * (published.value - value), 1)
     return [
         *(number(quoted, value, half), ", ".join(map(str, sorted(stored)))),
-        *(number(quoted, published.value, published.half_width), f"{missing:.1f} %"),
-        *(minutes_of(stored), f"`{row.name}`"),
+        *(
+            of_paper,
+            f"{below:.1f} %" if below > 0 else "0.0 %" if below == 0 else f"{-below:.1f} % above",
+        ),
+        *(minutes_of(stored), name),
     ]
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.power_method import first_vector, power_step
 from bilevel.types import Array, BilevelProblem, Metrics, Tree
 
 SCORE = "largest_eigenvalue"
@@ -37,15 +38,10 @@ def largest_eigenvalue(times_matrix: Callable[[Tree], Tree], like: Tree) -> Arra
     The power method from a fixed random vector of the form of `like`, 50 products. Its value is a
     Rayleigh quotient: not above the true one, and short of it where others are nearly as large.
     """
-    leaves, form = jax.tree.flatten(like)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    first = [jax.random.normal(k, v.shape, v.dtype) for k, v in zip(keys, leaves, strict=True)]
 
     def step(vector: Tree, _: None) -> tuple[Tree, Array]:
-        scale = jnp.sqrt(optax.tree.vdot(vector, vector))
-        unit = jax.tree.map(lambda leaf: leaf / jnp.where(scale > 0, scale, 1.0), vector)
-        product = times_matrix(unit)
+        unit, product = power_step(times_matrix, vector)
         return product, jnp.asarray(optax.tree.vdot(unit, product))
 
-    _, quotients = jax.lax.scan(step, form.unflatten(first), None, length=ITERATIONS)
+    _, quotients = jax.lax.scan(step, first_vector(like), None, length=ITERATIONS)
     return quotients[-1]

@@ -78,6 +78,7 @@ def finite_difference(*, radius: float | None = None) -> Hypergradient:
         Target(
             "F(x, y_K(x)) with all but the last step frozen, as radius -> 0", as_radius_shrinks.at
         ),
+        direction_alone=True,
         dropped_steps=lambda num_steps: num_steps - 1,
     )
 

@@ -62,4 +62,5 @@ def first_order() -> Hypergradient:
         "g = dF/dx at y_K, and dF/dy at y_K for the start: no second derivatives",
         Target("F(x, y_K(x)) with the points at which gradients are taken frozen", target),
         differentiates=frozenset({"direct", "aggregation", "lower_optimizer", "start"}),
+        direction_alone=True,
     )

@@ -97,6 +97,7 @@ def sama(*, radius: float = 1.0) -> Hypergradient:
             target,
         ),
         differentiates=frozenset({"context", "aggregation", "lower_optimizer"}),
+        direction_alone=True,
         dropped_steps=lambda num_steps: num_steps - 1,
         certified_with={"radius": (1e-5,)},
         check=_check,
