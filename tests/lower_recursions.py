@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilevel import lower_optimizers
+from bilevel.step_types import LowerOptimizer
 
 STEP = 0.1
 FACTORIES = {
@@ -14,6 +15,7 @@ FACTORIES = {
     for name, value in vars(lower_optimizers).items()
     if inspect.isfunction(value)
     and value.__module__ == lower_optimizers.__name__
+    and value.__annotations__["return"] is LowerOptimizer
     and not name.startswith("_")
 }
 SETS = ("box", "ball", "simplex")
