@@ -112,12 +112,14 @@ NAMES = [
 
 def reached(case, place, aggregation):
     """Steps whose bound is reached, and by how much that moves y."""
-    ends = []
-    for bound in (0.1, 1e6):
-        dynamics = compose(aggregation, bounded_sgd(**BOUND, bound=bound))
-        at = where(case, dynamics, 3, place)
-        ends.append(flat(at.lower.solve(at.point)))
-    return compose(aggregation, bounded_sgd(**BOUND, bound=0.1)), np.abs(np.subtract(*ends)).max()
+    bounded, free = (
+        compose(aggregation, bounded_sgd(**BOUND, bound=bound)) for bound in (0.1, 1e6)
+    )
+    ends = [
+        flat(at.lower.solve(at.point))
+        for at in (where(case, dynamics, 3, place) for dynamics in (bounded, free))
+    ]
+    return bounded, np.abs(np.subtract(*ends)).max()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -71,13 +71,13 @@ def bounded_sgd(
         def measured(vector: Tree, _: None) -> tuple[Tree, Array]:
             unit, product = power_step(times_hessian, vector)
             # Where nothing is curved the vector stays: y may come to where something is.
-            curved = length(product) > 0
-            kept = jax.tree.map(lambda p, u: jnp.where(curved, p, u), product, unit)
-            return kept, length(product)
+            curvature = length(product)
+            kept = jax.tree.map(lambda p, u: jnp.where(curvature > 0, p, u), product, unit)
+            return kept, curvature
 
-        vector, lengths = lax.scan(measured, opt_state, None, length=power_steps)
-        curved = lengths[-1] > 0
-        longest = jnp.where(curved, bound / jnp.where(curved, lengths[-1], 1.0), jnp.inf)
+        vector, curvatures = lax.scan(measured, opt_state, None, length=power_steps)
+        curved = curvatures[-1] > 0
+        longest = jnp.where(curved, bound / jnp.where(curved, curvatures[-1], 1.0), jnp.inf)
         sizes = params.get("step_size", step_size)
         shorter = jax.tree.map(lambda eta: jnp.minimum(eta, longest), sizes)
         moved, _ = plain.update({"step_size": shorter}, direction, (), y, k, objective)

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from src.output.tables import markdown
 from src.results.comparing import estimate
 from src.results.few_shot_rows import OMNIGLOT
 from src.results.row import Row
-from src.results.stored import STORE, Stored, stored_of, usable
+from src.results.stored import STORE, Stored, results_of, stored_of, usable
 from src.results.tables import NOT_RUN, minutes_of, number
 
 HEADER = [
@@ -35,7 +34,7 @@ def overview(store: Path = STORE, rows: Iterable[Row] = OMNIGLOT) -> Iterable[st
 
 def _validation(kept: Kept) -> float:
     """Below any accuracy where nothing is stored."""
-    return estimate(_results(kept[1]), "validation/accuracy").value if kept[1] else -1.0
+    return estimate(results_of(kept[1]), "validation/accuracy").value if kept[1] else -1.0
 
 
 def _line(row: Row, stored: Mapping[int, Stored]) -> list[str]:
@@ -45,17 +44,10 @@ def _line(row: Row, stored: Mapping[int, Stored]) -> list[str]:
     of_paper, name = number(quoted, published.value, published.half_width), f"`{row.name}`"
     if not stored:
         return [NOT_RUN, "", of_paper, "", "", name]
-    value, half = estimate(_results(stored), quoted.score)
+    value, half = estimate(results_of(stored), quoted.score)
     below = round(100 * (published.value - value), 1)
     return [
         *(number(quoted, value, half), ", ".join(map(str, sorted(stored)))),
-        *(
-            of_paper,
-            f"{below:.1f} %" if below > 0 else "0.0 %" if below == 0 else f"{-below:.1f} % above",
-        ),
+        *(of_paper, f"{abs(below):.1f} %{' above' if below < 0 else ''}"),
         *(minutes_of(stored), name),
     ]
-
-
-def _results(stored: Mapping[int, Stored]) -> dict[int, Mapping[str, Any]]:
-    return {seed: one.result for seed, one in stored.items()}

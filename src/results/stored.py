@@ -55,6 +55,11 @@ def usable(stored: Mapping[int, Stored]) -> dict[int, Stored]:
     return {seed: one for seed, one in stored.items() if not one.problem}
 
 
+def results_of(stored: Mapping[int, Stored]) -> dict[int, Mapping[str, Any]]:
+    """{seed: its result.json}."""
+    return {seed: one.result for seed, one in stored.items()}
+
+
 def read(path: Path, row: Row) -> Stored:
     """One stored result; what is wrong with it is said in `problem`."""
     try:

@@ -7,7 +7,7 @@ from src.output.tables import aligned, markdown
 from src.results.comparing import Comparison, Estimate, estimate, paired
 from src.results.row import Quoted, Row
 from src.results.rows import GROUPS, ROWS
-from src.results.stored import STORE, Stored, stored_of, usable
+from src.results.stored import STORE, Stored, results_of, stored_of, usable
 
 NOT_RUN = "not run yet"
 HEADER = [
@@ -29,7 +29,7 @@ def value_of(row: Row, stored: Mapping[int, Stored], store: Path = STORE) -> str
     kept = usable(stored)
     if not kept:
         return "stored by another version" if stored else NOT_RUN
-    results = {seed: one.result for seed, one in kept.items()}
+    results = results_of(kept)
 
     def shown(quoted: Quoted) -> str:
         return number(quoted, *estimate(results, quoted.score)) + difference(quoted)
@@ -38,7 +38,7 @@ def value_of(row: Row, stored: Mapping[int, Stored], store: Path = STORE) -> str
         if not row.against:
             return ""
         others = usable(stored_of(ROWS[row.against], store))
-        found = paired(results, {seed: one.result for seed, one in others.items()}, quoted.score)
+        found = paired(results, results_of(others), quoted.score)
         if found is None:
             return ""
         factor, unit = (100, " %") if quoted.percent else (1, "")

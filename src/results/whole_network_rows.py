@@ -27,15 +27,8 @@ FOMAML = {
     "meta_batch_size": "8",
     "num_validation_tasks": "600",
 }
-# 8,000 tasks, the same ones in all rows. K as in the authors' code; the weight is the method's, 2.
-IMAML = {
-    **SHORT,
-    "method": "imaml",
-    "problem.ways": "5",
-    "num_lower_steps": "16",
-    "meta_batch_size": "8",
-    "num_validation_tasks": "600",
-}
+# The same tasks. K as in the authors' code; the weight is the method's, 2.
+IMAML = {**FOMAML, "method": "imaml", "num_lower_steps": "16"}
 # As many queries as shots, in training and in tests: batch statistics of as many images.
 ONE_QUERY = {
     "problem.train_queries": "1",
