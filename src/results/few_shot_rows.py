@@ -47,6 +47,7 @@ OF_PAPERS = {
 
 CENTRE = "model.centre=true"
 CENTRED = "centred features"
+SELDOM = ("eval_every=1000", "checkpoint_every=1000")
 # Read in github.com/cbfinn/maml (main.py, maml.py), github.com/yoonholee/MT-net
 # (experiments/omniglot.sh), github.com/aravindr93/imaml_dev (examples/README.md) and
 # github.com/openai/supervised-reptile (README.md; 5 ways, 1 shot: with transduction).
@@ -76,12 +77,14 @@ REPTILES = {(5, 1): (3, 10, 15, 5, 5), (5, 5): (5, 5, 10, 2, 100)}
 REPTILES |= dict.fromkeys(((20, 1), (20, 5)), (10, 5, 10, 2, 50))
 
 
-def _reptile(steps: int, tasks: int, shots: int, at_once: int, test_steps: int) -> tuple[str, ...]:
+def _reptile(
+    steps: int, tasks: int, shots: int, at_once: int, test_steps: int, iterations: int = 6000
+) -> tuple[str, ...]:
     return (
         *(f"num_lower_steps={steps}", f"meta_batch_size={tasks}", f"problem.train_shots={shots}"),
         *("problem.train_queries=5", f"problem.train_shots_per_step={at_once}"),
-        *(f"test_num_lower_steps={test_steps}", "num_iterations=6000"),
-        *("upper_optimizer.annealing=linear", "upper_optimizer.annealing_iterations=6000"),
+        *(f"test_num_lower_steps={test_steps}", f"num_iterations={iterations}"),
+        *("upper_optimizer.annealing=linear", f"upper_optimizer.annealing_iterations={iterations}"),
     )
 
 
@@ -150,7 +153,7 @@ def _cosine(
 ) -> Row:
     """The same with a step of Adam that falls to 0; `part` of its name tells what else differs."""
     length = "" if iterations == 6000 else f"-{iterations}"
-    seldom = ("eval_every=1000", "checkpoint_every=1000") if length else ()
+    seldom = SELDOM if length else ()
     count = f"{iterations:,} iterations" if length else ""
     return _changed(
         f"{method}{part}-cosine{length}",
@@ -201,6 +204,7 @@ OF_EACH_CELL = tuple(
     for cell in paper.cells
 )
 K_OF_MAML = _options("maml", 5, 1)
+ZERO_HEAD = ("problem.train_queries=5", "method.learn_start=network")
 OF_OTHER_CHOICES = (
     _cosine("bda"),
     _cosine("rhg"),
@@ -255,12 +259,45 @@ OF_OTHER_CHOICES = (
     _cosine(
         "fomaml",
         "K = 5, lower step 0.1, 5 queries per class in training; the head starts from zeros",
-        *("problem.train_queries=5", "method.learn_start=network"),
+        *ZERO_HEAD,
         part="-k-5-zero-head",
+    ),
+    # Five steps of 0.4 move a logit of 20 classes as far as five of 0.1 one of 5.
+    _cosine(
+        "fomaml",
+        "K = 5, lower step 0.4, 4 tasks, 5 queries per class in training; the head starts from "
+        "zeros",
+        *("lower_optimizer.step_size=0.4", "meta_batch_size=4", *SELDOM, *ZERO_HEAD),
+        part="-k-5-zero-head",
+        cell=(20, 1),
+    ),
+    _cosine(
+        "fomaml",
+        "K = 5, lower step 0.1, 5 queries per class in training; the head starts from zeros",
+        *(*SELDOM, *ZERO_HEAD),
+        part="-k-5-zero-head",
+        cell=(5, 5),
+    ),
+    _cosine(
+        "imaml",
+        "lower steps of 0.03, 5 queries per class in training",
+        *(*_options("imaml", 5, 1), "lower_optimizer.step_size=0.03"),
+        *("problem.train_queries=5", *SELDOM),
+        part="-lower-step-0.03",
     ),
     _row("mt_net-k-5", "mt_net", 5, 1, ())._replace(differs="K = 5, lower step 0.1"),
     _row("reptile-ten-shots", "reptile", 5, 1, _reptile(*TEN_SHOTS))._replace(
         differs="K = 5, two of ten shots in a step, 50 lower steps in tests"
+    ),
+    *(
+        _row(
+            f"reptile-ten-shots-{iterations}",
+            *("reptile", 5, 1, (*_reptile(*TEN_SHOTS, iterations), *SELDOM)),
+        )._replace(
+            differs=f"K = 5, two of ten shots in a step, 50 lower steps in tests; {iterations:,} "
+            "iterations"
+        )
+        for iterations in (2000, 20000)
     ),
     _cosine("fomaml", "K = 5, lower step 0.1; the paper's K is not known here", part="-k-5"),
     *(

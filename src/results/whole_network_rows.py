@@ -76,6 +76,7 @@ OF_IMAML = {
     "base": {},
     "centre": CENTRE,
     "lower-step-0.03": lower_step(0.03),
+    "lower-step-0.03-centre": {**CENTRE, **lower_step(0.03)},
     "bounded-step": {"lower_optimizer": "bounded_sgd", "lower_optimizer.power_steps": "1"},
     "unrolled": {"hypergradient": "unrolled"},  # the derivative of the same lower steps
 }
