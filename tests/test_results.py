@@ -6,7 +6,8 @@ import math
 import pytest
 
 from src.results.comparing import compared, estimate, paired
-from src.results.few_shot_rows import OF_EACH_CELL, OF_PAPERS, OMNIGLOT
+from src.results.few_shot_cells import OF_EACH_CELL, OF_PAPERS
+from src.results.few_shot_rows import OMNIGLOT
 from src.results.intervention_rows import INTERVENTIONS
 from src.results.overview import overview
 from src.results.rerun import config_of as config_of_row
