@@ -13,12 +13,14 @@ class AlgorithmState(NamedTuple):
     upper_state   of the upper optimizer
     carry         of the hypergradient, with a leading axis of tasks
     start         the key of a fixed start, y_K of a warm one, or () where y0 is drawn anew
+    mean_start    of a warm start beside a running mean of x: the mean of the y_K; else ()
     """
 
     variables: dict[str, Tree]
     upper_state: Any
     carry: Tree
     start: Tree
+    mean_start: Tree = ()
 
 
 class Step(Protocol):

@@ -11,10 +11,11 @@ from bilevel.types import Array, Tree
 
 
 class RunningMean(NamedTuple):
-    """number: how many iterates `mean` is of; its leaves have their shapes."""
+    """number: how many iterates `mean` is of; its leaves have their shapes. share: of the last."""
 
     number: Array
     mean: Tree
+    share: Array
 
 
 def running_mean(decay: float) -> optax.GradientTransformation:
@@ -32,30 +33,37 @@ def running_mean(decay: float) -> optax.GradientTransformation:
         )
 
     def init(params: Tree) -> RunningMean:
-        return RunningMean(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return RunningMean(jnp.zeros((), jnp.int32), zeros, jnp.zeros((), jnp.result_type(float)))
 
     def update(updates: Tree, state: Any, params: Tree | None = None) -> tuple[Tree, RunningMean]:
         if params is None:
             raise ValueError("a running mean is of variables: update(gradients, state, variables)")
         number = jnp.asarray(optax.safe_increment(state.number))
         share = jnp.maximum(1 - decay, 1 / number.astype(jnp.result_type(float)))
-        mean = jax.tree.map(lambda m, x: m + share.astype(m.dtype) * (x - m), state.mean, params)
-        return updates, RunningMean(number, mean)
+        return updates, RunningMean(number, _nearer(state.mean, params, share), share)
 
     return optax.GradientTransformation(init, update)
+
+
+def beside(upper_state: Any, mean: Tree, value: Tree) -> Tree:
+    """The mean of what goes with x, after an update of the upper optimizer; () where none is kept.
+
+    value goes with the x before the update.
+    """
+    found = _found(upper_state)
+    return () if found is None else _nearer(mean, value, found.share)
 
 
 def scored(state: AlgorithmState) -> AlgorithmState:
     """The state as it is scored: its x is the running mean where one is kept, after an update.
 
-    Without what only training needs. With a leading axis of seeds, or without one. The mean of
-    points of a convex set lies in it. The upper optimizer may keep one mean, not several.
+    So is a warm start: a few lower steps from the y of the last x would not reach that of the
+    mean. Without what only training needs. With a leading axis of seeds, or without one. The mean
+    of points of a convex set lies in it. The upper optimizer may keep one mean, not several.
     """
-    parts = jax.tree.leaves(state.upper_state, is_leaf=_is_mean)
-    means = [part for part in parts if _is_mean(part)]
-    variables = state.variables
-    if means:
-        (found,) = means
+    variables, start, found = state.variables, state.start, _found(state.upper_state)
+    if found is not None:
 
         def of_leaf(x: Array, mean: Array) -> Array:
             number = found.number
@@ -63,7 +71,22 @@ def scored(state: AlgorithmState) -> AlgorithmState:
             return jnp.where(number.reshape(number.shape + trailing) > 0, mean, x)
 
         variables = jax.tree.map(of_leaf, variables, found.mean)
-    return state._replace(variables=variables, upper_state=(), carry=())
+        if jax.tree.leaves(state.mean_start):
+            start = jax.tree.map(of_leaf, start, state.mean_start)
+    return state._replace(variables=variables, upper_state=(), carry=(), start=start, mean_start=())
+
+
+def _nearer(mean: Tree, value: Tree, share: Array) -> Tree:
+    return jax.tree.map(lambda m, x: m + share.astype(m.dtype) * (x - m), mean, value)
+
+
+def _found(upper_state: Any) -> RunningMean | None:
+    parts = jax.tree.leaves(upper_state, is_leaf=_is_mean)
+    means = [part for part in parts if _is_mean(part)]
+    if not means:
+        return None
+    (mean,) = means
+    return mean
 
 
 def _is_mean(part: object) -> bool:

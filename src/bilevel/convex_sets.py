@@ -46,6 +46,10 @@ def projection_onto(
             f"P onto |y| <= {radius:g}",
         )
     return (
-        lambda y: projections.projection_simplex(y, radius),
+        # optax computes it in 64 bits where these are switched on, whatever y has.
+        lambda y: jax.tree.map(
+            lambda moved, leaf: moved.astype(leaf.dtype),
+            *(projections.projection_simplex(y, radius), y),
+        ),
         f"P onto y >= 0, sum(y) = {radius:g}",
     )

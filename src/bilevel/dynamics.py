@@ -79,6 +79,9 @@ def compose(aggregation: Aggregation, optimizer: LowerOptimizer) -> LowerDynamic
 def confined(optimizer: LowerOptimizer, onto: Projection | None) -> LowerOptimizer:
     """The optimizer whose steps end in the projection of a problem; itself where there is none.
 
+    y = P(y - d) holds at a solution; y = P(y - D d) with factors D of their own for each entry
+    holds elsewhere, unless P is onto a box, which a function cannot be asked.
+
     Raises ValueError where its steps end in a projection of its own, or are those of a solver.
     """
     if onto is None:
@@ -90,7 +93,16 @@ def confined(optimizer: LowerOptimizer, onto: Projection | None) -> LowerOptimiz
         )
 
     formula = f"{optimizer.formula},  then into the bounds of y"
-    return optimizer.ending_in(onto)._replace(formula=formula)
+    bounded = optimizer.ending_in(onto)._replace(formula=formula)
+    if not optimizer.rescales or optimizer.never_rests:
+        return bounded
+    return bounded._replace(
+        never_rests=Reason(
+            "Adam's steps, longer in some entries than in others, come to rest in the bounds of y "
+            "where other points are nearer to a solution",
+            "lower_optimizer=sgd or momentum, or hypergradient=unrolled",
+        )
+    )
 
 
 def _changing_weights(aggregation: Aggregation) -> Reason | None:

@@ -124,7 +124,7 @@ def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
         )
     dynamics = method.dynamics(bilevel_problem)
     lower = LowerProblem(bilevel_problem, dynamics, method.num_lower_steps, source.persistent)
-    refuse_start(method.hypergradient, method.lower_start, source.persistent)
     shapes = shapes_of(bilevel_problem, source, "train")
+    refuse_start(method.hypergradient, lower, shapes, method.lower_start)
     refuse(method.hypergradient, lower, shapes)
     return lower._replace(task=shapes.task)

@@ -1,6 +1,7 @@
 """What estimators share that follow H q = grad_y F by a step or a few in each iteration."""
 
 from bilevel.lower_level import LowerProblem
+from bilevel.lower_tolerance import refuse_stopping
 
 
 def damping_of(lower: LowerProblem, damping: float | None) -> float:
@@ -19,6 +20,7 @@ def refuse_options(step_size: float, damping: float | None) -> None:
 def refuse_lower_level(lower: LowerProblem, damping: float) -> None:
     """Raises ValueError for a lower level whose system cannot be followed on mini-batches."""
     problem, dynamics = lower.problem, lower.dynamics
+    refuse_stopping(lower, None)
     if not lower.persistent:
         raise ValueError(
             "this estimator follows one task from iteration to iteration, but the problem "

@@ -60,6 +60,7 @@ class LinearSolver(NamedTuple):
     uses_start       whether a start helps
     adds_damping     whether it adds the damping itself; else the products have it
     damping          what it takes where neither option nor problem says; 0 if it needs none
+    has_residual     whether |A q - b| says how well it did
     certified_with, exact_with, work    as in Hypergradient
     """
 
@@ -71,6 +72,7 @@ class LinearSolver(NamedTuple):
     uses_start: bool = False
     adds_damping: bool = False
     damping: float = 0.0
+    has_residual: bool = True
     certified_with: Mapping[str, Sequence[Any]] = NOTHING
     exact_with: Mapping[str, Any] | None = None
     work: str = ""
@@ -224,6 +226,7 @@ def identity() -> LinearSolver:
         lambda equation, key: equation.b,
         lambda matrix, damping, key: jnp.eye(len(matrix), dtype=matrix.dtype),
         stands_for="the identity",
+        has_residual=False,
     )
 
 

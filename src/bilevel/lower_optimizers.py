@@ -74,7 +74,8 @@ def adam(
     Raises ValueError where b1 or b2 is outside [0, 1), eps < 1e-18 or step_size <= 0.
     """
     formula = "y_k = y_{k-1} - eta m_k / sqrt(v_k + eps^2), m_k and v_k Adam's moments of d"
-    return _follow(_adam_direction(b1, b2, eps), formula, step_size, learn)
+    optimizer = _follow(_adam_direction(b1, b2, eps), formula, step_size, learn)
+    return optimizer._replace(rescales=True)
 
 
 def adamw(
@@ -103,7 +104,7 @@ def adamw(
         "m_k and v_k Adam's moments of d",
         step_size,
         learn,
-    )
+    )._replace(rescales=True)
     if not weight_decay:
         return optimizer
     return optimizer._replace(

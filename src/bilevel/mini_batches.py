@@ -128,11 +128,16 @@ def first_position() -> Position:
 
 def going_on(problem: BilevelProblem, position: Position) -> BilevelProblem:
     """The problem whose step k is step position.steps + k of the run."""
+    return with_steps(problem, lambda k: position.steps + k)
+
+
+def with_steps(problem: BilevelProblem, step_of: Callable[[Index], Index]) -> BilevelProblem:
+    """The problem whose step k has the rows of step step_of(k)."""
     mini_batch = problem.mini_batch
     if mini_batch is None:
         return problem
     return problem._replace(
-        mini_batch=lambda context, task, k: mini_batch(context, task, position.steps + k)
+        mini_batch=lambda context, task, k: mini_batch(context, task, step_of(k))
     )
 
 

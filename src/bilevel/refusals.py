@@ -11,7 +11,7 @@ import jax
 from bilevel.dependence import read_by
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerProblem
-from bilevel.shapes import Shapes, learned_per_step, point_shapes
+from bilevel.shapes import Shapes, learned_per_step, point_shapes, refuse_memory
 from bilevel.types import Tree
 
 
@@ -56,13 +56,20 @@ def refuse(hypergradient: Hypergradient, lower: LowerProblem, shapes: Shapes) ->
     _refuse_unreached_x(hypergradient, lower, reads_of_x(lower, shapes))
 
 
-def refuse_start(hypergradient: Hypergradient, lower_start: str, persistent: bool) -> None:
-    """Raises ValueError where an estimator that goes on from the last y would not get it."""
-    if hypergradient.follows and persistent and lower_start != "warm":
+def refuse_start(
+    hypergradient: Hypergradient, lower: LowerProblem, shapes: Shapes, lower_start: str
+) -> None:
+    """Raises ValueError where an estimator that goes on from the last y would not get it.
+
+    Also where y makes one step from there by an optimizer whose memory starts anew each time.
+    """
+    if hypergradient.follows and lower.persistent and lower_start != "warm":
         raise ValueError(
             f"lower_start={lower_start}: hypergradient={hypergradient.name} goes on from the y of "
             "the iteration before; choose lower_start=warm"
         )
+    if lower_start == "warm" and lower.num_steps == 1:
+        refuse_memory(lower, point_shapes(lower, shapes))
 
 
 def refuse_unlearnable(hypergradient: Hypergradient, lower: LowerProblem) -> None:

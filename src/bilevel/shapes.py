@@ -72,6 +72,24 @@ def first_point(lower: LowerProblem, task: Tree, y0: Tree) -> Point:
     return Point(lower.problem.prepare(x, task), params, ())
 
 
+def refuse_memory(lower: LowerProblem, shapes: Point) -> None:
+    """Raises ValueError for a lower optimizer with momentum or averages, where y makes one step.
+
+    They start anew in every upper iteration, so in a first step they are of that step alone.
+    """
+    dynamics = lower.dynamics
+    if dynamics.reads_objective or dynamics.no_derivative:
+        return
+    state = jax.eval_shape(lambda point: lower.at(point).init(point.y0).opt_state, shapes)
+    if jax.tree.leaves(state):
+        raise ValueError(
+            "the lower optimizer remembers its directions (momentum, or averages of Adam), but "
+            "starts anew in every upper iteration, where y makes one step: momentum would do "
+            "nothing, and Adam would see signs alone; choose lower_optimizer=sgd, or "
+            "num_lower_steps=10 where the method takes several"
+        )
+
+
 def learned_per_step(
     problem: BilevelProblem, dynamics: LowerDynamics, num_lower_steps: int
 ) -> dict[str, bool]:

@@ -69,6 +69,12 @@ def onto_range(system: System, vector: Tree) -> Tree:
     return jax.tree.map(lambda leaf: scale * leaf, image)
 
 
+def no_error(like: Tree) -> Array:
+    """0, of the type of the relative error of such vectors."""
+    of_norm = jax.eval_shape(relative_error, like, like)
+    return jnp.zeros((), of_norm.dtype)
+
+
 def relative_error(applied: Tree, b: Tree) -> Array:
     """|applied - b| / |b|, zero where b is."""
     size = optax.tree.norm(b)

@@ -96,6 +96,7 @@ class LowerOptimizer(NamedTuple):
     never_rests          why a zero of the direction is no resting point; None if it is one
     no_derivative        why no estimator can differentiate through a step; None if one can
     reads_objective      why a step depends on more than d_k; None where it does not
+    rescales             whether it gives the entries of d_k factors of their own
     tolerance            the lower level ends where |stationarity| is below; None: after K steps
     """
 
@@ -109,6 +110,7 @@ class LowerOptimizer(NamedTuple):
     no_derivative: Reason | None = None
     reads_objective: Reason | None = None
     tolerance: float | None = None
+    rescales: bool = False
 
     def ending_in(self, onto: Projection) -> "LowerOptimizer":
         """The same with steps that end in a projection."""

@@ -149,7 +149,9 @@ def storm(*, momentum: float = 1.0, power: float = 2 / 3) -> VarianceReduction:
         kept = jnp.where(
             first, 0.0, 1 - momentum * jnp.asarray(k, jnp.result_type(float)) ** -power
         )
-        parts = jax.tree.map(lambda a, b, old: a + kept * (old - b), now, before, memory.parts)
+        parts = jax.tree.map(
+            lambda a, b, old: a + kept.astype(a.dtype) * (old - b), now, before, memory.parts
+        )
         return parts, strong(Before(v, parts))
 
     formula = f"D(v; B) + (1 - {momentum:g} (n + 1)^-{power:.3g}) (D - D(v before; B))"

@@ -86,7 +86,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     lower = LowerProblem(problem, dynamics, settings.num_lower_steps, source.persistent)
     hypergradient = make_hypergradient(checked.node("hypergradient"), lower, shapes)
     with about(checked.node("hypergradient")):
-        refuse_start(hypergradient, settings.lower_start, source.persistent)
+        refuse_start(hypergradient, lower, shapes, settings.lower_start)
     # A new task has no query labels when it is adapted to, so the steps that are scored do not
     # use them; a persistent task is scored as it was trained.
     if source.persistent:

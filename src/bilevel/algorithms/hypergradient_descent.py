@@ -24,6 +24,7 @@ import optax
 from jax import lax
 
 from bilevel.algorithm import Algorithm, AlgorithmState
+from bilevel.averaging import beside
 from bilevel.batching import Shares, batched
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics, LowerProblem, Point, trajectory
@@ -97,8 +98,12 @@ def hypergradient_descent(
         warm = draw_start(start_key, jax.random.split(start_key, meta_batch_size), x)
         start = {"fixed": start_key, "redrawn": (), "warm": warm}[lower_start]
         of_shapes = lower._replace(task=task_shapes)
-        carry = jax.vmap(lambda _: hypergradient.init(of_shapes, y0))(jnp.arange(meta_batch_size))
-        return AlgorithmState(variables, upper_optimizer.init(variables), carry, start)
+        starts = warm if lower_start == "warm" else _repeated(y0, meta_batch_size)
+        # What the estimator has beside y starts where y does: each task's at its own start.
+        carry = jax.vmap(lambda y0: hypergradient.init(of_shapes, y0))(starts)
+        upper_state = upper_optimizer.init(variables)
+        mean_start = beside(upper_state, warm, warm) if lower_start == "warm" else ()
+        return AlgorithmState(variables, upper_state, carry, start, mean_start)
 
     def diagnostics(context: Tree, task: Tree, y: Tree) -> Metrics:
         if sees_rows:
@@ -172,8 +177,11 @@ def hypergradient_descent(
             "hypergradient_norm": optax.tree.norm(gradient),
             **_learned_scalars(variables),
         }
-        start = outcome.y if lower_start == "warm" else state.start
-        return AlgorithmState(variables, upper_state, outcome.carry, start), metrics
+        start, mean_start = state.start, ()
+        if lower_start == "warm":
+            start = outcome.y
+            mean_start = beside(upper_state, state.mean_start, outcome.y)
+        return AlgorithmState(variables, upper_state, outcome.carry, start, mean_start), metrics
 
     def adapt(
         state: AlgorithmState,
@@ -244,6 +252,10 @@ def _named(metrics: Metrics, dynamics: LowerDynamics) -> Metrics:
     """Scores of F at y_K, marked where the lower steps have already descended F on that data."""
     suffix = "_labels_seen" if dynamics.sees_upper else ""
     return {f"{name}{suffix}": value for name, value in metrics.items()}
+
+
+def _repeated(tree: Tree, number: int) -> Tree:
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape)), tree)
 
 
 def _sum(tree: Tree) -> Tree:

@@ -20,17 +20,17 @@ import optax
 
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, Point
-from bilevel.penalties import (
-    objectives,
-    output_of,
-)
+from bilevel.penalties import objectives, output_of, refuse_bounds
+from bilevel.shapes import refuse_memory
 from bilevel.types import Array, Tree
 
 
 def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
     """g = dF/dx + lambda dq/dx with the smallest lambda >= 0 for which q falls at the rate phi.
 
-    share: phi = share |grad q|^2. Raises ValueError unless share > 0.
+    share: phi = share |grad q|^2. Raises ValueError unless share > 0; `check` does where lower
+    steps end in a projection, since a grad q that a bound holds in balance would count as slope,
+    and for a lower optimizer with a memory, which the one step of y would not have.
     """
     if not share > 0:
         raise ValueError(f"share={share} must be positive; choose share=0.5")
@@ -53,6 +53,10 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
         shown = {"penalty_weight": weight, "value_gap": gap}
         return output_of(lower, point, y, of_context, shown)
 
+    def check(lower: LowerProblem, shapes: Point) -> None:
+        refuse_bounds(lower, "dynamic_barrier", "hypergradient=value_penalty (method=pbgd)")
+        refuse_memory(lower, shapes)
+
     return Hypergradient(
         "dynamic_barrier",
         estimate,
@@ -64,5 +68,6 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
         through_steps=False,
         follows=True,
         own_directions=True,
+        check=check,
         certified_with={"share": (0.5, 20.0)},
     )

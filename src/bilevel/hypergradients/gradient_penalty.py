@@ -26,6 +26,7 @@ from bilevel.penalties import (
     growing,
     objectives,
     output_of,
+    refuse_bounds,
     refuse_weight,
 )
 from bilevel.types import Array, Index, Tree
@@ -35,7 +36,8 @@ def gradient_penalty(*, weight: float = 10.0, power: float = 0.0) -> Hypergradie
     """g = dF/dx + lambda d |grad_y f|^2 / dx, y by K steps on F / lambda + |grad_y f|^2.
 
     weight, power: lambda = weight (n + 1)^power in upper iteration n.
-    Raises ValueError for a weight outside (0, 1e6] or a power outside [0, 1].
+    Raises ValueError for a weight outside (0, 1e6] or a power outside [0, 1]; `check` does where
+    lower steps end in a projection: the paper's penalty with |grad_y f| is for a y without bounds.
     """
     refuse_weight(weight, power)
 
@@ -73,5 +75,8 @@ def gradient_penalty(*, weight: float = 10.0, power: float = 0.0) -> Hypergradie
         follows=True,
         own_directions=True,
         init=counted,
+        check=lambda lower, shapes: refuse_bounds(
+            lower, "gradient_penalty", "hypergradient=value_penalty (method=pbgd)"
+        ),
         limits={"penalty_weight": WEIGHT_LIMIT},
     )

@@ -222,6 +222,11 @@ def _refuse(
         raise ValueError(f"tolerance_decay={tolerance_decay} is outside (0, 1]; 1 for none")
     if not max_residual > 0:
         raise ValueError(f"max_residual={max_residual} must be positive; choose max_residual=1")
+    if not (solver.has_residual or math.isinf(max_residual)):
+        raise ValueError(
+            f"max_residual={max_residual:g}: with {solver.formula} no system is solved, so a "
+            "residual says nothing of the gradient; choose max_residual=None (null)"
+        )
 
 
 def _ways_to_regularity(lower: LowerProblem) -> str:

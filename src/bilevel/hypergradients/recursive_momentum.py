@@ -28,15 +28,15 @@ from bilevel.hypergradients.stochastic_implicit import (
     rows_taken,
 )
 from bilevel.lower_level import LowerProblem, LowerState, Point
-from bilevel.mini_batches import Position, first_position
+from bilevel.mini_batches import Position, first_position, with_steps
 from bilevel.shapes import first_point
+from bilevel.stationarity import no_error
 from bilevel.step_sizes import falling, refuse_power, shortened, words_of
 from bilevel.types import Array, Index, Tree
 from bilevel.variance_reduction import (
     Directions,
     Parts,
     VarianceReduction,
-    refuse_blocks,
     storm,
 )
 
@@ -68,7 +68,7 @@ def recursive_momentum(
     damping: added to H; None for the problem's own. step_power: the steps of y fall as
     (n + 1)^-step_power; those of q, which starts from 0, do not.
     Raises ValueError on options out of their range, and for a reduction that remembers blocks;
-    `check` does for a lower level that `stochastic_implicit` refuses, and without mini-batches.
+    `check` does for a lower level that `stochastic_implicit` refuses.
     """
     refuse_system(step_size, num_steps, damping)
     refuse_power(step_power)
@@ -80,9 +80,13 @@ def recursive_momentum(
         )
     stride = 1 + rows_taken(num_steps)
 
+    def first_of(n: Index) -> Array:
+        """The first rows of pair n = 1, 2, ... of the run."""
+        return stride * (jnp.asarray(n) - 1) + 1
+
     def parts_at(lower: LowerProblem, v: Variables, n: Index) -> Parts:
-        """d and h on the rows of pair n = 1, 2, ... of the run."""
-        first = stride * (jnp.asarray(n) - 1) + 1
+        """d and h on the rows of pair n."""
+        first = first_of(n)
         d = lower.at(v.point).direction(v.y, first)
         zeros = jax.tree.map(jnp.zeros_like, v.y)
         h = on_rows(
@@ -104,8 +108,11 @@ def recursive_momentum(
     ) -> HypergradientOutput:
         position, task = carry.position.of(lower.task)
         lower = lower._replace(task=task)
-        share = falling(step_power, position.steps // lower.num_steps)
-        level = shortened(lower, share).at(point)
+        done = position.steps
+        share = falling(step_power, done // lower.num_steps)
+        # A step that measures the objective does so on the rows of its direction.
+        along = lower._replace(problem=with_steps(lower.problem, lambda k: first_of(done + k)))
+        level = shortened(along, share).at(point)
         directions = Directions(
             on_step=lambda v, n: parts_at(lower, v, n),
             on_all=lambda v: parts_at(lower.on_all_rows(), v, 1),
@@ -114,16 +121,16 @@ def recursive_momentum(
         def body(now: tuple[LowerState, Tree, Point, Array], k: Index):
             state, memory, *_ = now
             v = Variables(at, state.y)
-            (u, (gradient, error)), memory = rule.reduce(directions, memory, v, position.steps + k)
+            (u, (gradient, error)), memory = rule.reduce(directions, memory, v, done + k)
             return (level.move(u, state, k), memory, gradient, error), None
 
         at = point._replace(y0=())
         nothing = jax.tree.map(jnp.zeros_like, at)
-        start = (level.init(point.y0), carry.memory, nothing, jnp.zeros(()))
+        start = (level.init(point.y0), carry.memory, nothing, no_error(point.y0))
         steps = jnp.arange(1, lower.num_steps + 1)
         (state, memory, gradient, error), _ = lax.scan(body, start, steps)
         value, metrics = lower.upper_on_rows(
-            point.context, state.y, stride * (position.steps + lower.num_steps)
+            point.context, state.y, stride * (done + lower.num_steps)
         )
         gradient = gradient._replace(y0=jax.tree.map(jnp.zeros_like, point.y0))
         onwards = Carry(position.after(lower.num_steps), memory)
@@ -133,7 +140,6 @@ def recursive_momentum(
 
     def check(lower: LowerProblem, shapes: Point) -> None:
         refuse_lower_level(lower, damping_of(lower, damping))
-        refuse_blocks(rule, lower.problem)
 
     return Hypergradient(
         "recursive_momentum",

@@ -30,10 +30,10 @@ from bilevel import variance_reduction
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.followed_system import damping_of, refuse_lower_level, refuse_options
 from bilevel.lower_level import LowerProblem, LowerState, Point
-from bilevel.mini_batches import Position, first_position
+from bilevel.mini_batches import Position, first_position, going_on
 from bilevel.penalties import objectives
 from bilevel.shapes import first_point
-from bilevel.stationarity import relative_error
+from bilevel.stationarity import no_error, relative_error
 from bilevel.step_sizes import falling, refuse_power, shortened, words_of
 from bilevel.types import Array, Index, Objectives, Tree
 from bilevel.variance_reduction import (
@@ -114,7 +114,8 @@ def single_loop(
         done = position.steps
         share = falling(step_power, done // lower.num_steps)
         lower = shortened(lower._replace(task=task), share)
-        level = lower.at(point)
+        # A step that measures the objective does so on the rows of its direction.
+        level = lower._replace(problem=going_on(lower.problem, position)).at(point)
         directions = directions_of(lower)
         reduce = variance_reduction.plain if reduction is None else reduction.reduce
 
@@ -123,14 +124,17 @@ def single_loop(
             parts, memory = reduce(directions, memory, Variables(at, state.y, q), done + k)
             (d, curved, through), (slope, direct) = parts
             applied = jax.tree.map(lambda h, q: h + damping_of(lower, damping) * q, curved, q)
-            moved = jax.tree.map(lambda q, h, s: q - share * step_size * (h - s), q, applied, slope)
+            moved = jax.tree.map(
+                lambda q, h, s: q - jnp.asarray(share * step_size, q.dtype) * (h - s),
+                *(q, applied, slope),
+            )
             gradient = jax.tree.map(jnp.subtract, direct, through)
             error = relative_error(applied, slope)
             return (level.move(d, state, k), moved, memory, gradient, error), None
 
         at = point._replace(y0=())
         nothing = jax.tree.map(jnp.zeros_like, at)
-        start = (level.init(point.y0), carry.q, carry.memory, nothing, jnp.zeros(()))
+        start = (level.init(point.y0), carry.q, carry.memory, nothing, no_error(point.y0))
         steps = jnp.arange(1, lower.num_steps + 1)
         (state, q, memory, gradient, error), _ = lax.scan(body, start, steps)
         value, metrics = lower.upper_on_rows(point.context, state.y, done + lower.num_steps)
@@ -144,7 +148,9 @@ def single_loop(
         refuse_lower_level(lower, damping_of(lower, damping))
         if reduction is not None:
             refuse_blocks(reduction, lower.problem)
-            if reduction.in_blocks and lower.dynamics.descends != Objectives.f:
+            # alpha and s may be 0 at first, and learned to be more.
+            weighs_F = {"alpha", "s"} & set(shapes.dynamics_params["aggregation"])
+            if reduction.in_blocks and (weighs_F or lower.dynamics.descends != Objectives.f):
                 raise ValueError(
                     f"{reduction.name} remembers what rows of f gave, but the lower "
                     "steps descend F too; choose aggregation=lower_only, or "

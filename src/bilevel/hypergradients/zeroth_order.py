@@ -6,7 +6,8 @@
 As radius -> 0 the mean of g is the derivative of F(x, y_K(x)), since E u u^T = I; for a y_K that
 is linear in x it is so at any radius. Its noise is that of J directions: the second part has a
 variance of (d + 1) / J times its square, d the number of entries of x. The same directions move
-what is learned of the lower step and a learned start.
+learned weights alpha, s, t and a learned start. They do not move a learned step size, which may be
+far smaller than the radius, nor the logits of a mask, whose steps no difference sees.
 
 Sow, Ji, Liang: On the convergence theory for Hessian-free bilevel algorithms, NeurIPS 2022 (arXiv
 2110.07004).
@@ -24,6 +25,7 @@ import optax
 
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, Point
+from bilevel.lower_tolerance import refuse_stopping
 from bilevel.types import Array, Tree
 
 
@@ -31,7 +33,8 @@ def zeroth_order(*, radius: float = 0.01, num_directions: int = 10) -> Hypergrad
     """g = dF/dx + mean over j of <[y_K(x + radius u_j) - y_K(x)] / radius, grad_y F> u_j.
 
     radius: length of the perturbation of an entry. num_directions: J.
-    Raises ValueError where radius is not positive and finite, or num_directions < 1.
+    Raises ValueError where radius is not positive and finite, or num_directions < 1; `check` does
+    for a solver as lower optimizer where the lower steps see mini-batches.
     """
     if not 0 < radius < math.inf:
         raise ValueError(f"radius={radius} must be positive and finite; choose radius=0.01")
@@ -67,7 +70,9 @@ def zeroth_order(*, radius: float = 0.01, num_directions: int = 10) -> Hypergrad
         "g = dF/dx + mean over j of <[y_K(x + r u_j) - y_K(x)] / r, grad_y F> u_j,  u_j ~ N(0, I), "
         f"j = 1..{num_directions},  r = {radius:g}",
         None,
+        differentiates=frozenset({"context", "aggregation", "start"}),
         through_steps=False,
+        check=lambda lower, shapes: refuse_stopping(lower, None),
     )
 
 
