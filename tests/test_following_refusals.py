@@ -4,19 +4,26 @@ import re
 
 import jax.numpy as jnp
 import pytest
+from optax.projections import projection_simplex
 
+import bilevel
 from bilevel import methods
 from bilevel.estimate import suited_lower_problem
 from bilevel.hypergradients import (
     dynamic_barrier,
+    implicit,
     moreau_envelope,
     sequential_penalty,
     single_loop,
     value_penalty,
 )
+from bilevel.linear_solvers import identity
+from bilevel.lower_optimizers import adam, adamw
 from src.settings.build import build
 from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of
+
+CLEANING = ("problem=hyper_cleaning", "data=digits", "problem.batch_size=10")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +71,29 @@ def test_options_out_of_range(factory, options, message):
             ["problem=iaptt_toy", "method=soba"],
             "knows no projection; choose hypergradient=implicit_cg, or lower_optimizer=sgd",
         ),
+        (
+            ["problem=iaptt_toy", "method=pbgd_gradient"],
+            "gradient_penalty takes a point with grad_y f = 0 for a lower solution, but y has "
+            "bounds, and there grad_y f need not be 0; choose hypergradient=value_penalty",
+        ),
+        (
+            ["problem=iaptt_toy", "method=bome"],
+            "dynamic_barrier takes a point with grad_y f = 0 for a lower solution",
+        ),
+        *(
+            (
+                [*CLEANING, f"method={name}", "lower_optimizer=lbfgs"],
+                "steps on mini-batches never come to rest; choose problem.batch_size=null",
+            )
+            for name in ("soba", "srba", "mrbo", "stocbio", "amigo", "pzobo")
+        ),
+        (
+            [
+                *("problem=ridge", "method=saba", "aggregation=descent", "aggregation.alpha=0"),
+                *("aggregation.law=constant", "aggregation.learn=[alpha]"),
+            ],
+            "saga remembers what rows of f gave, but the lower steps descend F too",
+        ),
     ],
 )
 def test_runs_that_are_refused(overrides, message):
@@ -71,9 +101,30 @@ def test_runs_that_are_refused(overrides, message):
         build(config_of(*overrides, *QUIET))
 
 
-def test_the_library_refuses_alike():
-    import bilevel
+@pytest.mark.parametrize("step", [adam(step_size=0.1), adamw(step_size=0.1, weight_decay=0)])
+def test_adam_in_bounds_does_not_rest_at_a_solution(step):
+    """On the simplex it ends at (.507, .493), where the lower solution is (1, 0)."""
+    bounded = bilevel.problem(
+        f=lambda x, y: jnp.sum((y - jnp.array([2.0, 0.5]) * x) ** 2),
+        F=lambda x, y: jnp.sum(y**2),
+        upper_start=1.0,
+        lower_start=jnp.full(2, 0.5),
+        project_lower=projection_simplex,
+    )
+    message = "come to rest in the bounds of y where other points are nearer to a solution"
+    with pytest.raises(ValueError, match=message):
+        suited_lower_problem(bounded, methods.hoag(lower_optimizer=step))
+    suited_lower_problem(bounded, methods.rhg(lower_optimizer=step))
 
+
+def test_the_residual_of_the_identity_is_none():
+    message = "no system is solved, so a residual says nothing of the gradient; choose"
+    with pytest.raises(ValueError, match=message):
+        implicit(solver=identity(), max_residual=1.0)
+    implicit(solver=identity(), max_residual=None)
+
+
+def test_the_library_refuses_alike():
     problem = bilevel.problem(
         f=lambda x, y: jnp.sum((y - x) ** 2),
         F=lambda x, y: jnp.sum(y**2),

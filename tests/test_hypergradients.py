@@ -295,7 +295,9 @@ def test_the_identity_in_place_of_the_inverse_is_its_formula(case_name, damping)
     """T1-T2: dF/dx - (d grad_y f / dx)^T grad_y F at y_K, whatever the damping."""
     lower, point = where(CASES[case_name](), sgd_of(0.1), K)
     problem, task = lower.problem, lower.task
-    found = estimate(implicit(solver=identity(), damping=damping), Where(lower, point), KEY)
+    found = estimate(
+        implicit(solver=identity(), damping=damping, max_residual=None), Where(lower, point), KEY
+    )
 
     @jax.jit
     def by_hand(context, y):

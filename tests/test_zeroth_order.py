@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import bilevel
-from bilevel import hypergradients, lower_optimizers, lower_solvers, methods
+from bilevel import aggregation, hypergradients, lower_optimizers, lower_solvers, methods
 from bilevel.estimate import suited_lower_problem
 from bilevel.lower_level import Point
+from bilevel.masked_sgd import masked_sgd
 from src.settings.build import build
 from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of
@@ -98,9 +99,9 @@ def test_its_mean_is_the_unrolled_gradient(learned):
     of = problem(quadratic, lambda key, x: jnp.concatenate([x, x[:1]])) if learned else (
         problem(quadratic)
     )  # fmt: skip
-    step = lower_optimizers.sgd(step_size=ETA, learn="scalar")
-    options = {"num_lower_steps": K, "lower_optimizer": step}
-    # Of a learned step size y_K is no linear function, so that the radius must be small.
+    weights = aggregation.descent(law="constant", alpha=0.3, learn=("alpha", "s", "t"))
+    options = {"num_lower_steps": K, "step_size": ETA, "aggregation": weights}
+    # Of learned weights y_K is no linear function, so that the radius must be small.
     mean, error = over_keys(of, methods.pzobo(**options, radius=1e-5))
     truth = estimate(of, methods.rhg(**options), jax.random.key(0)).gradient
     if not learned:
@@ -129,6 +130,16 @@ def test_lower_steps_need_no_derivative():
     assert (jnp.abs(mean.context - truth) <= 4 * error.context).all()
     with pytest.raises(ValueError, match="unrolled differentiates through"):
         suited_lower_problem(problem(quadratic), methods.rhg(**options))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [lower_optimizers.sgd(step_size=1e-3, learn="scalar"), masked_sgd(step_size=ETA)],
+    ids=["a step size shorter than the radius", "masks"],
+)
+def test_what_differences_would_get_wrong_is_refused(step):
+    with pytest.raises(ValueError, match="zeroth_order gives no gradient of it"):
+        suited_lower_problem(problem(quadratic), methods.pzobo(lower_optimizer=step))
 
 
 @pytest.mark.parametrize(

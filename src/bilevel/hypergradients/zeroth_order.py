@@ -77,7 +77,7 @@ def zeroth_order(*, radius: float = 0.01, num_directions: int = 10) -> Hypergrad
 
 
 def _direction(lower: LowerProblem, point: Point, key: Array) -> Point:
-    """u; 0 for a start that is not learned, whose answer would be noise."""
+    """u; 0 for step sizes and masks, and for a start that is not learned: noise alone."""
     leaves, form = jax.tree.flatten(point)
     keys = jax.random.split(key, len(leaves))
     # Of 32 bits whatever x has, so that both see the same directions.
@@ -86,6 +86,9 @@ def _direction(lower: LowerProblem, point: Point, key: Array) -> Point:
         for k, v in zip(keys, leaves, strict=True)
     ]
     u: Point = form.unflatten(drawn)
+    still = jax.tree.map(jnp.zeros_like, u)
+    of_step = {"lower_optimizer": still.dynamics_params["lower_optimizer"]}
+    u = u._replace(dynamics_params={**u.dynamics_params, **of_step})
     if lower.problem.learned_start:
         return u
-    return u._replace(y0=jax.tree.map(jnp.zeros_like, u.y0))
+    return u._replace(y0=still.y0)
