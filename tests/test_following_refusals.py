@@ -71,15 +71,6 @@ def test_options_out_of_range(factory, options, message):
             ["problem=iaptt_toy", "method=soba"],
             "knows no projection; choose hypergradient=implicit_cg, or lower_optimizer=sgd",
         ),
-        (
-            ["problem=iaptt_toy", "method=pbgd_gradient"],
-            "gradient_penalty takes a point with grad_y f = 0 for a lower solution, but y has "
-            "bounds, and there grad_y f need not be 0; choose hypergradient=value_penalty",
-        ),
-        (
-            ["problem=iaptt_toy", "method=bome"],
-            "dynamic_barrier takes a point with grad_y f = 0 for a lower solution",
-        ),
         *(
             (
                 [*CLEANING, f"method={name}", "lower_optimizer=lbfgs"],

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ MEASURED = {
 }
 
 
-def line(lower_start=0.0, **options):
+def line(lower_start: Any = 0.0, **options):
     return bilevel.problem(
         lambda x, y: 0.5 * jnp.sum((y - x) ** 2),
         lambda x, y: 0.5 * jnp.sum((y - 2) ** 2),
@@ -104,6 +105,37 @@ def test_a_measured_step_measures_the_rows_of_its_direction(name):
         np.testing.assert_allclose(after.start[0], before.variables["problem"], atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "method", [methods.pbgd_gradient(step_size=0.1), methods.bome(step_size=0.1)]
+)
+def test_what_a_bound_holds_in_balance_is_no_slope(method):
+    """y1 = 0 is a solution where grad_y1 f = 2 - x, which no x < 2 takes away: x* = 1/2."""
+    bounded = bilevel.problem(
+        lambda x, y: 0.5 * (y[0] - x + 2) ** 2 + 0.5 * (y[1] - x) ** 2,
+        lambda x, y: 0.5 * (y[1] - 0.5) ** 2 + 0.01 * y[0] ** 2,
+        upper_start=0.1,
+        lower_start=jnp.full(2, 0.5),
+        project_lower=lambda y: jnp.maximum(y, 0),
+    )
+    found = bilevel.minimize(bounded, method, optimizer=optax.adam(0.01), num_iterations=1500)
+    np.testing.assert_allclose(found.x, 0.5, atol=1e-3)
+    np.testing.assert_allclose(found.y, [0.0, 0.5], atol=1e-3)
+
+
+def test_the_weight_of_bome_grows_where_a_bound_is_active():
+    """F keeps y2 off the lower solution x; grad f of y1, in balance, must not count against it."""
+    bounded = bilevel.problem(
+        lambda x, y: 0.5 * (y[0] - x + 2) ** 2 + 0.5 * (y[1] - x) ** 2,
+        lambda x, y: 0.5 * (y[1] - 1) ** 2 + 0.5 * x**2,
+        upper_start=0.1,
+        lower_start=jnp.full(2, 0.5),
+        project_lower=lambda y: jnp.maximum(y, 0),
+    )
+    method = methods.bome(step_size=0.1, num_lower_steps=10)
+    found = bilevel.minimize(bounded, method, optimizer=optax.adam(0.01), num_iterations=500)
+    assert found.history["penalty_weight"][-1] > 100
+
+
 @pytest.mark.parametrize("name", SINGLE_LOOPS)
 def test_single_precision_stays_so_where_double_is_switched_on(name):
     own = bilevel.problem(
@@ -119,6 +151,7 @@ def test_single_precision_stays_so_where_double_is_switched_on(name):
 @pytest.mark.parametrize("kind", ["ball", "simplex"])
 def test_projections_keep_single_precision(kind):
     onto = lower_optimizers.projected(step_size=0.1, set=kind, radius=1.0).projection
+    assert onto is not None
     assert onto(jnp.ones(3, jnp.float32)).dtype == jnp.float32
 
 

@@ -115,18 +115,6 @@ def refuse_weight(weight: float, power: float) -> None:
         )
 
 
-def refuse_bounds(lower: LowerProblem, name: str, remedy: str) -> None:
-    """Raises ValueError where the lower steps end in a projection.
-
-    At a bound grad_y f is not 0 at a lower solution, so a rule that drives it there leaves it.
-    """
-    if lower.dynamics.projection is not None:
-        raise ValueError(
-            f"{name} takes a point with grad_y f = 0 for a lower solution, but y has bounds, and "
-            f"there grad_y f need not be 0; choose {remedy}"
-        )
-
-
 WEIGHT_LIMIT = Limit(
     LARGEST_WEIGHT,
     f"the weight of the penalty grew past {LARGEST_WEIGHT:g}, where float32 no longer holds the "

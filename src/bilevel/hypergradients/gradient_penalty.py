@@ -5,7 +5,8 @@
 
 Shen, Chen: On penalty-based bilevel gradient descent method, ICML 2023 (arXiv 2302.05185), which
 moves x and y together: K = 1. In the steps of y F is divided by lambda, so that a step size stays
-stable as lambda grows.
+stable as lambda grows. The paper has no bounds of y; where lower steps end in a projection P,
+grad_y f is y - P(y - grad_y f), which is 0 at a solution at a bound, too.
 
 Time: K products with the lower Hessian and K gradients of F. Memory: one lower iterate. Valid where
 points with a small lower gradient are near lower solutions (f convex, or as Polyak and Lojasiewicz
@@ -26,7 +27,6 @@ from bilevel.penalties import (
     growing,
     objectives,
     output_of,
-    refuse_bounds,
     refuse_weight,
 )
 from bilevel.types import Array, Index, Tree
@@ -36,8 +36,7 @@ def gradient_penalty(*, weight: float = 10.0, power: float = 0.0) -> Hypergradie
     """g = dF/dx + lambda d |grad_y f|^2 / dx, y by K steps on F / lambda + |grad_y f|^2.
 
     weight, power: lambda = weight (n + 1)^power in upper iteration n.
-    Raises ValueError for a weight outside (0, 1e6] or a power outside [0, 1]; `check` does where
-    lower steps end in a projection: the paper's penalty with |grad_y f| is for a y without bounds.
+    Raises ValueError for a weight outside (0, 1e6] or a power outside [0, 1].
     """
     refuse_weight(weight, power)
 
@@ -47,7 +46,7 @@ def gradient_penalty(*, weight: float = 10.0, power: float = 0.0) -> Hypergradie
         scale = growing(weight, power, carry.iteration)
 
         def size(context: Tree, y: Tree, k: Index) -> Array:
-            slope = jax.grad(objectives(lower, k).f, argnums=1)(context, y)
+            slope = lower.residual(jax.grad(objectives(lower, k).f, argnums=1)(context, y), y)
             return sum((jnp.sum(leaf**2) for leaf in jax.tree.leaves(slope)), jnp.zeros(()))
 
         def penalised(y: Tree, k: Index) -> Array:
@@ -75,8 +74,5 @@ def gradient_penalty(*, weight: float = 10.0, power: float = 0.0) -> Hypergradie
         follows=True,
         own_directions=True,
         init=counted,
-        check=lambda lower, shapes: refuse_bounds(
-            lower, "gradient_penalty", "hypergradient=value_penalty (method=pbgd)"
-        ),
         limits={"penalty_weight": WEIGHT_LIMIT},
     )
