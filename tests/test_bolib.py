@@ -113,6 +113,15 @@ def test_constraints_that_are_no_boxes_are_penalties():
     np.testing.assert_allclose([lower, upper], [squares, squares])
     scores = problem.evaluate(x, x, {}, y)
     assert float(scores["lower_violation"]) == values.max()
+    # By F alone the best state would be one that is not feasible.
+    np.testing.assert_allclose(scores["penalised_upper_loss"], squares + formula(found.F)(x, y))
+
+
+def test_without_constraints_nothing_is_penalised():
+    problem, _ = bolib(instance="HatzEtal2013")
+    x, y = jnp.asarray([0.3]), jnp.asarray([0.1, 0.2])
+    value = problem.upper_objective(x, {}, y)[0]
+    np.testing.assert_allclose(problem.evaluate(x, x, {}, y)["penalised_upper_loss"], value)
 
 
 def test_bounds_of_y_may_be_penalties_too():

@@ -93,8 +93,10 @@ def test_the_upper_constraint_is_met_up_to_its_multiplier():
     np.testing.assert_allclose(
         found.scores["validation/upper_violation"], 2 * expected - 1, rtol=1e-3
     )
-    assert found.scores["validation/upper_loss"] == pytest.approx(
-        0.5 * (expected - 3) ** 2 + 0.5 * expected**2, rel=1e-5
+    value = 0.5 * (expected - 3) ** 2 + 0.5 * expected**2
+    assert found.scores["validation/upper_loss"] == pytest.approx(value, rel=1e-5)
+    assert found.scores["validation/penalised_upper_loss"] == pytest.approx(
+        value + 5e3 * (2 * expected - 1) ** 2, rel=1e-5
     )
 
 

@@ -222,7 +222,8 @@ def test_aggregation_with_alpha_zero_is_lower_only():
     plain = sgd_of(0.1)
     mixed = compose(descent(law="constant", alpha=0.0), sgd(step_size=0.1))
     suited = [name for name in NAMES if suits(name, case, plain)]
-    for name in suited:
+    # What moves y along directions of its own takes no mix, even one with a weight of 0.
+    for name in (name for name in suited if not RECORDS[name].own_directions):
         outputs = [
             estimate(make(default_node(name), case, dynamics, K), where(case, dynamics, K), KEY)
             for dynamics in (plain, mixed)
@@ -245,6 +246,8 @@ def test_tasks_together_are_the_tasks_one_by_one(name):
     carry = jax.vmap(lambda _: estimator.init(lower, point.y0))(jnp.arange(2))
     keys = jax.random.split(KEY, 2)
     traces = []
+    # Differences over a short radius multiply the rounding of y_K.
+    tolerance = 1e-7 if name == "zeroth_order" else 1e-9
 
     def one(carry, context, task, key):
         traces.append(None)
@@ -257,7 +260,7 @@ def test_tasks_together_are_the_tasks_one_by_one(name):
     assert len(traces) == 1
     for i in range(2):
         alone = one(*jax.tree.map(lambda leaf, i=i: leaf[i], (carry, context, tasks, keys)))
-        outputs_agree(jax.tree.map(lambda leaf, i=i: leaf[i], both), alone, 1e-9)
+        outputs_agree(jax.tree.map(lambda leaf, i=i: leaf[i], both), alone, tolerance)
         for name in alone.diagnostics:
             assert float(both.diagnostics[name][i]) == pytest.approx(
                 float(alone.diagnostics[name]), rel=1e-3, abs=1e-12

@@ -202,8 +202,11 @@ def test_a_column_is_predicted_from_the_others(tmp_path):
     assert numbers.origins["validation"][0] == f"line 6 of {tmp_path / 'a.csv'}"
     assert found.scaling is None
     mean, deviation = numbers.scaling
-    raw = read(tmp_path, NUMBERS, target="b", targets="numbers").inputs["test"]
-    np.testing.assert_allclose((raw - mean) / deviation, numbers.inputs["test"])
+    raw = read(tmp_path, NUMBERS, target="b", targets="numbers")
+    np.testing.assert_allclose((raw.inputs["test"] - mean) / deviation, numbers.inputs["test"])
+    assert raw.target_scaling is None
+    mean, deviation = numbers.target_scaling
+    np.testing.assert_allclose(mean + deviation * numbers.targets["test"], raw.targets["test"])
     assert read(tmp_path, NUMBERS, target="a", drop=("b",)).inputs["test"].shape == (3, 1)
 
 

@@ -196,6 +196,20 @@ def test_tensorboard_holds_rows_options_scores_and_pictures_of_a_run_in_two_piec
     assert any(name.startswith("_hparams_") for name in tags)
 
 
+def test_without_rows_of_its_own_tensorboard_keeps_the_events_that_are_there(tmp_path):
+    """Nobody else has them: a second file goes on where the first ends."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = [*COUNTEREXAMPLE, *CADENCES, "logger=[tensorboard]"]
+    for stop in (8, 12):
+        run(config_of(*options, f"num_iterations={stop}"), tmp_path)
+    joined = EventAccumulator(str(tmp_path)).Reload()
+    steps = [event.step for event in joined.Scalars("train/upper_loss")]
+    assert steps == sorted(set(steps))
+    assert steps[0] < 8 < steps[-1] == 12
+
+
 def test_a_run_without_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     with pytest.raises(UserError, match=r"tensorboard is not installed.*\.\[tensorboard\]"):

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from bilevel.types import Array, BilevelProblem, Constraints, Metrics, Penalised, Tree
 
 LARGEST_MULTIPLIER = 100.0
+PENALISED = "penalised_upper_loss"  # F with the squares of all violations
 
 
 def half_squares(values: Tree) -> Array:
@@ -72,7 +73,8 @@ def with_constraints(
     weight: float,
 ) -> BilevelProblem:
     """The problem with penalties. Its scores are those of f and F alone, and say how far each
-    level is from feasible; what is logged of the training has the penalties in it.
+    level is from feasible; what is logged of the training has the penalties in it. So has the score
+    penalised_upper_loss: by F alone the best state would be one that is not feasible.
 
     lower(context, task, y) and upper(context, task, y) give arrays or pytrees of them, feasible
     where no entry is above 0; None for none. Closed forms in `exact` are those of the constrained
@@ -92,6 +94,7 @@ def with_constraints(
 
     def evaluate(x: Tree, context: Tree, task: Tree, y: Tree) -> Metrics:
         found = dict(problem.evaluate(x, context, task, y))
+        found[PENALISED] = upper_objective(context, task, y)[0]
         for name, constraints in (("lower_violation", lower), ("upper_violation", upper)):
             if constraints is not None:
                 found[name] = violation(constraints(context, task, y))

@@ -60,6 +60,7 @@ class Table(NamedTuple):
     names: of the classes; () where the labels are names enough
     scaling: (mean, deviation), each (p,), of what was standardised: inputs = (as in the files -
         mean) / deviation, where a deviation of infinity makes a constant 0; None: as in the files
+    target_scaling: the same of targets, both numbers; None where they are as in the files
     features: names of the columns; () where they have none
     origins: {split: of each row where it is, for people}; {} where there is none
     """
@@ -70,6 +71,7 @@ class Table(NamedTuple):
     standardised: bool = False
     names: tuple[str, ...] = ()
     scaling: tuple[np.ndarray, np.ndarray] | None = None
+    target_scaling: tuple[np.ndarray, np.ndarray] | None = None
     features: tuple[str, ...] = ()
     origins: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 (a default that is never changed)
 
@@ -172,15 +174,16 @@ def make_table(
     Targets too, where they are numbers. What is constant in training becomes 0. Raises ValueError
     where a mean or a standard deviation is beyond float64.
     """
-    scaling = None
+    scaling = of_targets = None
     if standardise:
         scaling = _scaling(inputs["train"])
         inputs = _scaled(inputs, scaling)
         if not num_classes:
-            targets = standardised(targets)
+            of_targets = _scaling(targets["train"])
+            targets = _scaled(targets, of_targets)
     kind = np.int32 if num_classes else np.float64
     typed = {split: of.astype(kind) for split, of in targets.items()}
-    return Table(inputs, typed, num_classes, standardise, names, scaling)
+    return Table(inputs, typed, num_classes, standardise, names, scaling, of_targets)
 
 
 def standardised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """Rows, scores and pictures for TensorBoard, a dashboard without an account.
 
 `tensorboard --logdir FOLDER` shows all runs below a folder. A run has one file of events: one that
-goes on begins it again with the rows that it has already.
+goes on begins it again with the rows that it has already. Without these rows (a run without
+metrics.jsonl) it adds a file, which TensorBoard joins to the ones before.
 """
 
 import importlib
@@ -19,9 +20,12 @@ APART = {"logger", "recommended", "cite", "traceback", "resume", "compilation_ca
 
 
 def tensorboard_writer(
-    folder: Path, config: Mapping[str, Any], earlier: Sequence[Row] = ()
+    folder: Path, config: Mapping[str, Any], earlier: Sequence[Row] | None = ()
 ) -> Writer:
-    """Events in the run folder; earlier: the rows that the run has already logged."""
+    """Events in the run folder; earlier: the rows that the run has already logged.
+
+    None: nobody has kept them but the events that are there.
+    """
     try:
         proto = "tensorboard.compat.proto"
         Event = importlib.import_module(f"{proto}.event_pb2").Event
@@ -61,10 +65,11 @@ def tensorboard_writer(
             file.close()
 
     add(hparams_pb(options_of(config), trial_id=folder.name))
-    for row in earlier:
-        log(row)
-    for path in old:
-        path.unlink()
+    if earlier is not None:
+        for row in earlier:
+            log(row)
+        for path in old:
+            path.unlink()
     return Writer(progress=nothing, log=log, close=close)
 
 

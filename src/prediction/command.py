@@ -125,6 +125,7 @@ def _fitted(run: Run, options: Options) -> Report:
 
     # Of rows that were not standardised: (a - 0) / 1.
     mean, deviation = found.scaling or (np.zeros(len(found.weights)), np.ones(len(found.weights)))
+    target_mean, target_deviation = found.target_scaling or (np.zeros(()), np.ones(()))
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
@@ -136,6 +137,8 @@ def _fitted(run: Run, options: Options) -> Report:
                 log_penalties=found.log_penalties,
                 mean=mean,
                 deviation=deviation,
+                target_mean=target_mean,
+                target_deviation=target_deviation,
             )
 
     write_atomically(path.with_suffix(".npz"), write)
@@ -157,5 +160,10 @@ def _fitted(run: Run, options: Options) -> Report:
         lines.append(
             "note: data.standardise=true, so the weights are those of standardised features, "
             "(a - mean) / deviation of a row a; mean and deviation are among the arrays"
+        )
+    if found.target_scaling is not None:
+        lines.append(
+            "note: so are the targets: a prediction in their units is target_mean + "
+            "target_deviation * ((a - mean) / deviation) @ weights; both are among the arrays"
         )
     return lines, path

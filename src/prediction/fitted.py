@@ -15,6 +15,7 @@ class Fitted(NamedTuple):
     bias: 0, no intercept is fitted. penalties: the strength exp(x) at every entry of weights.
     log_penalties: x itself, (), (features,) or (classes,). scaling: (mean, deviation) of the
     features where the run standardised them: then score (a - mean) / deviation; None where not.
+    target_scaling: of targets that are numbers: mean + deviation score is in their units.
     features, classes: their names, () where numbers do.
     """
 
@@ -23,6 +24,7 @@ class Fitted(NamedTuple):
     penalties: np.ndarray
     log_penalties: np.ndarray
     scaling: tuple[np.ndarray, np.ndarray] | None
+    target_scaling: tuple[np.ndarray, np.ndarray] | None
     features: tuple[str, ...]
     classes: tuple[str, ...]
     state: Trained
@@ -52,6 +54,7 @@ def fitted_model(
         np.broadcast_to(penalties, weights.shape),
         x,
         data.scaling if isinstance(data, Table) else None,
+        data.target_scaling if isinstance(data, Table) else None,
         data.features if isinstance(data, Table) else (),
         data.names if isinstance(data, Table) else (),
         state,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel import problem_checks as check
-from bilevel.constraints import Constraints, with_constraints
+from bilevel.constraints import PENALISED, Constraints, with_constraints
 from bilevel.from_objectives import persistent_source, problem_from_objectives
 from bilevel.types import Array, BilevelProblem, TaskSource, Tree
 from src.data.bolib import as_text
@@ -51,7 +51,10 @@ def bolib(
         return jnp.clip(y, jnp.asarray(found.y_box.lower), jnp.asarray(found.y_box.upper))
 
     def evaluate(x: Tree, y: Tree, task: Tree) -> dict[str, Array]:
-        return {} if found.best is None else {"upper_gap": upper(x, y) - found.best}
+        value = upper(x, y)
+        # Of no constraints, unless `with_constraints` puts another in its place.
+        scores = {PENALISED: value}
+        return scores if found.best is None else {**scores, "upper_gap": value - found.best}
 
     problem = problem_from_objectives(
         lambda x, y, task: lower(x, y),
