@@ -230,7 +230,9 @@ def test_aggregation_with_alpha_zero_is_lower_only():
         ]
         outputs_agree(*outputs)
     # F of ridge regression does not contain x: what looks at F alone, or at the start, is refused.
-    assert {name for name in NAMES if "context" in RECORDS[name].differentiates} == set(suited)
+    # It has no constraints either.
+    looks_below = {name for name in NAMES if "context" in RECORDS[name].differentiates}
+    assert looks_below - {"implicit_kkt", "lv_hba"} == set(suited)
 
 
 @pytest.mark.parametrize("name", NAMES)
