@@ -102,7 +102,7 @@ def test_adam_in_bounds_does_not_rest_at_a_solution(step):
         lower_start=jnp.full(2, 0.5),
         project_lower=projection_simplex,
     )
-    message = "come to rest in the bounds of y where other points are nearer to a solution"
+    message = "come to rest in the bounds of y where other points are nearer to a solution; choose"
     with pytest.raises(ValueError, match=message):
         suited_lower_problem(bounded, methods.hoag(lower_optimizer=step))
     suited_lower_problem(bounded, methods.rhg(lower_optimizer=step))
