@@ -21,7 +21,9 @@ the reported F has.
 
 Eigenvalues of S that are 0 up to rounding are left out of its inverse: y does not move along the
 solutions of a linear program that has several, and of dependent active gradients the shortest
-multipliers count. Where a multiplier is 0 the solution has a kink in x, and g is one of its slopes.
+multipliers count. Up to rounding means below eps^(2/3) of the largest, which is 2e-5 in float32: a
+direction in which f is curved less than that, beside another, counts as one without curvature
+(float64: 4e-11). Where a multiplier is 0 the solution has a kink in x, and g is one of its slopes.
 
 Time: one lower solve, an eigendecomposition of S per Newton step, (|y| + |g|)^3, and the gradients
 of all constraints. Memory: S, and (|g| + |G|) |x|.
