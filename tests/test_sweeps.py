@@ -1,6 +1,7 @@
 """A sweep: every job runs, the failures are listed, and the same command does only what is left."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,32 @@ def test_x_is_that_of_the_other_run(checkpoint, earlier, tmp_path):
     last = json.loads((earlier / "result.json").read_text())["upper_variable"]
     assert (x == pytest.approx(last, abs=1e-8)) == (checkpoint != "@2")
     assert row["step"] == 1
+
+
+@pytest.mark.parametrize("left", ["nothing", "half", "deleted"])
+def test_a_run_that_resumes_before_its_first_checkpoint_starts_from_there_again(
+    left, earlier, tmp_path
+):
+    """The folder of checkpoints is made long before a checkpoint is in it."""
+    config = config_of(*RIDGE, "num_iterations=2", f"start_from={earlier}")
+    whole = run(config, tmp_path / "b")["upper_variable"]
+    assert whole != run(config_of(*RIDGE, "num_iterations=2"), tmp_path / "c")["upper_variable"]
+    (step,) = (tmp_path / "b" / "checkpoints").iterdir()
+    if left == "half":
+        step.rename(step.with_name("2.orbax-checkpoint-tmp"))
+    else:
+        shutil.rmtree(step)
+    (tmp_path / "b" / "result.json").unlink()
+    if left == "nothing":
+        (tmp_path / "b" / "checkpoint_digests.json").unlink()
+    assert run(config, tmp_path / "b")["upper_variable"] == whole
+    # With a checkpoint the other run is not read again.
+    (tmp_path / "b" / "result.json").unlink()
+    earlier.rename(earlier.with_name("away"))
+    try:
+        assert run(config, tmp_path / "b")["upper_variable"] == whole
+    finally:
+        earlier.with_name("away").rename(earlier)
 
 
 def test_learned_scalars_are_taken_where_both_learn_them(earlier, tmp_path):

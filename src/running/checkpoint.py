@@ -168,6 +168,12 @@ def _empty(leaf: jax.Array) -> np.ndarray:
     return np.empty(shape.shape, shape.dtype)
 
 
+def kept_steps(run_dir: Path) -> list[int]:
+    """The iterations whose checkpoints a run folder holds; half-written ones have longer names."""
+    named = [path.name for path in (run_dir / "checkpoints").glob("*") if path.is_dir()]
+    return sorted(int(name) for name in named if re.fullmatch("[0-9]+", name))
+
+
 def open_checkpoints(run_dir: Path, read_only: bool = False) -> Checkpoints:
     """The checkpoints of a run folder: the last two are kept, half-written ones removed.
 

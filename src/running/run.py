@@ -10,7 +10,7 @@ import jax
 
 from src.files import write_json, write_text
 from src.output.writers import END_OF_RUN, Writer, open_writers
-from src.running.checkpoint import Checkpoints, open_checkpoints
+from src.running.checkpoint import Checkpoints, kept_steps, open_checkpoints
 from src.running.compilation import use_compilation_cache
 from src.running.evaluation import make_evaluate
 from src.running.failures import memory_as_message
@@ -55,9 +55,8 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
         experiment = processes.each(lambda: _built(config, settings))
         refuse_other_data(processes, experiment.source.data)
         fresh = fresh_snapshot(experiment)
-        if settings.start_from is not None and processes.first(
-            lambda: not (folder / "checkpoints").exists()
-        ):
+        # Its folder of checkpoints says nothing: it is made long before the first is in it.
+        if settings.start_from is not None and processes.first(lambda: not kept_steps(folder)):
             fresh = started_from(experiment, fresh, processes)
 
         def open_folder() -> Checkpoints:
