@@ -51,6 +51,15 @@ def test_the_same_numbers_come_back(stored):
         assert values[-1] == result[f"best/{name}"]
 
 
+def test_a_run_of_another_machine_is_scored_on_this_one(stored, tmp_path):
+    """What was typed for the machine of the run is no demand on that of whoever looks at it."""
+    folder = shutil.copytree(stored[0], tmp_path / "run")
+    path = folder / "config.json"
+    there = {"platform": "tpu", "devices": 64, "memory_budget": "1MiB"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | there))
+    assert again(folder).curve == stored[2]["adaptation"]
+
+
 def test_more_steps_and_more_tasks_extend_the_curve(stored):
     folder, _, result = stored
     longer = again(folder, steps=5)

@@ -21,14 +21,23 @@ from src.running.pictures import draw_pictures
 from src.running.processes import leaving
 from src.running.provenance import record_provenance
 from src.running.result import described, result_of
-from src.running.run_folder import FAILURE, Run, claim, finished_result, sole_writer
+from src.running.run_folder import (
+    DATA,
+    FAILURE,
+    Run,
+    claim,
+    finished_result,
+    refuse_changed_data,
+    sole_writer,
+)
 from src.running.shared_folder import SharedCheckpoints, shared_checkpoints, shared_writer
 from src.running.snapshot import Snapshot
 from src.running.starting import started_from
 from src.running.stopping import stop_requests
 from src.running.violation import warn_of_violation
-from src.settings.build import Experiment, build
-from src.settings.checked import Settings, check_settings, identity_of
+from src.settings.build import Experiment, build, file_data_of
+from src.settings.checked import Settings, check_config, check_settings, identity_of
+from src.settings.config import call
 from src.settings.errors import UserError
 from src.settings.placing import own_copy
 from src.settings.references import bibliography
@@ -47,6 +56,7 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
     processes = joined(config, settings)
     stored = processes.first(lambda: finished_result(folder, identity_of(config), settings))
     if stored is not None:
+        processes.first(lambda: _refuse_changed_files(config, folder))
         print(f"{folder} is finished: nothing is done again", file=sys.stderr)
         return stored
     use_compilation_cache(settings.compilation_cache)
@@ -61,7 +71,7 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
 
         def open_folder() -> Checkpoints:
             stack.enter_context(sole_writer(folder))
-            claim(folder, identity_of(config), settings.resume)
+            claim(folder, identity_of(config), settings.resume, experiment.file_data)
             return open_checkpoints(folder)
 
         checkpoints = stack.enter_context(closing(shared_checkpoints(processes, open_folder)))
@@ -88,6 +98,18 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
                 with suppress(OSError):  # the error itself may be a full disk
                     write_text(folder / FAILURE, f"{error}\n")
             raise
+
+
+def _refuse_changed_files(config: Mapping[str, Any], folder: Path) -> None:
+    """Of a finished run: files that cannot be read any more are no reason to refuse its result."""
+    if not (folder / DATA).exists():
+        return
+    node = check_config(config).node("data")
+    try:
+        file_data = file_data_of(node, call(node))
+    except UserError:
+        return
+    refuse_changed_data(folder, file_data)
 
 
 def _built(config: Mapping[str, Any], settings: Settings) -> Experiment:
