@@ -10,7 +10,7 @@ import time
 import pytest
 
 from src.running.run import run
-from tests.conftest import QUIET, ROOT, config_of, message_of, python, read_metrics
+from tests.conftest import QUIET, ROOT, config_of, message_of, python, read_metrics, without_timings
 
 RIDGE = ["problem=ridge", "method=rhg", *QUIET, "num_lower_steps=5"]
 
@@ -74,6 +74,26 @@ def test_the_last_state_is_validated_logged_and_drawn(tmp_path):
     assert "train/upper_loss" in rows[1]
     run({**config, "num_iterations": 10}, tmp_path)
     assert [row["step"] for row in read_metrics(tmp_path)] == [5, 10, 10]
+
+
+def test_iterations_after_the_last_row_are_logged_at_the_end(tmp_path):
+    """Also where the last validation is at the end; and a longer run has no trace of it."""
+    overrides = [*RIDGE, "log_every=7", "eval_every=20", "checkpoint_every=20"]
+    run(config_of(*overrides, "num_iterations=20"), tmp_path / "cut")
+    *rows, end = read_metrics(tmp_path / "cut")
+    assert [row["step"] for row in rows] == [7, 14, 20]
+    assert "train/upper_loss" not in rows[-1]
+    assert (end["step"], end["end_of_run"]) == (20, True)
+    assert "train/upper_loss" in end
+    assert "validation/upper_loss" not in end
+    for folder in ("cut", "whole"):
+        run(config_of(*overrides, "num_iterations=21"), tmp_path / folder)
+    cut, whole = (
+        [without_timings(row) for row in read_metrics(tmp_path / folder)]
+        for folder in ("cut", "whole")
+    )
+    assert cut == whole
+    assert [row["step"] for row in whole] == [7, 14, 20, 21, 21]
 
 
 # start_from

@@ -188,10 +188,13 @@ def _ending(run: Run, trained: Snapshot, result: Mapping[str, Any]) -> Callable[
 
 
 def _log_the_end(run: Run, trained: Snapshot, result: Mapping[str, Any]) -> None:
-    """The last state's row, where it lies between two validations; a longer run has no such row."""
+    """What no row has yet: the iterations since the last one, and scores between two validations.
+
+    A longer run has no such row: it logs these iterations at the next log_every.
+    """
     settings, progress = run.experiment.settings, trained.progress
-    if progress.step % settings.eval_every == 0:
-        return
     row = logged(progress) if progress.pending else {}
-    row |= {name: score for name, score in result.items() if name.startswith("validation/")}
-    run.writer.log(in_full(row, settings, progress) | {END_OF_RUN: True})
+    if progress.step % settings.eval_every:
+        row |= {name: score for name, score in result.items() if name.startswith("validation/")}
+    if row:
+        run.writer.log(in_full(row, settings, progress) | {END_OF_RUN: True})
