@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -214,7 +215,7 @@ def test_intervals_are_student_s_t():
     np.testing.assert_allclose(of_seeds["accuracy_ci95"], (high - low) / 2)
 
 
-def test_curvature_is_the_largest_eigenvalue_of_the_lower_hessian(stored, tmp_path):
+def test_curvature_is_the_largest_eigenvalue_of_the_lower_hessian(tmp_path, monkeypatch, capsys):
     """Of ridge by numpy, the same at each step; and the other scores are as without it."""
     overrides = ["problem=ridge", "method=rhg", "num_iterations=2", *QUIET]
     run(config_of(*overrides), tmp_path)
@@ -237,6 +238,15 @@ def test_curvature_is_the_largest_eigenvalue_of_the_lower_hessian(stored, tmp_pa
     found = scored.curve.pop("test/largest_eigenvalue")
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert scored.curve == plain.curve
+    files = []
+    for more in ([], ["curvature=true"]):
+        monkeypatch.setattr("sys.argv", ["evaluate", f"run={tmp_path}", "num_lower_steps=3", *more])
+        evaluate.main()
+        files.append(capsys.readouterr().out.splitlines()[-1])
+    assert files == [
+        f"{tmp_path}/evaluations/last-K3-tasks1{end}.json" for end in ("", "-curvature")
+    ]
+    assert ["eigenvalue" in Path(file).read_text() for file in files] == [False, True]
 
 
 @pytest.mark.parametrize("eigenvalues", [[3.0, 1.0, -1.0], [-4.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
