@@ -91,8 +91,9 @@ def classify(
             f"num_lower_steps={num_steps}: the lower steps on these images diverged, and the "
             "probabilities are no numbers; choose fewer steps, or look at the images"
         )
-    shares = (found[part][:, :number] for part in ("query", "support"))
-    return Classified(*shares, state, num_steps)
+    # A wider head has columns of zeros for classes that are not there.
+    said, fitted = found["query"][:, :number], found["support"][:, :number]
+    return Classified(said, fitted, state, num_steps)
 
 
 def image_shape(experiment: Experiment) -> tuple[int, ...]:
