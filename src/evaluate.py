@@ -41,7 +41,7 @@ def main() -> None:
             scored = evaluate_again(run, checkpoint, asked, curvature)
             title = f"{run.experiment.title()}, {iterations(scored.step)}"
         num_steps = len(next(iter(scored.curve.values()))) - 1
-        name = f"{checkpoint}-K{num_steps}-tasks{scored.num_tasks}"
+        name = f"{checkpoint}-K{num_steps}-tasks{scored.num_tasks}{'-curvature' * curvature}"
         written = folder / "evaluations"
         written.mkdir(exist_ok=True)
         adaptation_curve(scored.curve, written / f"{name}.png", title)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,15 @@ def test_the_same_numbers_come_back(stored):
     assert best.step == (result["best/step"],)
     for name, values in best.curve.items():
         assert values[-1] == result[f"best/{name}"]
+
+
+def test_a_run_of_another_machine_is_scored_on_this_one(stored, tmp_path):
+    """What was typed for the machine of the run is no demand on that of whoever looks at it."""
+    folder = shutil.copytree(stored[0], tmp_path / "run")
+    path = folder / "config.json"
+    there = {"platform": "tpu", "devices": 64, "memory_budget": "1MiB"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | there))
+    assert again(folder).curve == stored[2]["adaptation"]
 
 
 def test_more_steps_and_more_tasks_extend_the_curve(stored):
@@ -205,7 +215,7 @@ def test_intervals_are_student_s_t():
     np.testing.assert_allclose(of_seeds["accuracy_ci95"], (high - low) / 2)
 
 
-def test_curvature_is_the_largest_eigenvalue_of_the_lower_hessian(stored, tmp_path):
+def test_curvature_is_the_largest_eigenvalue_of_the_lower_hessian(tmp_path, monkeypatch, capsys):
     """Of ridge by numpy, the same at each step; and the other scores are as without it."""
     overrides = ["problem=ridge", "method=rhg", "num_iterations=2", *QUIET]
     run(config_of(*overrides), tmp_path)
@@ -228,6 +238,15 @@ def test_curvature_is_the_largest_eigenvalue_of_the_lower_hessian(stored, tmp_pa
     found = scored.curve.pop("test/largest_eigenvalue")
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert scored.curve == plain.curve
+    files = []
+    for more in ([], ["curvature=true"]):
+        monkeypatch.setattr("sys.argv", ["evaluate", f"run={tmp_path}", "num_lower_steps=3", *more])
+        evaluate.main()
+        files.append(capsys.readouterr().out.splitlines()[-1])
+    assert files == [
+        f"{tmp_path}/evaluations/last-K3-tasks1{end}.json" for end in ("", "-curvature")
+    ]
+    assert ["eigenvalue" in Path(file).read_text() for file in files] == [False, True]
 
 
 @pytest.mark.parametrize("eigenvalues", [[3.0, 1.0, -1.0], [-4.0, 2.0, 1.0], [0.0, 0.0, 0.0]])

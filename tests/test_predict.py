@@ -148,6 +148,27 @@ def test_a_learned_start_takes_its_own_number_of_classes(maml):
             classify(stored, support[:3], labels[:3], support[:1])
 
 
+def test_a_head_of_larger_training_tasks_takes_fewer_classes(omniglot_folder, tmp_path, command):
+    """Those of the run's own tests, too: absent classes get no share."""
+    wider = "method=anil", "problem.ways=2", "problem.train_ways=3", "model.num_features=60"
+    few_shot_run(omniglot_folder, tmp_path / "run", *wider)
+    images, labels = some_images(4, 2)
+    with stored_run(tmp_path / "run") as stored:
+        for number in (2, 3):
+            found = classify(stored, images[: 2 * number], labels[: 2 * number], images)
+            assert found.query.shape == (8, number)
+            assert found.support.shape == (2 * number, number)
+            np.testing.assert_allclose(found.query.sum(1), 1, rtol=1e-5)
+        with pytest.raises(
+            UserError, match="support has 4 classes, but this run was trained for 3"
+        ):
+            classify(stored, images, labels, images)
+    support = put_images(tmp_path / "support", 2, 2)
+    printed, rows = command(f"run={tmp_path / 'run'}", f"support={support}", f"query={support}")
+    assert "the run was trained with 3 classes per task, here are 2" in "\n".join(printed)
+    assert len(rows) == 4
+
+
 @pytest.mark.slow
 def test_one_query_stands_alone_with_support(omniglot_folder, tmp_path):
     images, labels = some_images(3, 2)
@@ -184,6 +205,28 @@ def test_a_table_and_a_picture_of_unlabelled_images(rhg, tmp_path, command):
     assert "3 classes, 6 support and 12 query images, brought to 28x28x1, inverted" in text
     assert not re.search("^accuracy: ", text, flags=re.MULTILINE)
     assert "batch_norm" not in text  # a linear network has none
+
+
+def test_answers_for_other_folders_of_the_same_name_are_kept(rhg, tmp_path, command):
+    supports = [put_images(tmp_path / name, 3, 2, seed) for seed, name in enumerate("st")]
+    queries = [
+        put_images(tmp_path / name / "same.v1", 3, 2, seed, by_class=False)
+        for seed, name in enumerate("ab")
+    ]
+    asked = [(supports[0], queries[0]), (supports[0], queries[1]), (supports[1], queries[1])]
+    written, rows = [], []
+    for support, query in asked:
+        printed, table = command(f"run={rhg}", f"support={support}", f"query={query}")
+        written.append(printed[-1])
+        rows.append(table)
+        assert f"the same as a picture: {printed[-1].removesuffix('.csv')}.png" in printed
+    assert written[0] == str(rhg / "predictions" / "same.v1-last-K2.csv")
+    assert all(re.fullmatch(r".*/same\.v1-last-K2-[0-9a-f]{8}\.csv", path) for path in written[1:])
+    assert len({*written}) == 3
+    # Again: each replaces its own.
+    for (support, query), path, table in zip(asked, written, rows, strict=True):
+        again = command(f"run={rhg}", f"support={support}", f"query={query}")
+        assert (again[0][-1], again[1]) == (path, table)
 
 
 def test_labelled_queries_give_an_accuracy(rhg, tmp_path, command):

@@ -1,6 +1,7 @@
 """A sweep: every job runs, the failures are listed, and the same command does only what is left."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from src.running.run import run
-from tests.conftest import QUIET, ROOT, config_of, message_of, python, read_metrics
+from tests.conftest import QUIET, ROOT, config_of, message_of, python, read_metrics, without_timings
 
 RIDGE = ["problem=ridge", "method=rhg", *QUIET, "num_lower_steps=5"]
 
@@ -75,6 +76,26 @@ def test_the_last_state_is_validated_logged_and_drawn(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path)] == [5, 10, 10]
 
 
+def test_iterations_after_the_last_row_are_logged_at_the_end(tmp_path):
+    """Also where the last validation is at the end; and a longer run has no trace of it."""
+    overrides = [*RIDGE, "log_every=7", "eval_every=20", "checkpoint_every=20"]
+    run(config_of(*overrides, "num_iterations=20"), tmp_path / "cut")
+    *rows, end = read_metrics(tmp_path / "cut")
+    assert [row["step"] for row in rows] == [7, 14, 20]
+    assert "train/upper_loss" not in rows[-1]
+    assert (end["step"], end["end_of_run"]) == (20, True)
+    assert "train/upper_loss" in end
+    assert "validation/upper_loss" not in end
+    for folder in ("cut", "whole"):
+        run(config_of(*overrides, "num_iterations=21"), tmp_path / folder)
+    cut, whole = (
+        [without_timings(row) for row in read_metrics(tmp_path / folder)]
+        for folder in ("cut", "whole")
+    )
+    assert cut == whole
+    assert [row["step"] for row in whole] == [7, 14, 20, 21, 21]
+
+
 # start_from
 
 
@@ -100,6 +121,32 @@ def test_x_is_that_of_the_other_run(checkpoint, earlier, tmp_path):
     last = json.loads((earlier / "result.json").read_text())["upper_variable"]
     assert (x == pytest.approx(last, abs=1e-8)) == (checkpoint != "@2")
     assert row["step"] == 1
+
+
+@pytest.mark.parametrize("left", ["nothing", "half", "deleted"])
+def test_a_run_that_resumes_before_its_first_checkpoint_starts_from_there_again(
+    left, earlier, tmp_path
+):
+    """The folder of checkpoints is made long before a checkpoint is in it."""
+    config = config_of(*RIDGE, "num_iterations=2", f"start_from={earlier}")
+    whole = run(config, tmp_path / "b")["upper_variable"]
+    assert whole != run(config_of(*RIDGE, "num_iterations=2"), tmp_path / "c")["upper_variable"]
+    (step,) = (tmp_path / "b" / "checkpoints").iterdir()
+    if left == "half":
+        step.rename(step.with_name("2.orbax-checkpoint-tmp"))
+    else:
+        shutil.rmtree(step)
+    (tmp_path / "b" / "result.json").unlink()
+    if left == "nothing":
+        (tmp_path / "b" / "checkpoint_digests.json").unlink()
+    assert run(config, tmp_path / "b")["upper_variable"] == whole
+    # With a checkpoint the other run is not read again.
+    (tmp_path / "b" / "result.json").unlink()
+    earlier.rename(earlier.with_name("away"))
+    try:
+        assert run(config, tmp_path / "b")["upper_variable"] == whole
+    finally:
+        earlier.with_name("away").rename(earlier)
 
 
 def test_learned_scalars_are_taken_where_both_learn_them(earlier, tmp_path):

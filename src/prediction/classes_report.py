@@ -1,17 +1,22 @@
 """The classes of a person's images, from folders to a table and a picture."""
 
+import json
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from src.data.checked_files import user_path
 from src.data.image_files import Header
+from src.files import write_json
 from src.output.prediction_plots import prediction_sheet
 from src.prediction.classify import (
     classify,
+    head_serves,
     image_shape,
-    num_ways,
-    refuse_other_ways,
     training_images,
+    ways_of,
 )
 from src.prediction.folders import INVERT, Folders, are_inverted, read_folders, shared_images
 from src.prediction.tables import (
@@ -47,9 +52,8 @@ def report_classes(run: Run, options: Options) -> Report:
         folders = read_folders(options["support"], options["query"], header)
     except ValueError as error:
         raise UserError(str(error)) from error
-    ways, number = num_ways(experiment), len(folders.classes)
-    if number != ways:
-        refuse_other_ways(experiment, ways, number)
+    number = len(folders.classes)
+    head_serves(run, number)  # refuses before anything is computed
     theirs = np.rint(255 * training_images(experiment)).astype(np.uint8)
     inverted = are_inverted(folders.support.images, theirs, invert)
     as_given = folders
@@ -67,7 +71,8 @@ def report_classes(run: Run, options: Options) -> Report:
         seed=whole_number(options, "seed"),
     )
     name = f"{_file_name(options['query'])}-{state_name(options)}-K{found.num_lower_steps}"
-    path = predictions_folder(run) / f"{name}.csv"
+    asked = {part: str(user_path(options[part]).resolve()) for part in ("support", "query")}
+    path = _own_file(predictions_folder(run) / f"{name}.csv", asked)
     known = folders.query.labels is not None
     said = found.query.argmax(1)
     names = np.array(folders.classes, dtype=object)
@@ -100,7 +105,7 @@ def report_classes(run: Run, options: Options) -> Report:
         right = int((said == folders.query.labels).sum())
         lines.append(f"accuracy: {right / len(said):.3f} ({right} of {len(said)} query images)")
     lines.append(f"the same as a picture: {path.with_suffix('.png')}")
-    return lines + _remarks(run, folders, ways), path
+    return lines + _remarks(run, folders), path
 
 
 def _header_of(shape: tuple[int, ...]) -> Header:
@@ -112,7 +117,7 @@ def _header_of(shape: tuple[int, ...]) -> Header:
     )
 
 
-def _remarks(run: Run, folders: Folders, ways: int) -> list[str]:
+def _remarks(run: Run, folders: Folders) -> list[str]:
     remarks = []
     number, shared = len(folders.classes), shared_images(folders)
     if shared:
@@ -120,6 +125,7 @@ def _remarks(run: Run, folders: Folders, ways: int) -> list[str]:
             f"note: {shared} query images are also in the support set, so what is said of them is "
             "no test"
         )
+    ways, _ = ways_of(run)
     if number != ways:
         remarks.append(f"note: the run was trained with {ways} classes per task, here are {number}")
     if model_of(run).batch_norm == "batch":
@@ -136,6 +142,26 @@ def _inverted(folders: Folders) -> Folders:
         part._replace(images=255 - part.images) for part in (folders.support, folders.query)
     )
     return folders._replace(support=support, query=query)
+
+
+def _own_file(path: Path, asked: dict[str, str]) -> Path:
+    """`path`, or, where it holds the answers for other folders, a name with a digest of ours.
+
+    The folders stand beside the table, in a file of JSON.
+    """
+    if path.exists() and _folders_of(path) != asked:
+        of_ours = blake2b("\0".join(asked.values()).encode(errors="surrogateescape"), digest_size=4)
+        path = path.with_name(f"{path.stem}-{of_ours.hexdigest()}.csv")
+    write_json(path.with_suffix(".json"), asked)
+    return path
+
+
+def _folders_of(table: Path) -> Any:
+    """The folders that a table was made for; None where that is not known."""
+    try:
+        return json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _file_name(folder: str) -> str:

@@ -17,6 +17,7 @@ from src.problems.adapting_network import start_of_outputs
 from src.running.run_folder import Run
 from src.running.stored_run import steps_to_take
 from src.settings.build import Experiment
+from src.settings.checked import check_config
 from src.settings.errors import UserError
 
 
@@ -54,7 +55,7 @@ def classify(
     """
     experiment = run.experiment
     num_steps = steps_to_take(experiment, num_lower_steps)
-    shape, ways = image_shape(experiment), num_ways(experiment)
+    shape = image_shape(experiment)
     support, query = _as_floats("support", support, shape), _as_floats("query", query, shape)
     labels = np.asarray(labels)
     _refuse_labels(labels, len(support))
@@ -62,8 +63,7 @@ def classify(
     if len(query) == 1:
         _refuse_lone_query(model_of(run), query)
     state = trained(run, checkpoint, seed)
-    if number != ways:
-        refuse_other_ways(experiment, ways, number)
+    as_it_is = head_serves(run, number)
 
     def answer(variables: Tree, start: Tree, key: Array, task: Tree) -> tuple[Tree, Tree]:
         problem = experiment.problem
@@ -72,7 +72,7 @@ def classify(
         learned = {name: part for name, part in variables.items() if name != "problem"}
         fixed = experiment.settings.lower_start == "fixed"
         y0 = problem.init_lower(start if fixed else key, x)
-        if number != ways:  # the head starts from zeros: refuse_other_ways
+        if not as_it_is:  # the head starts from zeros: refuse_other_ways
             y0 = start_of_outputs(y0, number)
         lower = LowerProblem(problem, experiment.test_dynamics, num_steps, False, task)
         y = lower.solve(Point(problem.prepare(x, task), learned, y0))
@@ -91,7 +91,9 @@ def classify(
             f"num_lower_steps={num_steps}: the lower steps on these images diverged, and the "
             "probabilities are no numbers; choose fewer steps, or look at the images"
         )
-    return Classified(found["query"], found["support"], state, num_steps)
+    # A wider head has columns of zeros for classes that are not there.
+    said, fitted = found["query"][:, :number], found["support"][:, :number]
+    return Classified(said, fitted, state, num_steps)
 
 
 def image_shape(experiment: Experiment) -> tuple[int, ...]:
@@ -99,8 +101,29 @@ def image_shape(experiment: Experiment) -> tuple[int, ...]:
     return tuple(_task_shapes(experiment)["support"]["images"].shape[1:])
 
 
+def head_serves(run: Run, number: int) -> bool:
+    """Whether the head of the run serves for so many classes as it is; else one of their number.
+
+    Where tasks of training and of tests differ in their classes, the head has the width of the
+    larger ones and gives no share to a class that a task has not. Raises UserError where neither
+    can be.
+    """
+    ways = num_ways(run.experiment)
+    of_training, of_tests = ways_of(run)
+    if number == ways or (number < ways and of_training != of_tests):
+        return True
+    refuse_other_ways(run.experiment, ways, number)
+    return False
+
+
+def ways_of(run: Run) -> tuple[int, int]:
+    """The numbers of classes of the run's tasks: of training, and of tests."""
+    options = check_config(run.config).node("problem").options
+    return options["train_ways"] or options["ways"], options["ways"]
+
+
 def num_ways(experiment: Experiment) -> int:
-    """The number of classes of the run's tasks."""
+    """The number of outputs of the run's head: the classes of its largest tasks."""
     problem = experiment.problem
 
     def logits(key: Array, task: Tree) -> Tree:

@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.options import MultiprocessingOptions
 
+from bilevel.types import Tree
 from src.files import write_json
 from src.running.snapshot import Progress, Snapshot, digest_of
 from src.settings.errors import UserError, first_line
@@ -121,7 +122,20 @@ class Checkpoints(NamedTuple):
             raise self._damaged(step, kept, how) from None
         except Exception as error:
             raise self._damaged(step, kept, f"cannot be read ({_reason(error)})") from error
+        self._refuse_other_shapes(step, restored["state"], shapes)
         return snapshot
+
+    def _refuse_other_shapes(self, step: int, theirs: Tree, ours: Tree) -> None:
+        """Orbax returns arrays as they were written, whatever shapes it is told."""
+        pairs = zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True)
+        for (path, our), their in pairs:
+            if our.shape != their.shape:
+                raise UserError(
+                    f"the checkpoint {self.folder / str(step)} does not fit the data as they are "
+                    f"now ({jax.tree_util.keystr(path, simple=True, separator='.')} of shape "
+                    f"{their.shape} there, {our.shape} here): put back the files that the run was "
+                    "trained on, or train on the new ones in another hydra.run.dir"
+                )
 
     def _digests(self) -> Path:
         return self.folder.parent / "checkpoint_digests.json"
@@ -166,6 +180,12 @@ def _empty(leaf: jax.Array) -> np.ndarray:
     """What orbax is told of a leaf: shape and type, here of the numbers of a random key."""
     shape = jax.eval_shape(plain, leaf)
     return np.empty(shape.shape, shape.dtype)
+
+
+def kept_steps(run_dir: Path) -> list[int]:
+    """The iterations whose checkpoints a run folder holds; half-written ones have longer names."""
+    named = [path.name for path in (run_dir / "checkpoints").glob("*") if path.is_dir()]
+    return sorted(int(name) for name in named if re.fullmatch("[0-9]+", name))
 
 
 def open_checkpoints(run_dir: Path, read_only: bool = False) -> Checkpoints:

@@ -10,7 +10,7 @@ import jax
 
 from src.files import write_json, write_text
 from src.output.writers import END_OF_RUN, Writer, open_writers
-from src.running.checkpoint import Checkpoints, open_checkpoints
+from src.running.checkpoint import Checkpoints, kept_steps, open_checkpoints
 from src.running.compilation import use_compilation_cache
 from src.running.evaluation import make_evaluate
 from src.running.failures import memory_as_message
@@ -21,14 +21,23 @@ from src.running.pictures import draw_pictures
 from src.running.processes import leaving
 from src.running.provenance import record_provenance
 from src.running.result import described, result_of
-from src.running.run_folder import FAILURE, Run, claim, finished_result, sole_writer
+from src.running.run_folder import (
+    DATA,
+    FAILURE,
+    Run,
+    claim,
+    finished_result,
+    refuse_changed_data,
+    sole_writer,
+)
 from src.running.shared_folder import SharedCheckpoints, shared_checkpoints, shared_writer
 from src.running.snapshot import Snapshot
 from src.running.starting import started_from
 from src.running.stopping import stop_requests
 from src.running.violation import warn_of_violation
-from src.settings.build import Experiment, build
-from src.settings.checked import Settings, check_settings, identity_of
+from src.settings.build import Experiment, build, file_data_of
+from src.settings.checked import Settings, check_config, check_settings, identity_of
+from src.settings.config import call
 from src.settings.errors import UserError
 from src.settings.placing import own_copy
 from src.settings.references import bibliography
@@ -47,6 +56,7 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
     processes = joined(config, settings)
     stored = processes.first(lambda: finished_result(folder, identity_of(config), settings))
     if stored is not None:
+        processes.first(lambda: _refuse_changed_files(config, folder))
         print(f"{folder} is finished: nothing is done again", file=sys.stderr)
         return stored
     use_compilation_cache(settings.compilation_cache)
@@ -55,14 +65,13 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
         experiment = processes.each(lambda: _built(config, settings))
         refuse_other_data(processes, experiment.source.data)
         fresh = fresh_snapshot(experiment)
-        if settings.start_from is not None and processes.first(
-            lambda: not (folder / "checkpoints").exists()
-        ):
+        # Its folder of checkpoints says nothing: it is made long before the first is in it.
+        if settings.start_from is not None and processes.first(lambda: not kept_steps(folder)):
             fresh = started_from(experiment, fresh, processes)
 
         def open_folder() -> Checkpoints:
             stack.enter_context(sole_writer(folder))
-            claim(folder, identity_of(config), settings.resume)
+            claim(folder, identity_of(config), settings.resume, experiment.file_data)
             return open_checkpoints(folder)
 
         checkpoints = stack.enter_context(closing(shared_checkpoints(processes, open_folder)))
@@ -89,6 +98,18 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
                 with suppress(OSError):  # the error itself may be a full disk
                     write_text(folder / FAILURE, f"{error}\n")
             raise
+
+
+def _refuse_changed_files(config: Mapping[str, Any], folder: Path) -> None:
+    """Of a finished run: files that cannot be read any more are no reason to refuse its result."""
+    if not (folder / DATA).exists():
+        return
+    node = check_config(config).node("data")
+    try:
+        file_data = file_data_of(node, call(node))
+    except UserError:
+        return
+    refuse_changed_data(folder, file_data)
 
 
 def _built(config: Mapping[str, Any], settings: Settings) -> Experiment:
@@ -167,10 +188,13 @@ def _ending(run: Run, trained: Snapshot, result: Mapping[str, Any]) -> Callable[
 
 
 def _log_the_end(run: Run, trained: Snapshot, result: Mapping[str, Any]) -> None:
-    """The last state's row, where it lies between two validations; a longer run has no such row."""
+    """What no row has yet: the iterations since the last one, and scores between two validations.
+
+    A longer run has no such row: it logs these iterations at the next log_every.
+    """
     settings, progress = run.experiment.settings, trained.progress
-    if progress.step % settings.eval_every == 0:
-        return
     row = logged(progress) if progress.pending else {}
-    row |= {name: score for name, score in result.items() if name.startswith("validation/")}
-    run.writer.log(in_full(row, settings, progress) | {END_OF_RUN: True})
+    if progress.step % settings.eval_every:
+        row |= {name: score for name, score in result.items() if name.startswith("validation/")}
+    if row:
+        run.writer.log(in_full(row, settings, progress) | {END_OF_RUN: True})

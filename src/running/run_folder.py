@@ -13,11 +13,12 @@ from src.running.checkpoint import Checkpoints
 from src.running.differences import differences
 from src.running.processes import ONE, Processes
 from src.running.shared_folder import SharedCheckpoints
-from src.settings.build import Experiment
+from src.settings.build import Experiment, FileData
 from src.settings.checked import Settings
 from src.settings.errors import UserError
 
 FORMAT = 3
+DATA = "data_digest.json"
 FAILURE = "failure.txt"  # why the last process ended without a result
 OURS = (
     *("config.json", "result.json", "metrics.jsonl", "provenance.json", "checkpoints"),
@@ -59,11 +60,14 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def claim(folder: Path, identity: Mapping[str, Any], resume: str) -> None:
+def claim(
+    folder: Path, identity: Mapping[str, Any], resume: str, file_data: FileData | None
+) -> None:
     """Make the folder this run's own, or refuse it because it is another's.
 
     Raises UserError where the folder holds a run of another configuration or of another format,
-    files that a run would overwrite and no identity.json, and with resume=never any run.
+    of other data, files that a run would overwrite and no identity.json, and with resume=never any
+    run.
     """
     remove_temporaries(folder)
     path = folder / "identity.json"
@@ -74,6 +78,7 @@ def claim(folder: Path, identity: Mapping[str, Any], resume: str) -> None:
             "this run's, and would be overwritten: choose another hydra.run.dir"
         )
     if not path.exists():
+        _note_data(folder, file_data)
         write_json(path, {"format": FORMAT, "config": identity})
         return
     theirs = refuse_other_format(folder)
@@ -87,6 +92,34 @@ def claim(folder: Path, identity: Mapping[str, Any], resume: str) -> None:
         raise UserError(
             f"resume=never, but {folder} already holds this run: choose another hydra.run.dir, "
             "or resume=auto to continue it"
+        )
+    refuse_changed_data(folder, file_data)
+    if not (folder / DATA).exists():  # a run of before, or one of which the digest was deleted
+        _note_data(folder, file_data)
+
+
+def _note_data(folder: Path, file_data: FileData | None) -> None:
+    if file_data is not None:
+        write_json(folder / DATA, {"data": file_data.digest})
+
+
+def refuse_changed_data(folder: Path, file_data: FileData | None) -> None:
+    """Raises UserError where the files hold other data than when the run of this folder began."""
+    path = folder / DATA
+    if file_data is None or not path.exists():
+        return
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))["data"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged, so whether the data are still those of the run is not known; "
+            "delete it to take them as they are"
+        ) from error
+    if known != file_data.digest:
+        raise UserError(
+            f"{file_data.options}: the data there are not those that the run of {folder} began "
+            "with; put the old files back, or train on the new ones in another hydra.run.dir "
+            f"(where the change means nothing for the run, delete {path})"
         )
 
 

@@ -39,7 +39,7 @@ def _variables_of(text: str, seeds: int) -> dict[str, Tree]:
     named = CHECKPOINT.fullmatch(text)
     folder, checkpoint = (named[1], named[2]) if named else (text, "last")
     try:
-        with stored_run(Path(folder)) as run:
+        with stored_run(Path(folder), other_data=True) as run:  # its x may go on with new data
             stored = stored_state(run, checkpoint)
     except UserError as error:
         raise UserError(f"start_from={text}: {error}") from error

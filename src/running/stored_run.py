@@ -21,12 +21,22 @@ from src.running.differences import differences
 from src.running.evaluation import Curve, as_curve, averaged, make_evaluate, scored_split
 from src.running.failures import in_scores
 from src.running.loop import fresh_snapshot
-from src.running.run_folder import Run, refuse_other_format
+from src.running.run_folder import Run, refuse_changed_data, refuse_other_format
 from src.running.snapshot import Snapshot
 from src.settings.build import Experiment, build
 from src.settings.checked import check_settings, identity_of
 from src.settings.errors import UserError
 from src.settings.lower_steps import refuse_other_steps
+
+# What belongs to the machine of a run, and not to the run: whoever looks at it may have another.
+HERE = {
+    "platform": "auto",
+    "devices": "auto",
+    "memory_budget": None,
+    "coordinator": None,
+    "num_processes": 1,
+    "process_id": 0,
+}
 
 
 class Scored(NamedTuple):
@@ -46,22 +56,24 @@ class Scored(NamedTuple):
 
 
 @contextmanager
-def stored_run(folder: Path, num_tasks: int | None = None) -> Iterator[Run]:
+def stored_run(
+    folder: Path, num_tasks: int | None = None, *, other_data: bool = False
+) -> Iterator[Run]:
     """The run of a folder, to look at: nothing in the folder is touched, nothing is written.
 
-    num_tasks: to score on, None for the run's own number. Raises UserError where the folder holds
-    no run that this code can read, or no checkpoint yet.
+    It is looked at by this process alone, on what devices there are. num_tasks: to score on, None
+    for the run's own number. other_data: no matter whether its files are still those of the run.
+    Raises UserError where the folder holds no run that this code can read, or no checkpoint yet.
     """
-    config = read_config(folder)
-    if config.get("coordinator") is not None:  # this process looks at it alone
-        alone = {"coordinator": None, "num_processes": 1, "process_id": 0, "devices": "auto"}
-        config |= alone
+    config = read_config(folder) | HERE
     if num_tasks is not None:
         config |= {"num_test_tasks": num_tasks}
     settings = check_settings(config)
     use_compilation_cache(settings.compilation_cache)
     with jax.enable_x64(settings.dtype == "float64"):
         experiment = build(config)
+        if not other_data:
+            refuse_changed_data(folder, experiment.file_data)
         if num_tasks is not None and not experiment.source.has_test:
             settings = experiment.settings._replace(num_validation_tasks=num_tasks)
             experiment = experiment._replace(settings=settings)

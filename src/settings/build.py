@@ -16,6 +16,7 @@ from bilevel.proximal import proximal
 from bilevel.refusals import refuse, refuse_start
 from bilevel.shapes import Shapes, shapes_of
 from bilevel.types import BilevelProblem, TaskSource
+from src.data.contents import digest_of_data, files_of
 from src.data.forms import convert, is_form
 from src.data.remarks import remarks
 from src.models.precision import in_precision
@@ -41,6 +42,13 @@ from src.settings.placing import devices_by_process, placed
 from src.settings.references import cited
 
 
+class FileData(NamedTuple):
+    """What was read from files that may change: the options that name them, and a digest."""
+
+    options: str  # for people: data.path=...
+    digest: str
+
+
 class Experiment(NamedTuple):
     """Everything that a configuration is built into."""
 
@@ -57,6 +65,7 @@ class Experiment(NamedTuple):
     hypergradient: Hypergradient
     sharing: Sharing
     cite: list[str]  # keys of docs/references.bib
+    file_data: FileData | None  # None: the data are made, or come with a package
 
     def title(self) -> str:
         """What pictures of a run are headed."""
@@ -71,7 +80,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     start_devices(settings)
     aggregation = call(checked.node("aggregation"))
     upper_optimizer = call(checked.node("upper_optimizer"))
-    problem, source = _build_problem(checked)
+    problem, source, file_data = _build_problem(checked)
     of_steps = checked.node("lower_optimizer")
     optimizer = lower_optimizer(of_steps, problem)
     dynamics = compose(aggregation, optimizer)
@@ -124,6 +133,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         hypergradient,
         sharing,
         cited(config),
+        file_data,
     )
 
 
@@ -204,7 +214,7 @@ def _tasks_at_once(settings: Settings, sharing: Sharing) -> int:
     return settings.tasks_at_once
 
 
-def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource]:
+def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource, FileData | None]:
     """Give the problem what its factory names, and refuse what it cannot use."""
     node, method = checked.node("problem"), checked.method
     roles = Roles(lower_variable=method.lower_variable, learn_start=method.learn_start)
@@ -216,7 +226,8 @@ def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource]:
         )
     _refuse_a_head_alone(checked, roles)
     nodes = {**checked.nodes, "model": _adapting(checked.nodes["model"], roles)}
-    pieces = {"roles": roles, **_data_and_model(node, nodes, checked.settings)}
+    pieces, file_data = _data_and_model(node, nodes, checked.settings)
+    pieces["roles"] = roles
     extra = method.recommended.get("extra", "none")
     model = checked.nodes["model"]
     if extra != "none" and (model is None or "extra" not in model.options):
@@ -231,7 +242,7 @@ def _build_problem(checked: Checked) -> tuple[BilevelProblem, TaskSource]:
             f"problem._target_: {node.factory.__name__} must return two things, the problem and "
             "its source of tasks: return problem, persistent_source(task)"
         )
-    return pair
+    return *pair, file_data
 
 
 def _refuse_a_head_alone(checked: Checked, roles: Roles) -> None:
@@ -260,9 +271,10 @@ def _adapting(model: Node | None, roles: Roles) -> Node | None:
 
 def _data_and_model(
     problem: Node, nodes: Mapping[str, Node | None], settings: Settings
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], FileData | None]:
     """What the problem's factory names of the two, built. Raises UserError on a misfit."""
     pieces: dict[str, Any] = {}
+    file_data = None
     factory = problem.factory.__name__
     for name in ("data", "model"):
         chosen = nodes[name]
@@ -281,6 +293,8 @@ def _data_and_model(
         if reason is not None:
             raise UserError(reason)
         pieces[name] = call(chosen)
+        if name == "data":
+            file_data = file_data_of(chosen, pieces[name])
         needed = get_type_hints(problem.factory)[name]
         if is_form(needed):
             with about(chosen):
@@ -288,10 +302,20 @@ def _data_and_model(
             for remark in remarks(pieces[name], settings.dtype):
                 print(f"warning: data: {remark}", file=sys.stderr)
     if settings.feature_dtype is None:
-        return pieces
+        return pieces, file_data
     if "model" not in pieces:
         raise UserError(
             f"feature_dtype={settings.feature_dtype}: problem={factory} has no network "
             "whose layers could compute in it; choose feature_dtype=null"
         )
-    return {**pieces, "model": in_precision(pieces["model"], settings.feature_dtype)}
+    pieces["model"] = in_precision(pieces["model"], settings.feature_dtype)
+    return pieces, file_data
+
+
+def file_data_of(node: Node, data: Any) -> FileData | None:
+    """What a node of `data` has read from the files that its options name; None: from none."""
+    named = files_of(node.factory, node.options)
+    if not named:
+        return None
+    listed = ", ".join(f"{node.path}.{option}={value}" for option, value in named.items())
+    return FileData(listed, digest_of_data(data))
