@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from src.output.tables import aligned, iterations, with_interval
 from src.settings.cli import CONF, message_of, refusals_as_messages, run_for_people
 from src.settings.config import resolve
+from src.settings.overrides import as_typed_in_shell
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
@@ -32,7 +33,8 @@ def main(config: DictConfig) -> float | None:
         return _job_of_sweep(config, folder)
     # Whether errors are shown in full must be known before anything is checked.
     with refusals_as_messages(traceback=config.get("traceback") is True):
-        return _run(resolve(config), folder, f"hydra.run.dir={folder}")
+        where = as_typed_in_shell("hydra.run.dir", str(folder))
+        return _run(resolve(config), folder, where)
 
 
 def _run(config: Mapping[str, Any], folder: Path, where: str) -> float:
@@ -74,7 +76,7 @@ def _job_of_sweep(config: DictConfig, folder: Path) -> float | None:
     try:
         plain = labelled(resolve(config), str(sweep_dir), folder.name)
         refuse_sweep(plain.get("coordinator"))
-        return _run(plain, folder, f"hydra.sweep.dir={sweep_dir}")
+        return _run(plain, folder, as_typed_in_shell("hydra.sweep.dir", str(sweep_dir)))
     except Exception as error:
         reason = message_of(error)
         if reason is None or config.get("traceback") is True:

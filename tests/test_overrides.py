@@ -1,12 +1,15 @@
 """Wrong overrides, drawn from the schema: each is refused in one message that names the key."""
 
 import inspect
+import shlex
 import types
 import typing
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +17,7 @@ from src.settings.build import build
 from src.settings.checked import Method, Monitor, Settings, WandbOptions
 from src.settings.cli import compose_config, message_of
 from src.settings.config import NODES, check_node, resolve
+from src.settings.overrides import as_override, as_typed_in_shell
 
 COMMANDS = (
     ("problem=ridge", "method=hoag"),
@@ -135,3 +139,47 @@ def test_what_was_once_a_traceback_or_named_no_key(typed, fragments, monkeypatch
     monkeypatch.setattr("sys.argv", ["train", typed])
     message = refusal([typed])
     assert all(fragment in message for fragment in fragments), message
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.text(st.sampled_from("ab1.,=/ @'\"\\()[]{}$é~#*?:-\t"), min_size=1))
+def test_a_printed_override_is_read_back_by_the_shell_and_by_hydra(text):
+    (typed,) = shlex.split(as_typed_in_shell("start_from", text))
+    assert typed == as_override("start_from", text)
+    (override,) = OverridesParser.create().parse_overrides([typed])
+    assert not override.is_sweep_override()
+    assert override.value() == text
+
+
+@pytest.mark.parametrize("text", ["null", "True", "12", "1e3", ".5", "inf", "nan"])
+def test_words_and_numbers_are_printed_as_text(text):
+    (override,) = OverridesParser.create().parse_overrides([as_override("start_from", text)])
+    assert override.value() == text
+
+
+def test_common_folders_are_printed_without_quotes():
+    for text in ("runs/mine", "/tmp/a_b-c/2026-11-28@best", "C:/a"):
+        assert as_typed_in_shell("hydra.run.dir", text) == f"hydra.run.dir={text}"
+    printed = as_typed_in_shell("start_from", "runs/method=rhg,seed=0@best")
+    assert printed == "'start_from=\"runs/method=rhg,seed=0@best\"'"
+
+
+@pytest.mark.parametrize(
+    ("typed", "printed"),
+    [
+        (
+            "start_from=runs/mine/method=rhg,seed=0@best",
+            "because of the = in it; write such a value in both quotes: "
+            "'start_from=\"runs/mine/method=rhg,seed=0@best\"'",
+        ),
+        ("hydra.run.dir=runs/seed=0", "'hydra.run.dir=\"runs/seed=0\"'"),
+        ("data.root=/tmp/a (1)", "because of the ( in it; write such a value in both quotes"),
+    ],
+)
+def test_a_folder_with_signs_of_hydra_is_answered_by_its_quoted_form(typed, printed):
+    with pytest.raises(HydraException) as error:
+        compose_config([typed])
+    message = message_of(error.value)
+    assert message is not None
+    assert f"{typed} cannot be read" in message
+    assert printed in message

@@ -73,6 +73,51 @@ def test_what_gave_no_result_is_listed_with_its_reason(study):
     assert f"{study / 'd'}: refused (method=x)" in text
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("start_from", [None, "runs/a@best"]),
+        ("eval_every", [10, 100]),
+        ("num_validation_tasks", [5, 50]),
+        ("num_test_tasks", [5, 50]),
+    ],
+)
+def test_options_that_change_scores_tell_rows_apart(key, values, tmp_path):
+    for i, value in enumerate(values):
+        store(tmp_path / f"{i}", "rhg", 0, 0.5 + 0.1 * i, config={key: value})
+    header, *found = rows(make_report(find_runs([tmp_path])))
+    assert header[0] == key
+    assert [row[2] for row in found] == ["0.5", "0.6"]
+
+
+def test_a_seed_that_was_run_twice_counts_once_and_the_other_folder_is_named(tmp_path):
+    store(tmp_path / "a", "rhg", 0, 0.5)
+    store(tmp_path / "b", "rhg", 0, 0.7, config={"log_every": 3})
+    store(tmp_path / "c", "rhg", 1, 0.6)
+    report = make_report(find_runs([tmp_path]))
+    assert [group.values(report.metric) for group in report.groups] == [{0: 0.5, 1: 0.6}]
+    assert [run.folder.name for run in report.groups[0].runs] == ["a", "c"]
+    said = f"{tmp_path / 'b'} is left out for seed 0: {tmp_path / 'a'} has the same"
+    assert said in "\n".join(as_lines(report))
+    assert said in "\n".join(as_markdown(report))
+
+
+def test_runs_that_do_not_depend_on_the_seed_have_no_interval(study):
+    for seed in range(3):
+        store(study / f"e{seed}", "hoag", seed, 0.25, seconds=2.0 + seed)
+        store(study / f"f{seed}", "darts", seed, 0.5)
+    report = make_report(find_runs([study]), baseline="method=darts")
+    text = "\n".join(as_lines(report))
+    assert [row[2] for row in rows(report)[3:]] == [
+        "0.25 (all seeds the same)",
+        "0.5 (all seeds the same)",
+    ]
+    assert "-0.25 (all seeds the same)" in text
+    assert "these runs do not depend on the seed" in text
+    assert "+- is half of a 95 % interval over seeds" in text  # of the other rows
+    assert "do not depend" not in "\n".join(as_lines(make_report(find_runs([study / "a0"]))))
+
+
 def test_markdown_and_csv(study):
     report = make_report(find_runs([study, study / "a0"]))  # a folder that is named twice
     assert as_markdown(report)[0] == "| method | seeds | best/test/accuracy | seconds | MiB |"

@@ -54,6 +54,14 @@ def test_runs_of_other_lengths_are_averaged_where_all_have_rows(study):
     assert (curve.steps.tolist(), curve.values.tolist()) == ([1, 2], [1.0, 1.0])
 
 
+def test_seeds_that_share_no_step_have_no_curve_and_it_is_said(study):
+    for seed, steps in enumerate([(10, 20), (7, 14), (9, 18)]):
+        with_rows(study / f"bda{seed}", [{"step": s, "train/upper_loss": 1.0} for s in steps])
+    page = as_page(make_report(find_runs([study])), study)
+    assert "Not drawn: train/upper_loss (method=bda). Its seeds share no iteration" in page
+    assert 'aria-label="train: upper loss F"' in page  # of the other row
+
+
 def test_long_curves_are_thinned():
     line = np.arange(10_001.0)
     short = thinned(Curve(line, line, line))

@@ -308,6 +308,13 @@ def test_missing_data_says_what_to_put_where(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_of_data_with_spaces_and_brackets_reaches_the_run(call, tmp_path):
+    folder = tmp_path / "a (1),b=c"
+    folder.mkdir()
+    status, _ = call("row=omniglot-5w1s-bda", "seeds=0", "keep=true", f"data.root={folder}")
+    assert f"data.root={folder} holds none of images_background" in str(status)
+
+
 def test_the_list_as_a_program(tmp_path):
     done = python("-m", "src.results", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

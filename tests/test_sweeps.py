@@ -194,6 +194,14 @@ def test_a_diverged_run_names_the_way_to_start_from_it(tmp_path):
     assert start.startswith(f"{tmp_path / 'a'}@")
 
 
+def test_what_starts_from_a_folder_of_a_sweep_is_printed_in_quotes(tmp_path):
+    folder = tmp_path / "method=rhg,seed=0"
+    overrides = ["problem=counterexample", *QUIET, "upper_optimizer.step_size=1e14"]
+    overrides += ["checkpoint_every=1", "log_every=10", "num_iterations=30"]
+    message = message_of(lambda: run(config_of(*overrides), folder))
+    assert f"'start_from=\"{folder}@" in message
+
+
 # Signals
 
 

@@ -7,6 +7,7 @@ already, and the earlier folders are put away: what is left is one folder with t
 
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,7 +124,7 @@ def _start(wandb: Any, **options: Any) -> Any:
             why = "wandb does not start online; `wandb login` may be missing"
         print(
             f"warning: {why} ({first_line(error)}): this run is kept offline; upload it later with "
-            f"`wandb sync {options['dir']}/wandb/offline-run-*`",
+            f"`wandb sync {shlex.quote(str(options['dir']))}/wandb/offline-run-*`",
             file=sys.stderr,
         )
         wandb.teardown()  # it still holds the run's id

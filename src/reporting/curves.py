@@ -26,7 +26,10 @@ class Curve(NamedTuple):
 
 
 def learning_curves(group: Group) -> dict[str, Curve]:
-    """{metric: curve} of all that metrics.jsonl of these runs hold."""
+    """{metric: curve} of all that metrics.jsonl of these runs hold.
+
+    A curve without steps is of seeds that share none.
+    """
     return _together([_columns(read_rows(run.folder / "metrics.jsonl")) for run in group.runs])
 
 

@@ -6,12 +6,11 @@ from typing import Any
 from src.settings.config import CITE, as_typed, dotted
 from src.settings.hosts import PROCESS_KEYS
 
-# Not what an experiment is about, or a consequence of what else was chosen.
+# Not what an experiment is about, or a consequence of what else was chosen: no score depends on it.
 APART = (
-    *("seed", "seeds", "resume", "traceback", "compilation_cache", "logger", "start_from"),
-    *("log_every", "eval_every", "checkpoint_every", "problem.recommended"),
-    *("method.recommended", "num_validation_tasks", "num_test_tasks", "tasks_at_once"),
-    *("platform", "devices", "memory_budget", *PROCESS_KEYS),
+    *("seed", "seeds", "resume", "traceback", "compilation_cache", "logger"),
+    *("log_every", "checkpoint_every", "problem.recommended", "method.recommended"),
+    *("tasks_at_once", "platform", "devices", "memory_budget", *PROCESS_KEYS),
 )
 FIRST = ("problem.name", "method.name", "data._target_", "model._target_", "hypergradient._target_")
 

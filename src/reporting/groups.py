@@ -10,50 +10,77 @@ from src.reporting.differences import flat, shown
 from src.reporting.stored import StoredRun
 from src.running.intervals import mean_and_half_width
 
+# Of a run, not of what it learned.
+COSTS = ("seconds", "iterations_per_second", "cpu_seconds_per_iteration", "peak_memory_mib")
+
 
 class Group(NamedTuple):
     """Runs of the same options.
 
-    options   the values of the keys that differ between groups
-    scores    {seed: {name: score}}
-    runs      that these are of, all finished
+    options    the values of the keys that differ between groups
+    scores     {seed: {name: score}}
+    runs       that these are of, all finished
+    repeated   {a folder: (its seeds that are not counted, the folder whose scores are)}
     """
 
     options: tuple[str, ...]
     scores: Mapping[int, Mapping[str, float]]
     runs: tuple[StoredRun, ...]
+    repeated: Mapping[str, tuple[list[int], str]]
 
     def values(self, name: str) -> dict[int, float]:
         """{seed: the score of this name} where it is a number."""
         found = {seed: of.get(name, math.nan) for seed, of in self.scores.items()}
         return {seed: value for seed, value in found.items() if math.isfinite(value)}
 
+    def ignores_seed(self) -> bool:
+        """Whether several seeds gave exactly the same scores: there is nothing random then."""
+        scores = [
+            {name: value for name, value in of.items() if name not in COSTS}
+            for of in self.scores.values()
+        ]
+        return len(scores) > 1 and all(of == scores[0] for of in scores[1:])
+
 
 def grouped(runs: Sequence[StoredRun], keys: Sequence[str]) -> list[Group]:
     """One group for each combination of values of the keys, in the order of the runs."""
-    scores: dict[tuple[str, ...], dict[int, dict[str, float]]] = {}
     members: dict[tuple[str, ...], list[StoredRun]] = {}
     for run in runs:
-        if run.result is None:
-            continue
-        options = shown(flat(run.config), keys)
-        scores.setdefault(options, {}).update(by_seed(run))
-        members.setdefault(options, []).append(run)
-    return [Group(options, of, tuple(members[options])) for options, of in scores.items()]
+        if run.result is not None:
+            members.setdefault(shown(flat(run.config), keys), []).append(run)
+    return [_group(options, of) for options, of in members.items()]
+
+
+def _group(options: tuple[str, ...], runs: Sequence[StoredRun]) -> Group:
+    """The first of several runs of one seed counts: the others would be no further evidence."""
+    scores: dict[int, dict[str, float]] = {}
+    folders: dict[int, str] = {}
+    counted: list[StoredRun] = []
+    repeated: dict[str, tuple[list[int], str]] = {}
+    for run in runs:
+        found = by_seed(run)
+        again = sorted(found.keys() & scores.keys())
+        if again:
+            repeated[str(run.folder)] = (again, folders[again[0]])
+        if not again or len(again) < len(found):
+            counted.append(run)
+        for seed in found.keys() - scores.keys():
+            scores[seed] = found[seed]
+            folders[seed] = str(run.folder)
+    return Group(options, scores, tuple(counted), repeated)
 
 
 def by_seed(run: StoredRun) -> dict[int, dict[str, float]]:
     """{seed: {name: score}} of a finished run, of all its seeds where it has several."""
     result = run.result or {}
-    costs = ("seconds", "iterations_per_second", "cpu_seconds_per_iteration", "peak_memory_mib")
     own = {
         name: float(value)
         for name, value in result.items()
-        if isinstance(value, int | float) and (("/" in name) or name in costs)
+        if isinstance(value, int | float) and (("/" in name) or name in COSTS)
     }
     if "per_seed" not in result:
         return {int(run.config.get("seed", 0)): own}
-    shared = {name: own[name] for name in costs if name in own}
+    shared = {name: own[name] for name in COSTS if name in own}
     return {
         seed: shared
         | {name: values[i] for name, values in result["per_seed"].items() if values[i] is not None}

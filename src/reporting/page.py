@@ -86,7 +86,17 @@ def _pictures(report: Report) -> Iterator[str]:
     for style, group in shown:
         yield f"<span>{_chip(style)}{escape(named(report, group))}</span>"
     yield "</div>"
-    learned = [(style, learning_curves(group)) for style, group in shown]
+    learned, apart = [], []
+    for style, group in shown:
+        of = learning_curves(group)
+        learned.append((style, {name: curve for name, curve in of.items() if len(curve.steps)}))
+        where = f" ({named(report, group)})" if len(shown) > 1 else ""
+        apart += [f"{name}{where}" for name, curve in of.items() if not len(curve.steps)]
+    if apart:
+        yield (
+            f'<p class="faint">Not drawn: {escape(", ".join(apart))}. Its seeds share no iteration '
+            "(other log_every or eval_every), so there is no mean over them.</p>"
+        )
     if any(name.endswith("_labels_seen") for _, of in learned for name in of):
         yield (
             "<p>Labels seen: the lower steps of some methods descend F itself, so their training "

@@ -13,6 +13,7 @@ from src.reporting.stored import StoredRun
 from src.settings.errors import UserError
 
 COSTS = {"seconds": "seconds", "peak_memory_mib": "MiB"}
+SAME = "all seeds the same"
 # What a study is of, where it is the same in all runs.
 SETTING = (
     *("problem.name", "method.name", "data._target_", "model._target_"),
@@ -69,7 +70,13 @@ def row(report: Report, group: Group) -> list[str]:
     """A group's row of that table, as text."""
     values = group.values(report.metric)
     cells = [*group.options, _seeds(group)]
-    cells.append(with_interval(*summary(values), digits=5) if values else "no number")
+    mean, half = summary(values) if values else (0.0, None)
+    if not values:
+        cells.append("no number")
+    elif group.ignores_seed():
+        cells.append(f"{with_interval(mean, None, digits=5)} ({SAME})")
+    else:
+        cells.append(with_interval(mean, half, digits=5))
     if report.baseline is not None:
         cells.append(_difference(report, group))
     for name in COSTS:
@@ -85,7 +92,8 @@ def rows(report: Report) -> list[list[str]]:
 
 def notes(report: Report) -> list[str]:
     """What a reader of the table must know."""
-    several = any(len(group.scores) > 1 for group in report.groups)
+    alike_seeds = [group for group in report.groups if group.ignores_seed()]
+    several = sum(len(group.scores) > 1 for group in report.groups)
     configs = [run.config for run in with_result(report)]
     alike = shared(configs, SETTING)
     found = []
@@ -94,13 +102,27 @@ def notes(report: Report) -> list[str]:
         found.append(f"All runs: {listed}.")
     if report.metric.startswith("best/"):
         found.append(f"{report.metric} is the score of the state that was best in validation.")
-    if several:
+    if several > len(alike_seeds):
         found.append("+- is half of a 95 % interval over seeds (Student's t).")
+    if alike_seeds:
+        found.append(
+            f"{SAME}: these runs do not depend on the seed; several tell no more than one, so "
+            "there is no interval."
+        )
+    for folder, (seeds, other) in _repeated(report):
+        listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        found.append(
+            f"{folder} is left out for {listed}: {other} has the same with the same options."
+        )
     if report.baseline is not None:
         found.append("difference: to the baseline, seed by seed.")
     if len(versions(report)) > 1:
         found.append("The runs are of different versions of this code or of its libraries.")
     return found
+
+
+def _repeated(report: Report) -> list[tuple[str, tuple[list[int], str]]]:
+    return [item for group in report.groups for item in group.repeated.items()]
 
 
 def left_out(report: Report) -> list[tuple[str, str]]:
@@ -184,6 +206,8 @@ def _difference(report: Report, group: Group) -> str:
     if found is None:
         return "no common seed"
     mean, half, number = found
+    if number > 1 and group.ignores_seed() and report.baseline.ignores_seed():
+        return f"{with_interval(mean, None, digits=3)} ({SAME})"
     return f"{with_interval(mean, half, digits=3)} ({number} seed{'s' * (number > 1)})"
 
 

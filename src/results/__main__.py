@@ -86,9 +86,10 @@ def _run_and_compare(
     from src.results.tables import comparison_lines, estimates
     from src.running.stopping import Stopped
     from src.settings.devices import cores
+    from src.settings.overrides import as_override
 
     runs = Path(options.get("runs", "runs/results"))
-    typed = [f"data.root={options['data.root']}"] if "data.root" in options else []
+    typed = [as_override(key, options[key]) for key in ("data.root",) if key in options]
     new = {}
     for seed in seeds:
         folder = folder_of(row, seed, runs)

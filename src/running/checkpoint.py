@@ -18,6 +18,7 @@ from bilevel.types import Tree
 from src.files import write_json
 from src.running.snapshot import Progress, Snapshot, digest_of
 from src.settings.errors import UserError, first_line
+from src.settings.overrides import as_typed_in_shell
 from src.settings.placing import on_host, placed_like, plain
 
 # Of these orbax and tensorstore make no pattern, address or separator.
@@ -70,10 +71,11 @@ class Checkpoints(NamedTuple):
             kept = "no checkpoint was written yet"
             if before is not None:
                 kept = f"the checkpoint of iteration {before} is kept"
+            again = as_typed_in_shell("hydra.run.dir", str(self.folder.parent))
             raise UserError(
                 f"the checkpoint of iteration {step} cannot be written to {self.folder} "
                 f"({_reason(error)}); {kept}. Make room on the disk, or see who may write there, "
-                f"and run the same command with hydra.run.dir={self.folder.parent} to go on"
+                f"and run the same command with {again} to go on"
             ) from error
 
     def restore(self, like: Snapshot, step: int | None = None) -> Snapshot | None:

@@ -16,6 +16,7 @@ from bilevel.types import Tree
 from src.running.run_folder import Run
 from src.running.snapshot import Progress
 from src.settings.errors import UserError
+from src.settings.overrides import as_typed_in_shell
 
 # In the order in which an iteration computes them: the first bad one is the one to name.
 CAUSES = ("lower_loss", "stationarity_norm", "upper_loss", "hypergradient_norm")
@@ -102,7 +103,8 @@ def leave_out(run: Run, progress: Progress, failures: Sequence[Failure | None]) 
         kept, start = "no checkpoint was written yet", ""
         if last is not None:
             kept = f"the checkpoint of {last} is kept"
-            start = f". To start from there with other options: start_from={run.folder}@{last}"
+            start = as_typed_in_shell("start_from", f"{run.folder}@{last}")
+            start = f". To start from there with other options: {start}"
         cause = not_finite_at_start(run.experiment.problem, run.experiment.source, settings.seed)
         if cause is not None:
             raise UserError(f"{first.what}; {kept}. The cause: {cause}")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from src.settings.config import NODES, dotted, unknown_key
 from src.settings.errors import UserError, first_line
 from src.settings.launchers import EXTRAS, choice_message, message_of_launcher
+from src.settings.overrides import as_typed_in_shell
 
 CONF = str(Path(__file__).resolve().parents[2] / "conf")
 
@@ -140,6 +141,8 @@ def _files_of(group: str) -> str:
 
 def _composition_message(error: Exception) -> str:
     """Hydra's own message; for an unknown key ours, which knows the nearest one."""
+    from hydra.errors import OverrideParseException
+
     text = str(error).strip()
     # Where Hydra searched is of no use to anyone but Hydra's authors.
     text = text.partition("Config search path:")[0].strip().replace("\n\t", " ")
@@ -153,9 +156,10 @@ def _composition_message(error: Exception) -> str:
         hint = f"did you mean {group}={near[0]}? " if near else ""
         return f"{group}={name} names no file of conf/{group}: {hint}choose {_files_of(group)}"
     if "LexerNoViableAltException" in first:
-        typed = first.partition(": ")[2].strip()
-        key, _, value = typed.partition("=")
-        return f"{typed} cannot be read; write such a value in both quotes: '{key}=\"{value}\"'"
+        return _both_quotes(first.partition(": ")[2].strip(), "")
+    unread = re.match(r"mismatched input ' *([=()]) *'", first)
+    if unread and isinstance(error, OverrideParseException) and "=" in error.override:
+        return _both_quotes(error.override, f" because of the {unread[1]} in it")
     if first.startswith("Missing mandatory value"):
         return f"{first.rpartition(' ')[2]} is missing (???): give it a value"
     if first.startswith("Error merging override ") and error.__cause__ is not None:
@@ -170,6 +174,12 @@ def _composition_message(error: Exception) -> str:
     known = [str(key) for key in node]
     elsewhere = [] if prefix else _meant_by_people(config)
     return unknown_key(f"{prefix}." if prefix else "", name, known, elsewhere)
+
+
+def _both_quotes(typed: str, why: str) -> str:
+    key, _, value = typed.partition("=")
+    right = as_typed_in_shell(key, value)
+    return f"{typed} cannot be read{why}; write such a value in both quotes: {right}"
 
 
 def _meant_by_people(config: DictConfig) -> list[str]:

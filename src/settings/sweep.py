@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from src.settings.errors import UserError
 from src.settings.hosts import refuse_sweep
 from src.settings.launchers import check_numbers
+from src.settings.overrides import as_typed_in_shell, quoted
 from src.settings.study import prepare_sweeper
 from src.settings.sweep_names import constant_keys, job_name
 
@@ -40,8 +41,8 @@ def list_of_failures(sweep_dir: Path) -> str:
     for failure in failures:
         lines += [f"  {failure.overrides}", f"    {failure.folder}", f"    {failure.reason}"]
     lines.append(
-        f"The others are in {sweep_dir}. The same command with hydra.sweep.dir={sweep_dir} "
-        "tries these again and skips what is finished."
+        f"The others are in {sweep_dir}. The same command with {_again(sweep_dir)} tries these "
+        "again and skips what is finished."
     )
     return "\n".join(lines)
 
@@ -83,8 +84,8 @@ class SweepReport(Callback):
             refuse_sweep(config.get("coordinator"))
             check_numbers(config.hydra.launcher, config.hydra.sweeper)
             print(
-                f"sweep in {folder}; if it stops, the same command with hydra.sweep.dir={folder} "
-                "does what is left",
+                f"sweep in {folder}; if it stops, the same command with {_again(folder)} does what "
+                "is left",
                 file=sys.stderr,
             )
             _leave_out_what_is_alike(config)
@@ -105,6 +106,10 @@ class SweepReport(Callback):
             sys.exit(failures)
 
 
+def _again(sweep_dir: Path) -> str:
+    return as_typed_in_shell("hydra.sweep.dir", str(sweep_dir))
+
+
 def _leave_out_what_is_alike(config: DictConfig) -> None:
     """Keep what all jobs share out of hydra.job.override_dirname, from which their names come."""
     params = config.hydra.sweeper.get("params") or {}
@@ -115,8 +120,3 @@ def _leave_out_what_is_alike(config: DictConfig) -> None:
     key = "hydra.job.config.override_dirname.exclude_keys"
     with open_dict(config):
         config.hydra.overrides.hydra.append(f"{key}=[{','.join(map(quoted, alike))}]")
-
-
-def quoted(text: str) -> str:
-    """As Hydra's command line reads it as text."""
-    return "'" + text.replace("'", "\\'") + "'"
