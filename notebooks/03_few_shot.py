@@ -14,7 +14,7 @@
 # # Few-shot learning, step by step
 #
 # A task: five letters that were never seen before, one drawing of each with its label (the *support*
-# set). Which letter is each of 15 other drawings (the *query* set)?
+# set). Which letter is each of 75 other drawings, 15 of each letter (the *query* set)?
 #
 # - Lower level: a small classifier y is trained on the support set of one task.
 # - Upper level: a feature network x, shared by all tasks, is trained so that this works.

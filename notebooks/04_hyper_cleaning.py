@@ -14,7 +14,7 @@
 # # Data hyper-cleaning, with pictures
 #
 # Half of the training labels are wrong, and nobody says which. The upper level learns one weight for
-# each training sample; the lower level trains a classifier with these weights. F is the loss on a few
+# each training sample; the lower level trains a classifier with these weights. F is the loss on 600
 # validation samples whose labels are right. Wrong labels then get small weights.
 
 # %% tags=["hide-input"]
@@ -127,12 +127,12 @@ draw(after, [*order[:10], *order[-10:]], "The ten smallest and the ten largest w
 # %% [markdown]
 # ## Was it worth it?
 #
-# The same classifier, trained on all labels with equal weights, and (which nobody could do) on the
-# right labels alone:
+# The same classifier, trained on all 600 training samples with equal weights; on the 600 validation
+# samples alone; and (which nobody could do) on the training samples with a right label alone:
 
 # %%
 print(f"learned weights        {result.scores['test/accuracy']:.3f}")
-for baseline in ("everything", "clean"):
+for baseline in ("everything", "validation", "clean"):
     plain, rows = hyper_cleaning(data, flat(), baseline=baseline, **options)
     x, key = plain.init_upper(jax.random.key(0)), jax.random.key(0)
     one = rows.sample(rows.seeded(rows.data, key), key, "test", 1)
@@ -147,5 +147,11 @@ for baseline in ("everything", "clean"):
     print(f"trained on {baseline:<11} {float(plain.evaluate(x, context, one, y)['accuracy']):.3f}")
 
 # %% [markdown]
+# The weights gain over training on everything. But the validation samples alone are the better training
+# set here: they are as many, and all their labels are right. With fewer of them (the second number of
+# `SIZES`) this changes: with 200, the weights and the validation samples alone both have 0.909; with 50,
+# the weights have 0.874 and the validation samples alone 0.786, but then training on everything is as
+# good (0.875). (One split and one seed.)
+#
 # For your own data, `python -m src.train problem=hyper_cleaning data=image_folder ...` and then
 # `python -m src.predict run=DIR` write a table of suspected labels.

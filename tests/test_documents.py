@@ -129,6 +129,22 @@ def test_the_recipes_of_the_design_work(monkeypatch):
         assert jnp.abs(end - 1).max() < (0.3 if name == "lion" else 1e-4), name
 
 
+@pytest.mark.slow
+def test_the_examples_of_problems_run():
+    """A start that many tasks share, and a price whose solution is known."""
+    learning, market = blocks("python", DOCUMENTS[ROOT / "docs/problems_and_data.md"])
+    namespace: dict = {}
+    execute(learning, namespace)
+    learned = namespace["learned"]
+    assert learned.x["slope"] == pytest.approx(2, abs=0.15)
+    assert learned.x["offset"] == pytest.approx(0, abs=0.1)
+    assert learned.scores["test/upper_loss"] < 0.5
+    execute(market, namespace)
+    found = namespace["found"]
+    assert found.x == pytest.approx(4 / 3, abs=0.02)
+    assert found.y == pytest.approx([2 / 3] * 3, abs=0.01)
+
+
 # ---- names ----
 
 

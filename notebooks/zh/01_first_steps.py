@@ -106,7 +106,7 @@ figure.legend(loc="outside lower center", ncols=2, frameon=False)
 axes.grid(alpha=0.25)
 
 # %% [markdown]
-# RHG 的下层步从不移动 b：b 一直是 0，所以 RHG 看到的是 x²/2 + (x - 1)²/2，它的极小点在 1/2。BDA 的下层步则会让 b 也向x 移动。
+# RHG 的下层步从不移动 b：b 一直是 0，所以 RHG 看到的是 x²/2 + (x - 1)²/2，它的极小点在 1/2。BDA 的下层步则会让 b 也向 x 移动。
 #
 # harmonic 规则在 K = 40 时并不精确。其中 F 的权重像 1/k 一样趋于零，因此 K 越大，结果越接近真解：
 

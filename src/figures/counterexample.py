@@ -3,6 +3,7 @@
 Where each law of aggregation ends, found and in closed form, as a picture and as a table.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bilevel.aggregation import descent, lower_only
+from bilevel.aggregation import descent, laws_by_name, lower_only
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from bilevel.dynamics import compose
 from bilevel.hypergradients import unrolled
@@ -100,6 +101,30 @@ def closed_form(weights: np.ndarray, step_size: float) -> tuple[float, float]:
     return x, 0.5 * ((1 - pulled) * x) ** 2 + 0.5 * (offset + slope * x - 1) ** 2
 
 
+def _definitions() -> str:
+    """All laws by their docstrings, as Markdown."""
+    rows = ["| `law=` | a_k | b_k | option (default) | |", "| --- | --- | --- | --- | --- |"]
+    for name, law in laws_by_name().items():
+        formula, _, remark = inspect.cleandoc(law.__doc__ or "").partition("\n\n")
+        upper, _, lower = formula.removeprefix("a_k = ").rstrip(".").partition(", b_k = ")
+        options = [
+            f"`{option}` ({parameter.default})"
+            for option, parameter in inspect.signature(law).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        ]
+        remark = " ".join(remark.split()).replace("|", "\\|")
+        rows.append(f"| `{name}` | {upper} | {lower} | {', '.join(options)} | {remark} |")
+    return (
+        "Lower step k = 1, ..., K of BDA (Bi-level Descent Aggregation) moves along\n"
+        "d_k = s a_k grad_y F + t b_k grad_y f. The *law* (`aggregation.law=`, in Python\n"
+        '`bilevel.methods.bda(law="harmonic")`) says what a_k and b_k are. `alpha`, in [0, 1], is the\n'
+        "share of F that it starts from. s and t are factors of the two parts: 1, unless you set them\n"
+        "(`aggregation.s=`, `aggregation.t=`) or let the upper level learn them\n"
+        "(`'aggregation.learn=[s,t]'`; alpha can be learned in the same way). New tasks of a test are\n"
+        "scored without F: d_k = t grad_y f.\n\n" + "\n".join(rows)
+    )
+
+
 def law_table(solved: dict[str | None, Solved], settings: dict[str, Any]) -> str:
     """Where each law ends on the counter-example, measured and by theory, as Markdown."""
     num_lower_steps, step_size = settings["num_lower_steps"], settings["lower_step_size"]
@@ -121,7 +146,8 @@ def law_table(solved: dict[str | None, Solved], settings: dict[str, Any]) -> str
             ]
         )
     return (
-        "# Where each law ends on the counter-example\n\n"
+        f"# The laws of BDA, and where each ends\n\n{_definitions()}\n\n"
+        "## Where each law ends on the counter-example\n\n"
         f"The counter-example (n = 1) after {settings['num_iterations']} upper iterations in "
         f"float64: K = {num_lower_steps},\nlower step {step_size:g}, alpha {settings['alpha']:g}. "
         "The solution is x = 1 with F = 0. Theory is the minimiser of\nF(x, y_K(x)) in closed "
