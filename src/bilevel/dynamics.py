@@ -98,8 +98,8 @@ def confined(optimizer: LowerOptimizer, onto: Projection | None) -> LowerOptimiz
         return bounded
     return bounded._replace(
         never_rests=Reason(
-            "steps with a length of their own for each entry (Adam's) come to rest in the bounds of "
-            "y where other points are nearer to a solution",
+            "steps with a length of their own for each entry (Adam's) come to rest in the bounds "
+            "of y where other points are nearer to a solution",
             "lower_optimizer=sgd or momentum, or hypergradient=unrolled",
         )
     )
