@@ -212,8 +212,10 @@ def test_as_a_program(tmp_path, monkeypatch, capsys):
         (["metric=x"], "no folder is named"),
         ([str(tmp_path), "metrik=x"], "is not a folder, and no key=value of metric"),
         ([str(tmp_path / "method=rhg/checkpoints")], "no finished run was found"),
+        ([str(tmp_path), f"out={tmp_path / 'report.md'}"], "cannot be made a folder"),
     ):
         monkeypatch.setattr("sys.argv", ["report", *arguments])
         with pytest.raises(SystemExit) as stop:
             main()
         assert message in str(stop.value.code)
+        assert "hydra.run.dir" not in str(stop.value.code)
