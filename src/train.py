@@ -32,7 +32,7 @@ def main(config: DictConfig) -> float | None:
     if hydra_config.mode == RunMode.MULTIRUN:
         return _job_of_sweep(config, folder)
     # Whether errors are shown in full must be known before anything is checked.
-    with refusals_as_messages(traceback=config.get("traceback") is True):
+    with refusals_as_messages(config.get("traceback") is True, "hydra.run.dir"):
         where = as_typed_in_shell("hydra.run.dir", str(folder))
         return _run(resolve(config), folder, where)
 
@@ -78,7 +78,7 @@ def _job_of_sweep(config: DictConfig, folder: Path) -> float | None:
         refuse_sweep(plain.get("coordinator"))
         return _run(plain, folder, as_typed_in_shell("hydra.sweep.dir", str(sweep_dir)))
     except Exception as error:
-        reason = message_of(error)
+        reason = message_of(error, "hydra.sweep.dir")
         if reason is None or config.get("traceback") is True:
             print_exc()
         reason = reason or f"a defect of the program: {type(error).__name__}: {error}"
@@ -122,4 +122,4 @@ def _score(result: Mapping[str, Any], name: str) -> str:
 
 
 if __name__ == "__main__":
-    run_for_people(main)
+    run_for_people(main, "hydra.run.dir")

@@ -1,5 +1,6 @@
 """Wrong overrides, drawn from the schema: each is refused in one message that names the key."""
 
+import errno
 import inspect
 import shlex
 import types
@@ -162,6 +163,16 @@ def test_common_folders_are_printed_without_quotes():
         assert as_typed_in_shell("hydra.run.dir", text) == f"hydra.run.dir={text}"
     printed = as_typed_in_shell("start_from", "runs/method=rhg,seed=0@best")
     assert printed == "'start_from=\"runs/method=rhg,seed=0@best\"'"
+
+
+def test_only_a_program_with_a_folder_of_runs_offers_another():
+    error = PermissionError(errno.EACCES, "Permission denied", "/a")
+    assert message_of(error) == "/a cannot be opened (Permission denied)"
+    assert message_of(error, "hydra.run.dir") == (
+        "/a cannot be written (Permission denied): choose another hydra.run.dir"
+    )
+    full = OSError(errno.ENOSPC, "No space left on device", "/a")
+    assert message_of(full) == "/a cannot be written (No space left on device)"
 
 
 @pytest.mark.parametrize(

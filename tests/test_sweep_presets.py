@@ -108,11 +108,13 @@ def test_a_study_goes_on_and_its_direction_is_that_of_the_monitored_score(
 ):
     """A trial without a number counts as failed; run again, only what is missing is done."""
     command = ["sweep=study", f"problem={problem}", *QUIET]
-    said = ["it diverged", "1 job gave no result"]
+    said = ["it diverged", "1 job gave no result", "a larger hydra.sweeper.n_trials with hydra.sw"]
     first = sweep(*command, "hydra.sweeper.n_trials=3", says=said, scores=(2.0, None, 3.0))
     assert len(first) == 3
     said = ["the study has 3 of 3 trials"]
+    failures = (tmp_path / "sweep/failures.jsonl").read_text()
     assert sweep(*command, "hydra.sweeper.n_trials=3", says=said) == {}
+    assert (tmp_path / "sweep/failures.jsonl").read_text() == failures
     fourth = sweep(*command, "hydra.sweeper.n_trials=4")
     assert len(fourth) == 1
     assert not set(fourth) & set(first)  # the sampler does not begin again
@@ -124,10 +126,12 @@ def test_a_study_goes_on_and_its_direction_is_that_of_the_monitored_score(
 
 
 @pytest.mark.slow
-def test_a_study_without_a_number_and_one_of_another_direction_are_explained(sweep):
+def test_a_study_without_a_number_and_one_of_another_direction_are_explained(sweep, tmp_path):
     command = ["sweep=study", *QUIET, "hydra.sweeper.n_trials=1"]
     said = ["error: no trial of the study gave a number"]
     sweep(*command, "problem=ridge", says=said, scores=[None])
+    sweep(*command, "problem=ridge", says=[*said, "failures.jsonl", "a larger hydra.sweeper.n_tr"])
+    assert "it diverged" in (tmp_path / "sweep/failures.jsonl").read_text()
     said = ["cannot be used as a study that is to maximize", "choose another hydra.sweep.dir"]
     sweep(*command, "problem=hyper_cleaning", says=["error:", *said])
 
@@ -179,6 +183,8 @@ REFUSED = {
     "hydra/launcher=processes hydra.launcher.n_jobs=0": ["hydra.launcher.n_jobs=0 must be a whole"],
     "sweep=study hydra.sweeper.n_trials=-1": ["hydra.sweeper.n_trials=-1 must be a whole number"],
     "hydra.sweep.dir=/dev/null/x": ["/dev/null/x cannot be written", "another hydra.sweep.dir"],
+    "hydra.run.dir=runs/mine": ["the folder of one run", "type hydra.sweep.dir=runs/mine"],
+    "--cfg hydra": ["-m (--multirun), --cfg, --info and --run exclude each other"],
     "sweep=laws": ["sweep=laws names no file of conf/sweep: did you mean sweep=law?"],
 }
 

@@ -23,7 +23,7 @@ def main() -> None:
     sys.argv = ["src.train", *overrides]
     from src import train
 
-    run_for_people(train.main)
+    run_for_people(train.main, "hydra.run.dir")
 
 
 def translated(path: str, typed: Sequence[str], parity: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -183,19 +184,48 @@ def _monitored(run: StoredRun) -> str:
 def _chosen(keys: Sequence[str], groups: Sequence[Group], text: str | None) -> Group | None:
     if text is None:
         return None
-    wanted = [part.partition("=") for part in text.split(",")]
+    wanted = [part.partition("=") for part in _pairs(text)]
     names = {short(key): i for i, key in enumerate(keys)} | {key: i for i, key in enumerate(keys)}
     for key, equals, _ in wanted:
         if not equals or key not in names:
             listed = ", ".join(short(key) for key in keys) or "nothing"
             raise UserError(f"baseline={text}: {key} does not differ here; there is {listed}")
-    fitting = [g for g in groups if all(g.options[names[k]] == value for k, _, value in wanted)]
+    values = {names[key]: _unquoted(value) for key, _, value in wanted}
+    fitting = [g for g in groups if all(g.options[i] == value for i, value in values.items())]
     if len(fitting) != 1:
+        options = zip(keys, groups[0].options, strict=True)
+        example = ",".join(f"{short(key)}={_comma_kept(value)}" for key, value in options)
         raise UserError(
-            f"baseline={text} fits {len(fitting)} groups of runs; name one, for example baseline="
-            + ",".join(f"{short(k)}={v}" for k, v in zip(keys, groups[0].options, strict=True))
+            f"baseline={text} fits {len(fitting)} groups of runs; name one, for example "
+            + shlex.quote(f"baseline={example}")
         )
     return fitting[0]
+
+
+def _pairs(text: str) -> list[str]:
+    """The text cut at its commas, but for those in brackets and in quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        else:
+            depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and not quote and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _comma_kept(value: str) -> str:
+    return value if _pairs(value) == [value] else f'"{value}"'
+
+
+def _unquoted(value: str) -> str:
+    quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    return value[1:-1] if quotes else value
 
 
 def _difference(report: Report, group: Group) -> str:

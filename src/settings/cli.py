@@ -1,6 +1,7 @@
 """What every entry point shares: the command line, Hydra's composition, errors as messages."""
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -46,8 +47,10 @@ def key_value_arguments(
     return parser.parse_args().arguments
 
 
-def run_for_people(main: Callable[[], object]) -> None:
+def run_for_people(main: Callable[[], object], folder_key: str = "") -> None:
     """Call a Hydra main; what Hydra refuses becomes one message on stderr and exit status 1.
+
+    folder_key: as for `message_of`.
 
     HYDRA_FULL_ERROR=1 in the environment asks for the full traceback instead.
     """
@@ -56,7 +59,7 @@ def run_for_people(main: Callable[[], object]) -> None:
         return
     # Hydra then hands its errors to us instead of printing its own traces.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with refusals_as_messages(traceback=False):
+    with refusals_as_messages(traceback=False, folder_key=folder_key):
         main()
 
 
@@ -75,8 +78,10 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, str]:
 
 
 @contextmanager
-def refusals_as_messages(traceback: bool) -> Iterator[None]:
+def refusals_as_messages(traceback: bool, folder_key: str = "") -> Iterator[None]:
     """Turn errors that are meant for people into `error: ...` and exit status 1.
+
+    folder_key: as for `message_of`.
 
     Anything else is a defect of ours and keeps its traceback. Warnings are one line each.
     """
@@ -93,7 +98,7 @@ def refusals_as_messages(traceback: bool) -> Iterator[None]:
             # Printed here, since a caller further up may turn the error into a message.
             print_exc()
             sys.exit(1)
-        message = message_of(error)
+        message = message_of(error, folder_key)
         if message is None:
             raise
         sys.exit(f"error: {message}")
@@ -108,8 +113,11 @@ def _warning_for_people(message: Warning | str, category: type[Warning], *where:
     return f"{where[0]}:{where[1]}: {category.__name__}: {message}\n"
 
 
-def message_of(error: Exception) -> str | None:
-    """What an error says to people; None where it is a defect of ours."""
+def message_of(error: Exception, folder_key: str = "") -> str | None:
+    """What an error says to people; None where it is a defect of ours.
+
+    folder_key: the key of the folder that is written, "" where the program has none.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -119,11 +127,26 @@ def message_of(error: Exception) -> str | None:
         return message_of_launcher(error) or _composition_message(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
         return _choice_message(str(error))
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, ValueError) and str(error).startswith("Only one of --run, --multirun"):
         return (
-            f"{error.filename} cannot be written ({error.strerror}): choose another hydra.run.dir"
+            "-m (--multirun), --cfg, --info and --run exclude each other: leave out all but one "
+            "(--cfg shows one run: without -m and without lists of values)"
+        )
+    if isinstance(error, ValueError) and str(error).startswith("The --resolve flag"):
+        return "--resolve is for --cfg and --help alone: add one of them, or leave it out"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be {_verb(error, folder_key)} ({error.strerror})" + (
+            f": choose another {folder_key}" if folder_key else ""
         )
     return message_of_launcher(error)
+
+
+def _verb(error: OSError, folder_key: str) -> str:
+    """What cannot be done: an error of the system does not say whether it was to read or write."""
+    if error.errno == errno.EEXIST:
+        return "made a folder"
+    writing = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+    return "written" if folder_key or error.errno in writing else "opened"
 
 
 def _choice_message(text: str) -> str:

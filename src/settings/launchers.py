@@ -80,7 +80,7 @@ def message_of_launcher(error: Exception) -> str | None:
     if "No trials are completed yet" in text or text == "Record does not exist.":
         return (
             "no trial of the study gave a number, so there is no best one: failures.jsonl in the "
-            "sweep's folder has the reasons"
+            "sweep's folder has the reasons, and a larger hydra.sweeper.n_trials adds trials"
         )
     if "does not support sweep type" in text:
         return (

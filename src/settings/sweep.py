@@ -1,6 +1,7 @@
 """A sweep: its jobs are named by what differs, all run, and the failures are listed at the end."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,18 +33,23 @@ def record_failure(sweep_dir: Path, folder: Path, overrides: Sequence[str], reas
     print(f"error: {' '.join(overrides)}: {reason}", file=sys.stderr)
 
 
-def list_of_failures(sweep_dir: Path) -> str:
-    """What to print at the end of a sweep; "" where every job has a result."""
+def list_of_failures(sweep_dir: Path, study: bool) -> str:
+    """What to print at the end of a sweep (study: Optuna's); "" where every job has a result."""
     failures = read_failures(sweep_dir)
     if not failures:
         return ""
     lines = [f"{len(failures)} job{'s' * (len(failures) > 1)} gave no result:"]
     for failure in failures:
         lines += [f"  {failure.overrides}", f"    {failure.folder}", f"    {failure.reason}"]
-    lines.append(
-        f"The others are in {sweep_dir}. The same command with {_again(sweep_dir)} tries these "
-        "again and skips what is finished."
+    again = (
+        f"The same command with {_again(sweep_dir)} tries these again and skips what is finished."
     )
+    if study:
+        again = (
+            "A trial that failed counts as one of the study and is not tried again; a larger "
+            f"hydra.sweeper.n_trials with {_again(sweep_dir)} adds trials."
+        )
+    lines.append(f"The others are in {sweep_dir}. {again}")
     return "\n".join(lines)
 
 
@@ -80,8 +86,8 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir).resolve()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / FAILURES).unlink(missing_ok=True)  # of an earlier try: no longer true
             refuse_sweep(config.get("coordinator"))
+            _refuse_folder_of_one_run(config.hydra.overrides.hydra)
             check_numbers(config.hydra.launcher, config.hydra.sweeper)
             print(
                 f"sweep in {folder}; if it stops, the same command with {_again(folder)} does what "
@@ -89,8 +95,10 @@ class SweepReport(Callback):
                 file=sys.stderr,
             )
             _leave_out_what_is_alike(config)
-            if str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):
+            if _is_study(config):
                 prepare_sweeper(config.hydra.sweeper, config.problem.monitor.mode)
+            if not _is_complete(config):
+                (folder / FAILURES).unlink(missing_ok=True)  # of an earlier try: no longer true
         except OSError as error:
             sys.exit(
                 f"error: hydra.sweep.dir={folder} cannot be written ({error.strerror}): choose "
@@ -101,9 +109,28 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Exit status 1 where a job gave no result. (Hydra swallows any other exception here.)"""
-        failures = list_of_failures(Path(config.hydra.sweep.dir).resolve())
-        if failures:
+        failures = list_of_failures(Path(config.hydra.sweep.dir).resolve(), _is_study(config))
+        if failures and not _is_complete(config):
             sys.exit(failures)
+
+
+def _is_study(config: DictConfig) -> bool:
+    return str(config.hydra.sweeper._target_).endswith(".OptunaSweeper")
+
+
+def _is_complete(config: DictConfig) -> bool:
+    """Whether this is a study without a trial left: no job runs, and what failed stays failed."""
+    return _is_study(config) and config.hydra.sweeper.n_trials == 0
+
+
+def _refuse_folder_of_one_run(overrides: Sequence[str]) -> None:
+    for key, _, value in (text.lstrip("+").partition("=") for text in overrides):
+        if key == "hydra.run.dir":
+            instead = shlex.quote(f"hydra.sweep.dir={value}")
+            raise UserError(
+                f"{key}={value} is the folder of one run, and a sweep gives each job a folder of "
+                f"its own: type {instead}"
+            )
 
 
 def _again(sweep_dir: Path) -> str:
