@@ -1,6 +1,7 @@
 """Documents: the code in them runs, what they name exists, and their tables are up to date."""
 
 import importlib.util
+import inspect
 import math
 import re
 import sys
@@ -168,6 +169,20 @@ def test_what_a_document_names_exists(path):
     choices = rf"(?<![\w.])({'|'.join(GROUPS)})=(\w+)"
     for group, name in re.findall(choices, re.sub(r"(?s)```python.*?```", "", text)):
         assert name in [*names_of(group), *INVENTED], f"{group}={name}"
+
+
+def test_the_methods_with_a_star_are_the_functions_of_the_library():
+    functions = {
+        name
+        for name, value in vars(bilevel.methods).items()
+        if inspect.isfunction(value)
+        and value.__module__ in ("bilevel.methods", "bilevel.stochastic_methods")
+        and not name.startswith("_")
+    }
+    assert set(re.findall(r"^\| `(\w+)` \* \|", README, flags=re.MULTILINE)) == functions
+    listed = re.search(r"(?s)    methods  (.*?)\n    method ", bilevel.__doc__ or "")
+    assert listed is not None
+    assert set(re.findall(r"\w+", listed[1])) == functions
 
 
 @pytest.mark.parametrize("group", GROUPS)

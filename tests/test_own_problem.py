@@ -7,15 +7,19 @@ import types
 
 import jax.numpy as jnp
 import pytest
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 import bilevel
 from bilevel.from_objectives import persistent_source, problem_from_objectives
 from src import evaluate
 from src.running.run import run
 from src.settings.build import build
+from src.settings.cli import compose_config, message_of
+from src.settings.config import resolve
 from src.settings.errors import UserError
 from src.train import summary
-from tests.conftest import QUIET, config_of, read_metrics
+from tests.conftest import QUIET, ROOT, config_of, read_metrics
 
 
 def mine(lower=None, upper=None, start=None, second=True):
@@ -166,6 +170,43 @@ def test_a_missing_monitor_is_named(monkeypatch):
     del config["problem"]["monitor"]
     with pytest.raises(UserError, match=r"problem.monitor is missing"):
         build(config)
+
+
+@pytest.mark.parametrize(
+    ("missing", "reader"),
+    [
+        ("recommended", "num_iterations"),
+        ("recommended.law", "aggregation.law"),
+        ("recommended.lower_step_size", "lower_optimizer.step_size"),
+    ],
+)
+def test_what_a_problems_file_lacks_is_named_with_the_file(missing, reader):
+    config, _ = compose_config(["problem=ridge", "method=bda"])
+    with open_dict(config):
+        parent, _, name = f"problem.{missing}".rpartition(".")
+        del OmegaConf.select(config, parent)[name]
+        config.problem.name = "mine"
+    with pytest.raises(UserError) as error:
+        resolve(config)
+    key = "recommended.num_iterations" if missing == "recommended" else missing
+    assert str(error.value) == (
+        f"problem.{key} is missing, from which {reader} takes its value: add it to "
+        "conf/problem/mine.yaml (conf/problem/ridge.yaml shows all that a problem needs), "
+        f"or give {reader}=..."
+    )
+
+
+def test_a_problem_without_a_name_is_told_where_it_belongs(tmp_path):
+    (tmp_path / "conf/problem").mkdir(parents=True)
+    text = (ROOT / "conf/problem/ridge.yaml").read_text(encoding="utf-8")
+    file = tmp_path / "conf/problem/mine.yaml"
+    file.write_text(text.replace("  name: ridge\n", ""), encoding="utf-8")
+    with pytest.raises(OmegaConfBaseException) as error:
+        compose_config([f"hydra.searchpath=[file://{tmp_path}/conf]", "problem=mine"])
+    assert message_of(error.value) == (
+        "problem.name is missing, from which hydra.run.dir takes its value: add it to the "
+        "problem's file in conf/problem (conf/problem/ridge.yaml shows all that a problem needs)"
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 3])

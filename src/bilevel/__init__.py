@@ -4,9 +4,9 @@
     hypergradient    one estimate of d F(x, y*(x)) / dx
     value_function   phi(x) = F(x, y_K(x)) for jax.grad and other people's optimizers
     minimize         the whole descent; minimizer: the same, iteration by iteration
-    methods          rhg, trhg, bda, hoag, neumann, darts, sama, pzobo, fomaml, reptile, imaml,
-                     f2sa, pbgd, bome, bvfsm, meha, lv_hba, soba, iaptt,
-                     saba, srba, stocbio, amigo, mrbo
+    methods          rhg, trhg, bda, hoag, kkt, neumann, darts, sama, pzobo, fomaml, reptile, imaml,
+                     f2sa, pbgd, pbgd_gradient, pbgd_free, bome, bvfsm, meha, lv_hba, soba, iaptt,
+                     saba, srba, stocbio, amigo, mrbo, alternating
     method           one of your own
 
 and the pieces that methods are made of: `descent` and `lower_only` (aggregations),

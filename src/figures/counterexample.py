@@ -117,11 +117,11 @@ def _definitions() -> str:
     return (
         "Lower step k = 1, ..., K of BDA (Bi-level Descent Aggregation) moves along\n"
         "d_k = s a_k grad_y F + t b_k grad_y f. The *law* (`aggregation.law=`, in Python\n"
-        '`bilevel.methods.bda(law="harmonic")`) says what a_k and b_k are. `alpha`, in [0, 1], is the\n'
-        "share of F that it starts from. s and t are factors of the two parts: 1, unless you set them\n"
-        "(`aggregation.s=`, `aggregation.t=`) or let the upper level learn them\n"
-        "(`'aggregation.learn=[s,t]'`; alpha can be learned in the same way). New tasks of a test are\n"
-        "scored without F: d_k = t grad_y f.\n\n" + "\n".join(rows)
+        '`bilevel.methods.bda(law="harmonic")`) says what a_k and b_k are. `alpha`, in [0, 1], is\n'
+        "the share of F that it starts from. s and t are factors of the two parts: 1, unless you\n"
+        "set them (`aggregation.s=`, `aggregation.t=`) or let the upper level learn them\n"
+        "(`'aggregation.learn=[s,t]'`; alpha can be learned in the same way). New tasks of a test\n"
+        "are scored without F: d_k = t grad_y f.\n\n" + "\n".join(rows)
     )
 
 

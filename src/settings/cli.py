@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from src.settings.config import NODES, dotted, unknown_key
+from src.settings.config import NODES, dotted, missing_of_problem, unknown_key
 from src.settings.errors import UserError, first_line
 from src.settings.launchers import EXTRAS, choice_message, message_of_launcher
 from src.settings.overrides import as_typed_in_shell
@@ -170,6 +170,9 @@ def _composition_message(error: Exception) -> str:
     # Where Hydra searched is of no use to anyone but Hydra's authors.
     text = text.partition("Config search path:")[0].strip().replace("\n\t", " ")
     first = text.splitlines()[0]
+    unnamed = missing_of_problem(text, "the problem's file in conf/problem")
+    if unnamed:
+        return unnamed
     unloaded = re.search(r"Could not (?:load|find) '([\w/]+)/([^'/]*)'", text)
     if unloaded and unloaded[1] in EXTRAS:
         return choice_message(unloaded[1], unloaded[2], CONF)

@@ -62,9 +62,26 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         missing = re.match(r"Missing mandatory value: (\S+)", str(error))
         if missing:
             raise UserError(f"{missing[1]} is missing (???): give it a value") from error
+        name = OmegaConf.select(config, "problem.name", default="NAME")
+        unnamed = missing_of_problem(str(error), f"conf/problem/{name}.yaml")
+        if unnamed:
+            raise UserError(unnamed) from error
         raise UserError(f"the configuration cannot be resolved: {error}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def missing_of_problem(text: str, file: str) -> str | None:
+    """The message where a problem's file lacks what another key takes; None for other errors."""
+    found = re.match(r"Interpolation key '(problem\.[\w.]+)' not found\s+full_key: (\S+)", text)
+    if not found:
+        return None
+    missing, reader = found.groups()
+    own = "" if reader.startswith("hydra.") else f", or give {reader}=..."
+    return (
+        f"{missing} is missing, from which {reader} takes its value: add it to {file} "
+        f"(conf/problem/ridge.yaml shows all that a problem needs){own}"
+    )
 
 
 def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
