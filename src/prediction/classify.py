@@ -119,7 +119,7 @@ def head_serves(run: Run, number: int) -> bool:
 def ways_of(run: Run) -> tuple[int, int]:
     """The numbers of classes of the run's tasks: of training, and of tests."""
     options = check_config(run.config).node("problem").options
-    return options["train_ways"] or options["ways"], options["ways"]
+    return options.get("train_ways") or options["ways"], options["ways"]
 
 
 def num_ways(experiment: Experiment) -> int:
