@@ -12,15 +12,14 @@ class AlgorithmState(NamedTuple):
     variables     {"problem": x, "aggregation": ..., "lower_optimizer": ...}, all learned together
     upper_state   of the upper optimizer
     carry         of the hypergradient, with a leading axis of tasks
-    start         the key of a fixed start, y_K of a warm one, or () where y0 is drawn anew
-    mean_start    of a warm start beside a running mean of x: the mean of the y_K; else ()
+    start         the key of a fixed start, y_K of a warm one (beside a running mean of x also their
+                  mean, `averaging.WarmStart`), or () where y0 is drawn anew
     """
 
     variables: dict[str, Tree]
     upper_state: Any
     carry: Tree
     start: Tree
-    mean_start: Tree = ()
 
 
 class Step(Protocol):

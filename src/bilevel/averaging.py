@@ -46,13 +46,27 @@ def running_mean(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def beside(upper_state: Any, mean: Tree, value: Tree) -> Tree:
-    """The mean of what goes with x, after an update of the upper optimizer; () where none is kept.
+class WarmStart(NamedTuple):
+    """Where a running mean of x is kept: the last y, and the same mean of all of them."""
 
-    value goes with the x before the update.
-    """
+    last: Tree
+    mean: Tree
+
+
+def first_start(upper_state: Any, y0: Tree) -> Tree:
+    """A warm start before the first iteration: y0, with a mean of its own beside that of x."""
+    return y0 if _found(upper_state) is None else WarmStart(y0, jax.tree.map(jnp.zeros_like, y0))
+
+
+def last_of(start: Tree) -> Tree:
+    """The y of a warm start that the next iteration goes on from."""
+    return start.last if isinstance(start, WarmStart) else start
+
+
+def next_start(upper_state: Any, start: Tree, y: Tree) -> Tree:
+    """After an update of the upper optimizer; y goes with the x before the update."""
     found = _found(upper_state)
-    return () if found is None else _nearer(mean, value, found.share)
+    return y if found is None else WarmStart(y, _nearer(start.mean, y, found.share))
 
 
 def scored(state: AlgorithmState) -> AlgorithmState:
@@ -71,9 +85,9 @@ def scored(state: AlgorithmState) -> AlgorithmState:
             return jnp.where(number.reshape(number.shape + trailing) > 0, mean, x)
 
         variables = jax.tree.map(of_leaf, variables, found.mean)
-        if jax.tree.leaves(state.mean_start):
-            start = jax.tree.map(of_leaf, start, state.mean_start)
-    return state._replace(variables=variables, upper_state=(), carry=(), start=start, mean_start=())
+        if isinstance(start, WarmStart):
+            start = jax.tree.map(of_leaf, start.last, start.mean)
+    return state._replace(variables=variables, upper_state=(), carry=(), start=start)
 
 
 def _nearer(mean: Tree, value: Tree, share: Array) -> Tree:

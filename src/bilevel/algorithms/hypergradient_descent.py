@@ -24,7 +24,7 @@ import optax
 from jax import lax
 
 from bilevel.algorithm import Algorithm, AlgorithmState
-from bilevel.averaging import beside
+from bilevel.averaging import first_start, last_of, next_start
 from bilevel.batching import Shares, batched
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics, LowerProblem, Point, trajectory
@@ -102,8 +102,9 @@ def hypergradient_descent(
         # What the estimator has beside y starts where y does: each task's at its own start.
         carry = jax.vmap(lambda y0: hypergradient.init(of_shapes, y0))(starts)
         upper_state = upper_optimizer.init(variables)
-        mean_start = beside(upper_state, warm, warm) if lower_start == "warm" else ()
-        return AlgorithmState(variables, upper_state, carry, start, mean_start)
+        if lower_start == "warm":
+            start = first_start(upper_state, warm)
+        return AlgorithmState(variables, upper_state, carry, start)
 
     def diagnostics(context: Tree, task: Tree, y: Tree) -> Metrics:
         if sees_rows:
@@ -147,7 +148,7 @@ def hypergradient_descent(
     def step(state: AlgorithmState, key: Array, tasks: Tree) -> tuple[AlgorithmState, Metrics]:
         x, dynamics_params = _split(state.variables)
         keys = jax.random.split(key, meta_batch_size)
-        warm = state.start if lower_start == "warm" else ()
+        warm = last_of(state.start) if lower_start == "warm" else ()
         everything = Group(tasks, state.carry, warm, keys)
         # state.start is a fixed start's key; the other starts read their group's own.
         gradient_of = partial(of_group, x, dynamics_params, state.start)
@@ -177,11 +178,10 @@ def hypergradient_descent(
             "hypergradient_norm": optax.tree.norm(gradient),
             **_learned_scalars(variables),
         }
-        start, mean_start = state.start, ()
+        start = state.start
         if lower_start == "warm":
-            start = outcome.y
-            mean_start = beside(upper_state, state.mean_start, outcome.y)
-        return AlgorithmState(variables, upper_state, outcome.carry, start, mean_start), metrics
+            start = next_start(upper_state, state.start, outcome.y)
+        return AlgorithmState(variables, upper_state, outcome.carry, start), metrics
 
     def adapt(
         state: AlgorithmState,
@@ -192,7 +192,7 @@ def hypergradient_descent(
     ) -> Tree:
         x, dynamics_params = _split(state.variables)
         if lower_start == "warm":
-            y0 = jax.tree.map(lambda leaf: leaf[0], state.start)
+            y0 = jax.tree.map(lambda leaf: leaf[0], last_of(state.start))
         else:
             y0 = problem.init_lower(state.start if lower_start == "fixed" else key, x)
         point = Point(problem.prepare(x, task), dynamics_params, y0)
