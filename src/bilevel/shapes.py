@@ -85,8 +85,8 @@ def refuse_memory(lower: LowerProblem, shapes: Point) -> None:
         raise ValueError(
             "the lower optimizer remembers its directions (momentum, or averages of Adam), but "
             "starts anew in every upper iteration, where y makes one step: momentum would do "
-            "nothing, and Adam would see signs alone; choose lower_optimizer=sgd, or "
-            "num_lower_steps=10 where the method takes several"
+            "nothing, and Adam would see signs alone; choose lower_optimizer=sgd, or more "
+            "lower steps where y takes them (of bome z alone does)"
         )
 
 

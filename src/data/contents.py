@@ -33,7 +33,9 @@ def digest_of_data(data: Any) -> str:
     rounded = isinstance(data, Table) and data.standardised
     if isinstance(data, Table):
         data = data._replace(scaling=None, target_scaling=None)
-    names = "\0".join(getattr(data, "names", ())).encode("utf-8", "surrogateescape")
+    names = "\0".join(map(str, getattr(data, "names", None) or ())).encode(
+        "utf-8", "surrogateescape"
+    )
     found = {"names": np.frombuffer(names, np.uint8)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":

@@ -179,8 +179,10 @@ def make_table(
         scaling = _scaling(inputs["train"])
         inputs = _scaled(inputs, scaling)
         if not num_classes:
-            of_targets = _scaling(targets["train"])
-            targets = _scaled(targets, of_targets)
+            mean, deviation = _scaling(targets["train"])
+            targets = _scaled(targets, (mean, deviation))
+            # Back again a constant is its mean, whatever is predicted.
+            of_targets = mean, np.where(np.isinf(deviation), 0.0, deviation)
     kind = np.int32 if num_classes else np.float64
     typed = {split: of.astype(kind) for split, of in targets.items()}
     return Table(inputs, typed, num_classes, standardise, names, scaling, of_targets)

@@ -34,7 +34,7 @@ def open_writers(
     if chosen.wandb is not None:
         writers.append(wandb_writer(chosen.wandb, folder, label_of(experiment), config, earlier))
     if chosen.tensorboard:
-        kept = chosen.jsonl or not resume_step
+        kept = bool(earlier) or not resume_step
         writers.append(tensorboard_writer(folder, config, earlier if kept else None))
     if chosen.jsonl:
         writers.append(jsonl_writer(metrics, resume_step))

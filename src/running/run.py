@@ -38,6 +38,7 @@ from src.running.violation import warn_of_violation
 from src.settings.build import Experiment, build, file_data_of
 from src.settings.checked import Settings, check_config, check_settings, identity_of
 from src.settings.config import call
+from src.settings.devices import start_devices
 from src.settings.errors import UserError
 from src.settings.placing import own_copy
 from src.settings.references import bibliography
@@ -104,6 +105,7 @@ def _refuse_changed_files(config: Mapping[str, Any], folder: Path) -> None:
     """Of a finished run: files that cannot be read any more are no reason to refuse its result."""
     if not (folder / DATA).exists():
         return
+    start_devices(check_settings(config))  # a loader may look at the devices, which fixes them
     node = check_config(config).node("data")
     try:
         file_data = file_data_of(node, call(node))

@@ -33,6 +33,7 @@ HERE = {
     "platform": "auto",
     "devices": "auto",
     "memory_budget": None,
+    "tasks_at_once": None,
     "coordinator": None,
     "num_processes": 1,
     "process_id": 0,
