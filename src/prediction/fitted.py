@@ -46,6 +46,7 @@ def fitted_model(
     weights, x = np.asarray(found.y), np.asarray(found.x)
     options: Any = run.config["problem"]
     data = read_again(run, Table)
+    table = data if isinstance(data, Table) else Table({}, {}, 0)
     by_row = options.get("penalty") == "per_feature" and weights.ndim == 2
     penalties = np.exp(x[:, None] if by_row else x)
     return Fitted(
@@ -53,9 +54,9 @@ def fitted_model(
         np.zeros(weights.shape[1:], weights.dtype),
         np.broadcast_to(penalties, weights.shape),
         x,
-        data.scaling if isinstance(data, Table) else None,
-        data.target_scaling if isinstance(data, Table) else None,
-        data.features if isinstance(data, Table) else (),
-        data.names if isinstance(data, Table) else (),
+        table.scaling,
+        table.target_scaling,
+        table.features,
+        table.names,
         state,
     )

@@ -89,7 +89,8 @@ def _run_and_compare(
     from src.settings.overrides import as_override
 
     runs = Path(options.get("runs", "runs/results"))
-    typed = [as_override(key, options[key]) for key in ("data.root",) if key in options]
+    root = options.get("data.root")
+    typed = [] if root is None else [as_override("data.root", root)]
     new = {}
     for seed in seeds:
         folder = folder_of(row, seed, runs)

@@ -96,14 +96,14 @@ def hypergradient_descent(
         y0 = problem.init_lower(start_key, x)
         variables = {"problem": x, **dynamics.init_params(num_lower_steps, y0)}
         warm = draw_start(start_key, jax.random.split(start_key, meta_batch_size), x)
-        start = {"fixed": start_key, "redrawn": (), "warm": warm}[lower_start]
-        of_shapes = lower._replace(task=task_shapes)
-        starts = warm if lower_start == "warm" else _repeated(y0, meta_batch_size)
-        # What the estimator has beside y starts where y does: each task's at its own start.
-        carry = jax.vmap(lambda y0: hypergradient.init(of_shapes, y0))(starts)
         upper_state = upper_optimizer.init(variables)
-        if lower_start == "warm":
-            start = first_start(upper_state, warm)
+        own = first_start(upper_state, warm)
+        start = {"fixed": start_key, "redrawn": (), "warm": own}[lower_start]
+        of_shapes = lower._replace(task=task_shapes)
+        # What the estimator has beside y starts where y does: each task's at its own start.
+        starts, axis = (warm, 0) if lower_start == "warm" else (y0, None)
+        begin = partial(hypergradient.init, of_shapes)
+        carry = jax.vmap(begin, axis, axis_size=meta_batch_size)(starts)
         return AlgorithmState(variables, upper_state, carry, start)
 
     def diagnostics(context: Tree, task: Tree, y: Tree) -> Metrics:
@@ -252,10 +252,6 @@ def _named(metrics: Metrics, dynamics: LowerDynamics) -> Metrics:
     """Scores of F at y_K, marked where the lower steps have already descended F on that data."""
     suffix = "_labels_seen" if dynamics.sees_upper else ""
     return {f"{name}{suffix}": value for name, value in metrics.items()}
-
-
-def _repeated(tree: Tree, number: int) -> Tree:
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape)), tree)
 
 
 def _sum(tree: Tree) -> Tree:
