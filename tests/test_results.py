@@ -28,6 +28,7 @@ from src.settings.build import build
 from src.settings.checked import check_settings
 from src.settings.config import NODES, check_node
 from src.settings.errors import UserError
+from tests.conftest import config_of
 
 MAML_TWICE_AND_ANOTHER = "5w1s-maml-cosine", "5w1s-maml", "20w5s-fomaml"
 ACCURACY = Quoted("test/accuracy", "accuracy", percent=True)
@@ -219,3 +220,29 @@ def test_an_intervention_changes_what_its_name_says_and_sees_as_many_tasks():
 def test_numbers_as_text():
     assert number(ACCURACY, 0.98765, 0.0043) == "98.77 ± 0.43 %"
     assert number(ACCURACY._replace(percent=False), 5.0741e-11, None) == "5.074e-11"
+
+
+def test_the_shared_files_hold_for_every_method():
+    """The method's own upper optimizer and step sizes are not replaced."""
+    reptile = config_of("experiment=omniglot", "method=reptile")
+    assert reptile["upper_optimizer"]["_target_"].endswith(".sgd")
+    assert reptile["upper_optimizer"]["step_size"] == 1.0
+    maml = config_of("experiment=omniglot", "method=maml")
+    assert (maml["num_iterations"], maml["meta_batch_size"]) == (6000, 8)
+    bda = config_of("experiment=cleaning", "method=bda", "model=flat")
+    assert bda["problem"]["pollution"] == "uniform"
+    assert bda["data"]["split_sizes"] == [5000, 5000, None]
+
+
+@pytest.mark.parametrize(
+    ("row", "preset"),
+    [
+        ("bda-20-ways", ("omniglot_20_ways", "method=bda")),
+        ("rhg-20-ways", ("omniglot_20_ways", "method=rhg")),
+        ("maml-20-ways-4-tasks", ("omniglot_20_ways_maml",)),
+    ],
+)
+def test_presets_of_20_ways_are_what_their_rows_ran(row, preset):
+    theirs = config_of_row(named(f"omniglot-5w1s-{row}-cosine"), 0)
+    preset = config_of(f"experiment={preset[0]}", *preset[1:])
+    assert {**preset, "logger": theirs["logger"]} == theirs

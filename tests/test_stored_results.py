@@ -27,7 +27,7 @@ from src.results.tables import (
 )
 from src.running.stopping import Stopped
 from src.settings.errors import UserError
-from tests.conftest import QUIET, ROOT, config_of, message_of, python
+from tests.conftest import QUIET, ROOT, message_of, python
 
 QUICK = Row(
     "quick",
@@ -325,29 +325,3 @@ def test_the_list_as_a_program(tmp_path):
 
 def test_the_makefile_passes_the_row():
     assert "src.results $(if $(ROW),row=$(ROW)) $(ARGS)" in (ROOT / "Makefile").read_text("utf-8")
-
-
-def test_the_shared_files_hold_for_every_method():
-    """The method's own upper optimizer and step sizes are not replaced."""
-    reptile = config_of("experiment=omniglot", "method=reptile")
-    assert reptile["upper_optimizer"]["_target_"].endswith(".sgd")
-    assert reptile["upper_optimizer"]["step_size"] == 1.0
-    maml = config_of("experiment=omniglot", "method=maml")
-    assert (maml["num_iterations"], maml["meta_batch_size"]) == (6000, 8)
-    bda = config_of("experiment=cleaning", "method=bda", "model=flat")
-    assert bda["problem"]["pollution"] == "uniform"
-    assert bda["data"]["split_sizes"] == [5000, 5000, None]
-
-
-@pytest.mark.parametrize(
-    ("row", "preset"),
-    [
-        ("bda-20-ways", ("omniglot_20_ways", "method=bda")),
-        ("rhg-20-ways", ("omniglot_20_ways", "method=rhg")),
-        ("maml-20-ways-4-tasks", ("omniglot_20_ways_maml",)),
-    ],
-)
-def test_presets_of_20_ways_are_what_their_rows_ran(row, preset):
-    theirs = config_of_row(named(f"omniglot-5w1s-{row}-cosine"), 0)
-    preset = config_of(f"experiment={preset[0]}", *preset[1:])
-    assert {**preset, "logger": theirs["logger"]} == theirs
