@@ -150,13 +150,16 @@ OF_OTHER_CHOICES = (
         part="-k-5-zero-head",
     ),
     # Five steps of 0.4 move a logit of 20 classes as far as five of 0.1 one of 5.
-    _cosine(
-        "fomaml",
-        "K = 5, lower step 0.4, 4 tasks, 5 queries per class in training; the head starts from "
-        "zeros",
-        *("lower_optimizer.step_size=0.4", "meta_batch_size=4", *SELDOM, *ZERO_HEAD),
-        part="-k-5-zero-head",
-        cell=(20, 1),
+    *(
+        _cosine(
+            method,
+            "K = 5, lower step 0.4, 4 tasks, 5 queries per class in training; the head starts "
+            "from zeros",
+            *("lower_optimizer.step_size=0.4", "meta_batch_size=4", *SELDOM, *ZERO_HEAD),
+            part="-k-5-zero-head",
+            cell=(20, 1),
+        )
+        for method in ("fomaml", "maml")
     ),
     _cosine(
         "fomaml",

@@ -29,6 +29,10 @@ FOMAML = {
 }
 # The same tasks. K as in the authors' code; the weight is the method's, 2.
 IMAML = {**FOMAML, "method": "imaml", "num_lower_steps": "16"}
+# The same tasks; step sizes of each weight are learned, from the one that is named.
+META_SGD = {**FOMAML, "method": "meta_sgd"}
+# The tasks of MAML. The head alone adapts.
+ANIL = {**MAML, "method": "anil"}
 # As many queries as shots, in training and in tests: batch statistics of as many images.
 ONE_QUERY = {
     "problem.train_queries": "1",
@@ -71,6 +75,26 @@ OF_FOMAML = {
     "k-5-centre": {**FIVE_STEPS, **CENTRE},
     "k-5-zero-head": {**FIVE_STEPS, **HEAD_FROM_ZEROS},
     "k-5-centre-zero-head": {**FIVE_STEPS, **CENTRE, **HEAD_FROM_ZEROS},
+    "k-5-maml-centre-zero-head": {
+        **FIVE_STEPS,
+        **CENTRE,
+        **HEAD_FROM_ZEROS,
+        "method": "maml",
+    },
+}
+OF_META_SGD = {
+    "base": {**K1, **lower_step(0.1)},
+    "centre": {**K1, **lower_step(0.1), **CENTRE},
+    "lower-step-0.4": {**K1, **lower_step(0.4)},
+    "centre-lower-step-0.4": {**K1, **lower_step(0.4), **CENTRE},
+    "k-5-centre-zero-head": {**FIVE_STEPS, **CENTRE, **HEAD_FROM_ZEROS},
+}
+OF_ANIL = {
+    "base": {},
+    "centre": CENTRE,
+    "lower-step-0.4": lower_step(0.4),
+    "centre-lower-step-0.4": {**CENTRE, **lower_step(0.4)},
+    "rhg-centre-lower-step-0.4": {"method": "rhg", **CENTRE, **lower_step(0.4)},  # from zeros
 }
 OF_IMAML = {
     "base": {},
@@ -87,4 +111,6 @@ WHOLE_NETWORK = (
     ),
     *changed_rows("fomaml-5w", "whole_network", FOMAML, OF_FOMAML),
     *changed_rows("imaml-5w", "whole_network", IMAML, OF_IMAML),
+    *changed_rows("meta_sgd-5w", "whole_network", META_SGD, OF_META_SGD),
+    *changed_rows("anil-20w", "whole_network", ANIL, OF_ANIL),
 )
