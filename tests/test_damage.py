@@ -10,7 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from src.data.contents import digest_of_data
+from src.data import contents
+from src.data.contents import digest_of_data, stamp_of_files
 from src.data.image_classes import SPLITS
 from src.data.labelled import make_table
 from src.output.writers import jsonl_writer, read_rows
@@ -18,6 +19,7 @@ from src.running.checkpoint import PLAIN_PATH
 from src.running.failures import memory_as_message
 from src.running.run import run
 from src.running.stored_run import stored_run, stored_state
+from src.settings import build
 from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of, message_of, python
 from tests.damage import flips
@@ -134,6 +136,41 @@ def test_a_file_that_was_only_written_again_is_the_same_data(table_run):
         assert stored.checkpoints.latest() == 2
     path.unlink()
     assert run(config_of(*overrides), folder)["iterations"] == 2  # finished: nothing is read
+
+
+def test_a_finished_run_does_not_read_files_that_nobody_has_written(table_run, monkeypatch):
+    overrides, path, folder = table_run
+    assert run(config_of(*overrides), folder)["iterations"] == 2  # of a copy: looked at, and noted
+    read, looked_at = [], digest_of_data
+    monkeypatch.setattr(build, "digest_of_data", lambda data: read.append(1) or looked_at(data))
+    run(config_of(*overrides), folder)
+    assert not read
+    path.write_text(path.read_text().replace("\n", "\r\n"))
+    run(config_of(*overrides), folder)
+    run(config_of(*overrides), folder)
+    assert len(read) == 1
+    write_table(path, (40, 4), 1)
+    assert "put the old files" in message_of(lambda: run(config_of(*overrides), folder))
+
+
+def test_the_stamp_of_files(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("1", "b/2"):
+        (tmp_path / "a" / name).write_text("old")
+    stamps = [stamp_of_files([tmp_path / "a"])]
+    assert stamps[0] == stamp_of_files([str(tmp_path / "a")])
+    (tmp_path / "a" / "b" / "2").write_text("longer")
+    stamps.append(stamp_of_files([tmp_path / "a"]))
+    (tmp_path / "a" / "b" / "3").touch()
+    stamps += [stamp_of_files([tmp_path / "a"]), stamp_of_files([tmp_path / "a" / "1"])]
+    assert None not in stamps
+    assert len(set(stamps)) == 4
+    assert stamp_of_files([tmp_path / "none"]) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(contents, "MANY", 2)
+        assert stamp_of_files([tmp_path / "a"]) is None
+    (tmp_path / "a" / "elsewhere").symlink_to(tmp_path)
+    assert stamp_of_files([tmp_path / "a"]) is None
 
 
 def test_the_way_out_where_the_data_have_changed(table_run):

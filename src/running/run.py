@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from src.data.contents import files_of, stamp_of_files
 from src.files import write_json, write_text
 from src.output.writers import END_OF_RUN, Writer, open_writers
 from src.running.checkpoint import Checkpoints, kept_steps, open_checkpoints
@@ -27,6 +28,8 @@ from src.running.run_folder import (
     Run,
     claim,
     finished_result,
+    note_data,
+    noted_stamp,
     refuse_changed_data,
     sole_writer,
 )
@@ -35,9 +38,8 @@ from src.running.snapshot import Snapshot
 from src.running.starting import started_from
 from src.running.stopping import stop_requests
 from src.running.violation import warn_of_violation
-from src.settings.build import Experiment, build, file_data_of
+from src.settings.build import Experiment, build, loaded
 from src.settings.checked import Settings, check_config, check_settings, identity_of
-from src.settings.config import call
 from src.settings.devices import start_devices
 from src.settings.errors import UserError
 from src.settings.placing import own_copy
@@ -105,13 +107,18 @@ def _refuse_changed_files(config: Mapping[str, Any], folder: Path) -> None:
     """Of a finished run: files that cannot be read any more are no reason to refuse its result."""
     if not (folder / DATA).exists():
         return
-    start_devices(check_settings(config))  # a loader may look at the devices, which fixes them
     node = check_config(config).node("data")
+    stamp = stamp_of_files(files_of(node.factory, node.options).values())
+    if stamp is not None and stamp == noted_stamp(folder):
+        return
+    start_devices(check_settings(config))  # a loader may look at the devices, which fixes them
     try:
-        file_data = file_data_of(node, call(node))
+        _, file_data = loaded(node)
     except UserError:
         return
     refuse_changed_data(folder, file_data)
+    with suppress(OSError):  # only so that they are not read again
+        note_data(folder, file_data)
 
 
 def _built(config: Mapping[str, Any], settings: Settings) -> Experiment:

@@ -78,7 +78,7 @@ def claim(
             "this run's, and would be overwritten: choose another hydra.run.dir"
         )
     if not path.exists():
-        _note_data(folder, file_data)
+        note_data(folder, file_data)
         write_json(path, {"format": FORMAT, "config": identity})
         return
     theirs = refuse_other_format(folder)
@@ -94,33 +94,40 @@ def claim(
             "or resume=auto to continue it"
         )
     refuse_changed_data(folder, file_data)
-    if not (folder / DATA).exists():  # a run of before, or one of which the digest was deleted
-        _note_data(folder, file_data)
+    note_data(folder, file_data)  # again: of a run of before, or of files that were written again
 
 
-def _note_data(folder: Path, file_data: FileData | None) -> None:
+def note_data(folder: Path, file_data: FileData | None) -> None:
     if file_data is not None:
-        write_json(folder / DATA, {"data": file_data.digest})
+        write_json(folder / DATA, {"data": file_data.digest, "stamp": file_data.stamp})
+
+
+def noted_stamp(folder: Path) -> str | None:
+    """None where none is noted. Raises UserError where the note is damaged."""
+    return _noted(folder).get("stamp")
 
 
 def refuse_changed_data(folder: Path, file_data: FileData | None) -> None:
     """Raises UserError where the files hold other data than when the run of this folder began."""
     path = folder / DATA
-    if file_data is None or not path.exists():
-        return
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))["data"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged, so whether the data are still those of the run is not known; "
-            "delete it to take them as they are"
-        ) from error
-    if known != file_data.digest:
+    if file_data is not None and path.exists() and _noted(folder)["data"] != file_data.digest:
         raise UserError(
             f"{file_data.options}: the data there are not those that the run of {folder} began "
             "with; put the old files back, or train on the new ones in another hydra.run.dir "
             f"(where the change means nothing for the run, delete {path})"
         )
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    path = folder / DATA
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {"data": known["data"], "stamp": known.get("stamp")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged, so whether the data are still those of the run is not known; "
+            "delete it to take them as they are"
+        ) from error
 
 
 def finished_result(

@@ -16,7 +16,7 @@ from bilevel.proximal import proximal
 from bilevel.refusals import refuse, refuse_start
 from bilevel.shapes import Shapes, shapes_of
 from bilevel.types import BilevelProblem, TaskSource
-from src.data.contents import digest_of_data, files_of
+from src.data.contents import digest_of_data, files_of, stamp_of_files
 from src.data.forms import convert, is_form
 from src.data.remarks import remarks
 from src.models.precision import in_precision
@@ -43,10 +43,11 @@ from src.settings.references import cited
 
 
 class FileData(NamedTuple):
-    """What was read from files that may change: the options that name them, and a digest."""
+    """What was read from files that may change: the options that name them, and digests."""
 
     options: str  # for people: data.path=...
-    digest: str
+    stamp: str | None  # of sizes and times, from before they were read; None: not known
+    digest: str  # of what they hold
 
 
 class Experiment(NamedTuple):
@@ -292,9 +293,10 @@ def _data_and_model(
         reason = misfit(problem, name, chosen)
         if reason is not None:
             raise UserError(reason)
-        pieces[name] = call(chosen)
         if name == "data":
-            file_data = file_data_of(chosen, pieces[name])
+            pieces[name], file_data = loaded(chosen)
+        else:
+            pieces[name] = call(chosen)
         needed = get_type_hints(problem.factory)[name]
         if is_form(needed):
             with about(chosen):
@@ -312,10 +314,12 @@ def _data_and_model(
     return pieces, file_data
 
 
-def file_data_of(node: Node, data: Any) -> FileData | None:
-    """What a node of `data` has read from the files that its options name; None: from none."""
+def loaded(node: Node) -> tuple[Any, FileData | None]:
+    """What a node of `data` gives, and what it has read from files that its options name."""
     named = files_of(node.factory, node.options)
     if not named:
-        return None
+        return call(node), None
+    stamp = stamp_of_files(named.values())
+    data = call(node)
     listed = ", ".join(f"{node.path}.{option}={value}" for option, value in named.items())
-    return FileData(listed, digest_of_data(data))
+    return data, FileData(listed, stamp, digest_of_data(data))
