@@ -90,6 +90,19 @@ def test_options_that_change_scores_tell_rows_apart(key, values, tmp_path):
     assert [row[2] for row in found] == ["0.5", "0.6"]
 
 
+def test_a_start_of_the_same_seed_is_one_option_of_all_seeds(tmp_path):
+    starts = ("runs/seed={},a@best", "runs/b/seed{}", "runs/seed=1/c@last")
+    for i, start in enumerate(starts):
+        for seed in (1, 12):
+            config = {"start_from": start.format(seed)}
+            store(tmp_path / f"{i}{seed}", "rhg", seed, 0.1 * i + 0.01 * seed, config=config)
+    report = make_report(find_runs([tmp_path]))
+    found = {row[0]: row[1] for row in rows(report)[1:]}
+    assert found == dict.fromkeys(
+        ("runs/seed=*,a@best", "runs/b/seed*", "runs/seed=1/c@last"), "1, 12"
+    )
+
+
 def test_a_seed_that_was_run_twice_counts_once_and_the_other_folder_is_named(tmp_path):
     store(tmp_path / "a", "rhg", 0, 0.5)
     store(tmp_path / "b", "rhg", 0, 0.7, config={"log_every": 3})

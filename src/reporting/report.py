@@ -13,7 +13,7 @@ from src.reporting.groups import Group, grouped, paired, summary
 from src.reporting.stored import StoredRun
 from src.settings.errors import UserError
 
-COSTS = {"seconds": "seconds", "peak_memory_mib": "MiB"}
+SHOWN_COSTS = {"seconds": "seconds", "peak_memory_mib": "MiB"}
 SAME = "all seeds the same"
 # What a study is of, where it is the same in all runs.
 SETTING = (
@@ -64,7 +64,7 @@ def with_result(report: Report) -> list[StoredRun]:
 def column_names(report: Report) -> list[str]:
     """The header of the table of groups."""
     compared = [report.metric] if report.baseline is None else [report.metric, "difference"]
-    return [*map(short, report.keys), "seeds", *compared, *COSTS.values()]
+    return [*map(short, report.keys), "seeds", *compared, *SHOWN_COSTS.values()]
 
 
 def row(report: Report, group: Group) -> list[str]:
@@ -80,7 +80,7 @@ def row(report: Report, group: Group) -> list[str]:
         cells.append(with_interval(mean, half, digits=5))
     if report.baseline is not None:
         cells.append(_difference(report, group))
-    for name in COSTS:
+    for name in SHOWN_COSTS:
         costs = group.values(name)
         cells.append(f"{summary(costs)[0]:.4g}" if costs else "-")
     return cells

@@ -1,6 +1,7 @@
 """Runs as their folders tell them: configuration, result, or the reason why there is none."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,10 @@ class StoredRun(NamedTuple):
 
 
 def find_runs(folders: Sequence[Path]) -> list[StoredRun]:
-    """The runs in and below these folders, by path, each once; refused jobs of a sweep too."""
+    """The runs in and below these folders, by path, each once; refused jobs of a sweep too.
+
+    Where start_from differs by the own seed of each run alone, it reads seed=* in all of them.
+    """
     found: dict[Path, StoredRun] = {}
     for folder in folders:
         for path in _run_folders(folder, DEEPEST):
@@ -37,7 +41,25 @@ def find_runs(folders: Sequence[Path]) -> list[StoredRun]:
             run = found.get(path, StoredRun(failure.folder, {}, None, ""))
             if run.result is None:
                 found[path] = run._replace(problem=f"{failure.reason} ({failure.overrides})")
-    return [found[path] for path in sorted(found)]
+    return _starts_of_any_seed([found[path] for path in sorted(found)])
+
+
+def _starts_of_any_seed(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """With start_from=...seed=${seed} as one option of all seeds, so that they make one row."""
+
+    def start_of(run: StoredRun, changed: bool) -> str:
+        start, seed = str(run.config.get("start_from")), re.escape(str(run.config.get("seed")))
+        return re.sub(rf"(seed[=_-]?){seed}(?!\d)", r"\1*", start) if changed else start
+
+    typed: dict[str, set[str]] = {}
+    for run in runs:
+        typed.setdefault(start_of(run, True), set()).add(start_of(run, False))
+    return [
+        run._replace(config={**run.config, "start_from": start})
+        if len(typed[start := start_of(run, True)]) > 1
+        else run
+        for run in runs
+    ]
 
 
 def read_run(folder: Path) -> StoredRun:
