@@ -112,13 +112,25 @@ def summary(result: Mapping[str, Any]) -> str:
     seeds = result.get("seeds", [])
     if seeds:
         failed = result["failed_seeds"]
-        speed += f"\nmeans of {len(seeds) - len(failed)} of {len(seeds)} seeds, 95 % intervals"
+        speed += (
+            f"\nall {len(seeds)} seeds have the same scores: they depend on nothing random"
+            if _ignores_seed(result)
+            else f"\nmeans of {len(seeds) - len(failed)} of {len(seeds)} seeds, 95 % intervals"
+        )
         speed += "".join(f"\nseed {seed} is left out: {why}" for seed, why in failed.items())
     return "\n".join([*aligned(table), speed])
 
 
+def _ignores_seed(result: Mapping[str, Any]) -> bool:
+    """Whether several seeds, none of which failed, have exactly the same scores."""
+    return all(
+        len(of) > 1 and len(set(of)) == 1 for of in result.get("per_seed", {"": ()}).values()
+    )
+
+
 def _score(result: Mapping[str, Any], name: str) -> str:
-    return with_interval(result[name], result.get(f"{name}_ci95"), digits=6)
+    half = None if _ignores_seed(result) else result.get(f"{name}_ci95")
+    return with_interval(result[name], half, digits=6)
 
 
 if __name__ == "__main__":

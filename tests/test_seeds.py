@@ -97,6 +97,14 @@ def with_bad_seeds(bad):
     return build_spoilt
 
 
+def test_seeds_of_a_run_without_randomness_have_no_interval(tmp_path):
+    few = ["problem=ridge", "method=hoag", *QUIET, "num_iterations=1", "seeds=2"]
+    shown = summary(run(config_of(*few), tmp_path / "ridge"))
+    assert "all 2 seeds have the same scores" in shown
+    assert "+-" not in shown
+    assert "means of 2 of 2 seeds" in summary(run(config_of(*CLEANING, "seeds=2"), tmp_path / "c"))
+
+
 def test_a_seed_that_fails_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     expected = run(config_of(*CLEANING, "seeds=3"), tmp_path / "good")["per_seed"]
     monkeypatch.setattr(run_module, "build", with_bad_seeds([1]))
