@@ -78,7 +78,7 @@ clean:  ## remove .venv and caches; runs/ stays
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: \
 	$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@echo "making $(VENV), once: about a minute"
+	@echo "making $(VENV), once: one or two minutes"
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python

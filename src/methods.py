@@ -16,6 +16,7 @@ def main() -> None:
     if unknown:
         sys.exit(f"error: src.methods takes no arguments, but got {' '.join(unknown)}")
     with refusals_as_messages(traceback=False):
+        print("every combination is tried: about a minute", file=sys.stderr)
         for line in (*problem_types(), "", *combinations()):
             print(line)
 

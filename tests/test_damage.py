@@ -96,12 +96,17 @@ def test_any_name_of_a_folder(name, tmp_path):
     assert [path.name for path in (tmp_path / name).iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize("name", ["config.json", "result.json", "metrics.jsonl", "checkpoints/1"])
+NAMES = ("config.json", "result.json", "metrics.jsonl", "checkpoints/1", "failure.txt", "mine.png")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_files_of_somebody_else(name, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("mine")
+    (tmp_path / ".lock").write_text("mine")
     message = message_of(lambda: run(config_of(*TINY), tmp_path))
+    assert (tmp_path / ".lock").read_text() == "mine"
     assert f"holds {name.partition('/')[0]} but no identity.json" in message
     assert path.read_text() == "mine"
     assert {p.name for p in tmp_path.iterdir()} == {path.relative_to(tmp_path).parts[0], ".lock"}

@@ -218,6 +218,27 @@ def test_numbers_that_leave_the_finite_stop_with_their_iteration():
         bilevel.minimize(skewed, limited, optimizer=optax.sgd(1e-9), num_iterations=1)
 
 
+def test_a_singular_hessian_is_named_and_not_the_steps():
+    """y["b"] does not occur in f."""
+    singular = bilevel.problem(
+        lambda x, y: 0.5 * y["a"] ** 2 - x * y["a"],
+        lambda x, y: 0.5 * (x - y["b"]) ** 2 + 0.5 * (y["a"] - 1) ** 2,
+        upper_start=0.0,
+        lower_start={"a": 0.0, "b": 0.0},
+    )
+    hoag = bilevel.methods.hoag(step_size=0.5, num_lower_steps=10)
+    with pytest.raises(FloatingPointError, match=r"linear_residual became nan .* damping"):
+        bilevel.minimize(singular, hoag, optimizer=optax.sgd(0.5), num_iterations=50)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("maml", "maml is rhg on a problem with"), ("mml", "no attribute 'mml'$")]
+)
+def test_a_method_with_a_learned_start_is_the_problems(name, words):
+    with pytest.raises(AttributeError, match=words):
+        getattr(bilevel.methods, name)
+
+
 def test_a_penalty_that_f_escapes_stops_with_its_weight():
     """F = -y^4 falls faster than 10 (y - x)^2 rises."""
     unbounded = bilevel.problem(

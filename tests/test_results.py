@@ -147,15 +147,16 @@ def test_published_numbers_are_shares_and_say_their_source():
     assert "F1 89.36 %" in published_of(ROWS["mnist-uniform-0.5-mlp-rhg"])
 
 
-def test_an_unknown_row_lists_all_the_nearest_first():
+def test_an_unknown_row_lists_all_and_the_nearest_last():
     with pytest.raises(UserError) as error:
         named("omniglot-5w1s-mmal")
-    message, first, *others = str(error.value).splitlines()
-    assert "did you mean omniglot-5w1s-maml?" in message
-    assert first.strip() == "omniglot-5w1s-maml"
-    assert len(others) == len(ROWS) - 1
-    with pytest.raises(UserError, match="row=# is not known: The rows"):
+    first, *listed, last = str(error.value).splitlines()
+    assert first == "row=omniglot-5w1s-mmal is not known; the rows are"
+    assert " ".join(listed).split(", ") == list(ROWS)
+    assert last.startswith("did you mean omniglot-5w1s-maml, ")
+    with pytest.raises(UserError, match="row=# is not known; the rows are") as error:
         named("#")
+    assert "did you mean" not in str(error.value)
 
 
 # ---- comparing ----

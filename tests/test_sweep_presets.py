@@ -125,6 +125,19 @@ def test_a_study_goes_on_and_its_direction_is_that_of_the_monitored_score(
     assert f"best_value: {best(1.0, 3.0)}" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["seed=0,1"], ["seed has several values", "the luckiest", "type seeds=3"]),
+        (["data.data_seed=range(3)"], ["data.data_seed has several", "type one of them alone"]),
+        (["hydra.sweeper.storage=sqlite:///a?b/c.db"], ["a?b", "another hydra.sweep.dir"]),
+    ],
+    ids=lambda of: of[0],
+)
+def test_what_a_study_does_not_search(options, words, sweep):
+    sweep("sweep=study", "problem=ridge", *QUIET, *options, says=["error:", *words], scores=[])
+
+
 @pytest.mark.slow
 def test_a_study_without_a_number_and_one_of_another_direction_are_explained(sweep, tmp_path):
     command = ["sweep=study", *QUIET, "hydra.sweeper.n_trials=1"]

@@ -264,3 +264,15 @@ def soba(
         step_size=step_size_of_system, damping=damping, step_power=step_power
     )
     return method("soba", estimator, **following({"num_lower_steps": 1, **lower}))
+
+
+def __getattr__(name: str) -> Method:
+    """Raises AttributeError, which says how methods with a learned start are written."""
+    why = f"module {__name__!r} has no attribute {name!r}"
+    if name in ("maml", "anil", "maml_bda", "meta_sgd", "mt_net", "warp_grad"):
+        why += (
+            ": its learned start is the problem's. maml is rhg on a problem with "
+            "lower_start=lambda key, x: x; the other methods with a learned start are methods of "
+            "python -m src.train"
+        )
+    raise AttributeError(why)

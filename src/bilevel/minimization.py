@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -226,16 +226,21 @@ def _failure(
     ordered = ("lower_loss", "stationarity_norm", "upper_loss", "hypergradient_norm")
     names = [*ordered, *(name for name in history if name not in ordered)]
     bad = {name: np.flatnonzero(~np.isfinite(history[name])) for name in names}
-    over = {name: np.flatnonzero(history[name] > limit.bound) for name, limit in limits.items()}
-    for iterations in (bad, over):
-        first = min((rows[0] for rows in iterations.values() if rows.size), default=math.inf)
-        for name, rows in iterations.items():
+    over = {name: np.flatnonzero(~(history[name] <= limits[name].bound)) for name in limits}
+
+    def first_of(found: Iterable[np.ndarray]) -> float:
+        return min((rows[0] for rows in found if rows.size), default=math.inf)
+
+    # What is no number in the lower level is the cause of the rest; else a limit says most.
+    lower_level = first_of(bad[name] for name in ordered[:3])
+    for found in (bad, over) if lower_level <= first_of(over.values()) else (over, bad):
+        first = first_of(found.values())
+        for name, rows in found.items():
             if not rows.size or rows[0] != first:
                 continue
-            value, limit = history[name][rows[0]], limits.get(name)
             why = "smaller steps, below or above, are the usual remedy"
             why += runaway(limits, {key: column[int(first)] for key, column in history.items()})
-            if iterations is over and limit is not None:
-                why = f"{limit.meaning}. {limit.remedy}"
-            return f"{name} became {value:.3g} at iteration {first + 1}", why
+            if found is over:
+                why = f"{limits[name].meaning}. {limits[name].remedy}"
+            return f"{name} became {history[name][rows[0]]:.3g} at iteration {first + 1}", why
     return None

@@ -1,6 +1,7 @@
 """All rows, in groups: a table of docs/results.md for each."""
 
 from difflib import get_close_matches
+from textwrap import fill
 from typing import NamedTuple
 
 from src.results.cleaning_rows import CLEANING
@@ -57,10 +58,10 @@ ROWS = {row.name: row for group in GROUPS.values() for row in group.rows}
 
 
 def named(name: str) -> Row:
-    """The row of this name. Raises UserError, which lists all rows, the nearest first."""
+    """The row of this name. Raises UserError, which lists all rows, and the nearest at the end."""
     if name in ROWS:
         return ROWS[name]
     near = get_close_matches(name, ROWS, n=3, cutoff=0.4)
-    listed = "\n".join(f"  {row}" for row in [*near, *(row for row in ROWS if row not in near)])
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"row={name} is not known: {hint}The rows, nearest first:\n{listed}")
+    listed = fill(", ".join(ROWS), 100, break_on_hyphens=False)
+    hint = f"\ndid you mean {', '.join(near)}?" if near else ""
+    raise UserError(f"row={name} is not known; the rows are\n{listed}{hint}")

@@ -75,7 +75,7 @@ def result_of(run: Run, evaluate: Evaluate, curve: Evaluate, trained: Snapshot) 
         "seconds": progress.seconds,
         "iterations_per_second": progress.iterations_per_second(),
         "cpu_seconds_per_iteration": progress.cpu_seconds_per_iteration(),
-        "peak_memory_mib": peak_memory_mib(),
+        "peak_memory_mib": peak_memory_mib() if run.alone else None,
         "adaptation": as_curve(averaged(by_step, alive)),
     }
     if several:

@@ -40,7 +40,7 @@ from src.running.stopping import stop_requests
 from src.running.violation import warn_of_violation
 from src.settings.build import Experiment, build, loaded
 from src.settings.checked import Settings, check_config, check_settings, identity_of
-from src.settings.devices import start_devices
+from src.settings.devices import has_begun, start_devices
 from src.settings.errors import UserError
 from src.settings.placing import own_copy
 from src.settings.references import bibliography
@@ -56,6 +56,7 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
     if folder.resolve() == Path(__file__).resolve().parents[2]:
         raise UserError("hydra.run.dir is the project's own folder: choose another, such as runs/a")
     settings = check_settings(config)
+    alone = not has_begun(settings)
     processes = joined(config, settings)
     stored = processes.first(lambda: finished_result(folder, identity_of(config), settings))
     if stored is not None:
@@ -93,7 +94,7 @@ def run(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) 
         writer = shared_writer(processes, begin)
         stack.enter_context(memory_as_message())
         stack.enter_context(leaving(processes))
-        whole = Run(experiment, config, folder, checkpoints, writer, processes)
+        whole = Run(experiment, config, folder, checkpoints, writer, processes, alone)
         try:
             return _train_and_score(whole, snapshot, described(experiment, overrides))
         except UserError as error:

@@ -20,16 +20,19 @@ from src.settings.errors import UserError
 FORMAT = 3
 DATA = "data_digest.json"
 FAILURE = "failure.txt"  # why the last process ended without a result
+# What a run writes or removes, as patterns: of others it must not be.
 OURS = (
-    *("config.json", "result.json", "metrics.jsonl", "provenance.json", "checkpoints"),
-    "citations.bib",
+    *("config.json", "result.json", "metrics*.jsonl", "provenance.json", "citations.bib"),
+    *("checkpoints", "checkpoint_digests.json", "wandb", "wandb_id.txt", "events.out.tfevents*"),
+    *(FAILURE, "*.png"),
 )
 
 
 class Run(NamedTuple):
     """One run: what it is made of, and where it leaves what.
 
-    config: the resolved configuration, as config.json holds it.
+    config: the resolved configuration, as config.json holds it. alone: whether the process has
+    done nothing before, so that its peak of memory is that of the run.
     """
 
     experiment: Experiment
@@ -38,6 +41,7 @@ class Run(NamedTuple):
     checkpoints: Checkpoints | SharedCheckpoints
     writer: Writer
     processes: Processes = ONE
+    alone: bool = False
 
 
 @contextmanager
@@ -45,7 +49,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     """Hold the run folder's lock. Raises UserError where it is held, or cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+        lock = open(folder / ".lock", "a", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise UserError(
             f"hydra.run.dir={folder} cannot be written ({error.strerror}): choose another folder"
@@ -71,11 +75,11 @@ def claim(
     """
     remove_temporaries(folder)
     path = folder / "identity.json"
-    found = [name for name in OURS if (folder / name).exists()]
+    found = sorted(file.name for pattern in OURS for file in folder.glob(pattern))
     if not path.exists() and found:
         raise UserError(
-            f"{folder} holds {', '.join(found)} but no identity.json, so they are not known to be "
-            "this run's, and would be overwritten: choose another hydra.run.dir"
+            f"{folder} holds {', '.join(found[:5])} but no identity.json, so they are not known to "
+            "be this run's, and would be overwritten: choose another hydra.run.dir"
         )
     if not path.exists():
         note_data(folder, file_data)

@@ -90,6 +90,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if not folder.exists():
+            raise UserError(f"run={folder}: there is no such folder") from error
         raise UserError(
             f"run={folder} is not a run folder: there is no config.json in it; name the folder "
             "that holds result.json"

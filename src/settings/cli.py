@@ -122,7 +122,10 @@ def message_of(error: Exception, folder_key: str = "") -> str | None:
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, UserError):
-        return str(error)
+        # Whoever refuses a folder does not know whether its run is a job of a sweep.
+        return str(error).replace(
+            "another hydra.run.dir", f"another {folder_key or 'hydra.run.dir'}"
+        )
     if isinstance(error, HydraException | OmegaConfBaseException):
         return message_of_launcher(error) or _composition_message(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
@@ -175,7 +178,13 @@ def _composition_message(error: Exception) -> str:
         return unnamed
     unloaded = re.search(r"Could not (?:load|find) '([\w/]+)/([^'/]*)'", text)
     if unloaded and unloaded[1] in EXTRAS:
-        return choice_message(unloaded[1], unloaded[2], CONF)
+        # Ours (slurm) begin with Hydra's (submitit_slurm), which is the one that is not found.
+        typed = [
+            argument.partition("=")[2]
+            for argument in sys.argv[1:]
+            if argument.startswith(f"{unloaded[1]}=")
+        ]
+        return choice_message(unloaded[1], unloaded[2], (typed or [unloaded[2]])[-1], CONF)
     if unloaded and Path(CONF, unloaded[1]).is_dir():
         group, name = unloaded.groups()
         near = get_close_matches(name, _files_of(group).split(", "), n=1)

@@ -36,11 +36,11 @@ def start_devices(settings: Settings) -> None:
     A CPU is one device per core, or more if asked for: they cost nothing while they are not used.
     Raises UserError where there is no such platform, or where the process has begun with another.
     """
-    has_begun = _has_begun(settings.devices if isinstance(settings.devices, int) else 1)
+    begun = has_begun(settings)
     platform = settings.platform
-    if platform == "auto" or (not has_begun and _begins_with(platform)):
+    if platform == "auto" or (not begun and _begins_with(platform)):
         return
-    if not has_begun:
+    if not begun:
         extra = "" if platform == "cpu" else f"install the extra for it ({EXTRAS[platform]}), or "
         raise UserError(f"platform={platform}: jax finds none here; {extra}choose platform=auto")
     found = jax.devices()[0].platform
@@ -51,8 +51,12 @@ def start_devices(settings: Settings) -> None:
         )
 
 
-def _has_begun(devices: int) -> bool:
-    """Whether jax has chosen its devices; if not, a CPU will be this many, or one per core."""
+def has_begun(settings: Settings) -> bool:
+    """Whether jax has its devices: then this process has computed something already.
+
+    If not, a CPU will be as many devices as settings.devices asks for, or one per core.
+    """
+    devices = settings.devices if isinstance(settings.devices, int) else 1
     by_hand = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     number = jax.config.values["jax_num_cpu_devices"]
     if number < 0 and not by_hand:

@@ -20,12 +20,15 @@ EXTRAS = {
 GO_ON = "the same command with the same hydra.sweep.dir does what is left"
 
 
-def choice_message(group: str, name: str, conf: str) -> str:
-    """For a launcher or sweeper that Hydra does not find: the extra to install, or the choices."""
+def choice_message(group: str, name: str, typed: str, conf: str) -> str:
+    """For a launcher or sweeper that Hydra does not find: the extra to install, or the choices.
+
+    name: what is not found; typed: the choice that needs it.
+    """
     extra = EXTRAS[group].get(name)
     if extra is not None:
         return (
-            f"{group}={name} needs a package that is not installed: pip install -e '.[{extra}]' "
+            f"{group}={typed} needs a package that is not installed: pip install -e '.[{extra}]' "
             f"installs it; {group}=basic needs none, and runs one job after the other"
         )
     ours = {file.stem for file in Path(conf, group).glob("*.yaml")}

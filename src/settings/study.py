@@ -5,6 +5,7 @@ Hydra's sweeper would begin `n_trials` more trials each time, and forget those t
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from src.settings.errors import UserError, first_line
@@ -61,8 +62,27 @@ def left_of_study(storage: str, name: str | None, direction: str, wanted: int) -
     return Left(max(0, wanted - len(ended)), len(trials))
 
 
+def refuse_luck(searched: Sequence[str]) -> None:
+    """Raises UserError where a study is to search among seeds, and would take the luckiest."""
+    for key in searched:
+        if key == "seed" or key.endswith("data_seed"):
+            own = "seeds=3 in its place: each trial is then a mean over 3 seeds"
+            raise UserError(
+                f"{key} has several values, and a study would choose the luckiest of them; type "
+                + (own if key == "seed" else "one of them alone")
+            )
+
+
 def prepare_sweeper(sweeper: Any, mode: str) -> None:
-    """Set direction, n_trials and seed of the composed `hydra.sweeper`, which is Optuna's."""
+    """Set direction, n_trials and seed of the composed `hydra.sweeper`, which is Optuna's.
+
+    Raises UserError where its database cannot be used.
+    """
+    if "?" in str(sweeper.storage):
+        raise UserError(
+            f"hydra.sweeper.storage={sweeper.storage}: what comes after a question mark is no part "
+            "of the database's name; choose another hydra.sweep.dir, without ?"
+        )
     sweeper.direction = direction_of(mode)
     begun = 0
     if sweeper.storage is not None:

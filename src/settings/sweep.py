@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -16,7 +17,7 @@ from src.settings.errors import UserError
 from src.settings.hosts import refuse_sweep
 from src.settings.launchers import check_numbers
 from src.settings.overrides import as_typed_in_shell, quoted
-from src.settings.study import prepare_sweeper
+from src.settings.study import prepare_sweeper, refuse_luck
 from src.settings.sweep_names import constant_keys, job_name
 
 FAILURES = "failures.jsonl"
@@ -96,6 +97,7 @@ class SweepReport(Callback):
             )
             _leave_out_what_is_alike(config)
             if _is_study(config):
+                refuse_luck([o.key_or_group for o in _in_order(config) if o.is_sweep_override()])
                 prepare_sweeper(config.hydra.sweeper, config.problem.monitor.mode)
             if not _is_complete(config):
                 (folder / FAILURES).unlink(missing_ok=True)  # of an earlier try: no longer true
@@ -139,11 +141,16 @@ def _again(sweep_dir: Path) -> str:
 
 def _leave_out_what_is_alike(config: DictConfig) -> None:
     """Keep what all jobs share out of hydra.job.override_dirname, from which their names come."""
-    params = config.hydra.sweeper.get("params") or {}
-    swept = [f"{key}={value}" for key, value in params.items()]
-    overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
+    overrides = _in_order(config)
     alike = constant_keys((o.key_or_group, o.is_sweep_override()) for o in overrides)
     alike += config.hydra.job.config.override_dirname.exclude_keys
     key = "hydra.job.config.override_dirname.exclude_keys"
     with open_dict(config):
         config.hydra.overrides.hydra.append(f"{key}=[{','.join(map(quoted, alike))}]")
+
+
+def _in_order(config: DictConfig) -> list[Override]:
+    """What the sweeper's own parameters and the command line say, the later over the earlier."""
+    params = config.hydra.sweeper.get("params") or {}
+    own = [f"{key}={value}" for key, value in params.items()]
+    return OverridesParser.create().parse_overrides([*own, *config.hydra.overrides.task])
