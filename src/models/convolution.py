@@ -31,6 +31,8 @@ def convolve_natively(inputs: Array, weights: Array, stride: int) -> Array:
 
 def convolve_by_patches(inputs: Array, weights: Array, stride: int) -> Array:
     """The same numbers as `convolve_natively`: gather 3x3 patches, then one matrix product."""
+    if inputs.ndim != 4:
+        raise ValueError("it takes images (height, width, channels)")
     number, height, width, channels = inputs.shape
     (rows, top, bottom), (columns, left, right) = _same(height, stride), _same(width, stride)
     padded = jnp.pad(inputs, ((0, 0), (top, bottom), (left, right), (0, 0)))

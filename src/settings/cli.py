@@ -89,6 +89,7 @@ def refusals_as_messages(traceback: bool, folder_key: str = "") -> Iterator[None
     try:
         warnings.formatwarning = _warning_for_people
         yield
+        sys.stdout.flush()  # here, where it is known what to make of a closed pipe
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
