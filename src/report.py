@@ -26,8 +26,9 @@ def main() -> None:
     )
     with refusals_as_messages(traceback="traceback=true" in arguments):
         from src.files import write_text
+        from src.reporting.compared import cited
         from src.reporting.page import as_page
-        from src.reporting.report import as_csv, as_lines, as_markdown, cited, make_report
+        from src.reporting.report import as_csv, as_lines, as_markdown, make_report
         from src.reporting.stored import find_runs
         from src.settings.errors import UserError
         from src.settings.key_values import read_pairs

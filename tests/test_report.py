@@ -8,8 +8,9 @@ import pytest
 
 from src.report import main
 from src.reporting.differences import differing, shared, typed_keys
-from src.reporting.report import as_csv, as_lines, as_markdown, make_report, rows
+from src.reporting.report import as_csv, as_lines, as_markdown, make_report
 from src.reporting.stored import find_runs
+from src.reporting.table import rows
 from src.running.run import run
 from src.settings.errors import UserError
 from tests.conftest import QUIET, config_of

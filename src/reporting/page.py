@@ -11,18 +11,12 @@ from urllib.parse import quote
 
 from src.output.quantities import in_words
 from src.reporting import pictures
+from src.reporting.compared import Report, cited, left_out, versions
 from src.reporting.curves import Curve, adaptation_curves, learning_curves
+from src.reporting.differences import short
 from src.reporting.groups import Group, by_seed, summary
-from src.reporting.report import (
-    Report,
-    cited,
-    column_names,
-    left_out,
-    notes,
-    row,
-    short,
-    versions,
-)
+from src.reporting.notes import notes
+from src.reporting.table import column_names, row
 from src.settings.references import bibliography, read_references
 
 MOST_PICTURES = 24  # of learning curves
