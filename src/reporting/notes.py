@@ -35,6 +35,9 @@ def notes(report: Report) -> list[str]:
         found.append(
             f"{folder} is left out for {listed}: {other} has the same with the same options."
         )
+    for run in with_result(report):
+        if run.refused:
+            found.append(f"{run.folder}: a later command was refused: {run.refused}")
     if report.baseline is not None:
         found.append("difference: to the baseline, seed by seed.")
     if len(versions(report)) > 1:
