@@ -57,7 +57,14 @@ def study(tmp_path):
 def test_seeds_are_one_row_and_differences_are_paired(study):
     report = make_report(find_runs([study]), baseline="method=rhg")
     header, first, second = rows(report)
-    assert header == ["method", "seeds", "best/test/accuracy", "difference", "seconds", "MiB"]
+    assert header == [
+        "method",
+        "seeds",
+        "best/test/accuracy",
+        "difference",
+        "seconds per seed",
+        "MiB",
+    ]
     assert first[:2] == ["rhg", "0 to 2"]
     assert first[3] == "baseline"
     mean, half = (float(part) for part in second[3].partition(" (")[0].split(" +- "))
@@ -134,7 +141,9 @@ def test_runs_that_do_not_depend_on_the_seed_have_no_interval(study):
 
 def test_markdown_and_csv(study):
     report = make_report(find_runs([study, study / "a0"]))  # a folder that is named twice
-    assert as_markdown(report)[0] == "| method | seeds | best/test/accuracy | seconds | MiB |"
+    assert (
+        as_markdown(report)[0] == "| method | seeds | best/test/accuracy | seconds per seed | MiB |"
+    )
     table = list(csv.DictReader(io.StringIO(as_csv(report))))
     assert len(table) == 6
     assert [row["best/test/accuracy"] for row in table[:3]] == ["0.9", "0.8", "0.6000000000000001"]

@@ -10,8 +10,9 @@ from src.reporting.differences import flat, shown
 from src.reporting.stored import StoredRun
 from src.running.intervals import mean_and_half_width
 
+PER_SEED = "seconds per seed"
 # Of a run, not of what it learned.
-COSTS = ("seconds", "iterations_per_second", "cpu_seconds_per_iteration", "peak_memory_mib")
+COSTS = (PER_SEED, "iterations_per_second", "cpu_seconds_per_iteration", "peak_memory_mib")
 
 
 class Group(NamedTuple):
@@ -34,12 +35,25 @@ class Group(NamedTuple):
         return {seed: value for seed, value in found.items() if math.isfinite(value)}
 
     def ignores_seed(self) -> bool:
-        """Whether several seeds gave exactly the same scores: there is nothing random then."""
-        scores = [
-            {name: value for name, value in of.items() if name not in COSTS}
-            for of in self.scores.values()
-        ]
-        return len(scores) > 1 and all(of == scores[0] for of in scores[1:])
+        """Whether several seeds gave exactly the same scores: there is nothing random then.
+
+        A run of one seed has names that those of several have not, as an interval over its tasks.
+        """
+        scores = list(self.scores.values())
+        if len(scores) < 2:
+            return False
+        shared = set.intersection(*map(set, scores)).difference(COSTS)
+        return all(len({of[name] for of in scores}) == 1 for name in shared)
+
+    def drawn(self) -> list[StoredRun]:
+        """Runs that share no seed, for a curve is a mean over whole runs: those of most first."""
+        taken: set[int] = set()
+        chosen: list[StoredRun] = []
+        for run in sorted(self.runs, key=lambda run: -len(all_seeds(run))):
+            if taken.isdisjoint(all_seeds(run)):
+                taken.update(all_seeds(run))
+                chosen.append(run)
+        return [run for run in self.runs if run in chosen]
 
 
 def grouped(runs: Sequence[StoredRun], keys: Sequence[str]) -> list[Group]:
@@ -70,21 +84,29 @@ def _group(options: tuple[str, ...], runs: Sequence[StoredRun]) -> Group:
     return Group(options, scores, tuple(counted), repeated)
 
 
+def all_seeds(run: StoredRun) -> list[int]:
+    """The seeds of a finished run, those that failed among them."""
+    return (run.result or {}).get("seeds") or [int(run.config.get("seed", 0))]
+
+
 def by_seed(run: StoredRun) -> dict[int, dict[str, float]]:
     """{seed: {name: score}} of a finished run, of all its seeds where it has several."""
-    result = run.result or {}
+    result, seeds = run.result or {}, all_seeds(run)
     own = {
         name: float(value)
         for name, value in result.items()
         if isinstance(value, int | float) and (("/" in name) or name in COSTS)
     }
+    if isinstance(result.get("seconds"), int | float):
+        own[PER_SEED] = result["seconds"] / len(seeds)
     if "per_seed" not in result:
-        return {int(run.config.get("seed", 0)): own}
+        return {seeds[0]: own}
     shared = {name: own[name] for name in COSTS if name in own}
+    listed = {**result["per_seed"], "best/step": result.get("best/step")}
+    listed = {name: values for name, values in listed.items() if isinstance(values, list)}
     return {
-        seed: shared
-        | {name: values[i] for name, values in result["per_seed"].items() if values[i] is not None}
-        for i, seed in enumerate(result["seeds"])
+        seed: shared | {name: values[i] for name, values in listed.items() if values[i] is not None}
+        for i, seed in enumerate(seeds)
         if str(seed) not in result.get("failed_seeds", {})
     }
 

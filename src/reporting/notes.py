@@ -2,7 +2,7 @@
 
 from src.reporting.compared import Report, left_out, versions, with_result
 from src.reporting.differences import shared, short
-from src.reporting.table import SAME
+from src.reporting.table import SAME, TASKS, over_tasks
 
 # What a study is of, where it is the same in all runs.
 SETTING = (
@@ -14,14 +14,16 @@ SETTING = (
 def notes(report: Report) -> list[str]:
     """What a reader of the table must know."""
     alike_seeds = [group for group in report.groups if group.ignores_seed()]
-    several = sum(len(group.scores) > 1 for group in report.groups)
+    several = sum(len(group.values(report.metric)) > 1 for group in report.groups)
     configs = [run.config for run in with_result(report)]
     alike = shared(configs, SETTING)
     found = []
     if alike:
         listed = ", ".join(f"{short(key)}={value}" for key, value in alike.items() if value != "-")
         found.append(f"All runs: {listed}.")
-    if report.metric.startswith("best/"):
+    if report.metric == "best/step":
+        found.append("best/step is the iteration of the state that was best in validation.")
+    elif report.metric.startswith("best/"):
         found.append(f"{report.metric} is the score of the state that was best in validation.")
     if several > len(alike_seeds):
         found.append("+- is half of a 95 % interval over seeds (Student's t).")
@@ -30,11 +32,23 @@ def notes(report: Report) -> list[str]:
             f"{SAME}: these runs do not depend on the seed; several tell no more than one, so "
             "there is no interval."
         )
+    if any(over_tasks(report, group) is not None for group in report.groups):
+        found.append(
+            f"({TASKS}): +- of one seed is half of a 95 % interval over its tasks; it does not "
+            "tell how seeds differ."
+        )
     for folder, (seeds, other) in _repeated(report):
         listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
         found.append(
             f"{folder} is left out for {listed}: {other} has the same with the same options."
         )
+    for group in report.groups:
+        for run in group.runs:
+            if run not in group.drawn():
+                found.append(
+                    f"{run.folder} is not in the pictures: it shares seeds with another run, and "
+                    "its curves are means over all its seeds."
+                )
     for run in with_result(report):
         if run.refused:
             found.append(f"{run.folder}: a later command was refused: {run.refused}")

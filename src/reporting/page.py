@@ -14,7 +14,7 @@ from src.reporting import pictures
 from src.reporting.compared import Report, cited, left_out, versions
 from src.reporting.curves import Curve, adaptation_curves, learning_curves
 from src.reporting.differences import short
-from src.reporting.groups import Group, by_seed, summary
+from src.reporting.groups import PER_SEED, Group, by_seed, summary
 from src.reporting.notes import notes
 from src.reporting.table import column_names, row
 from src.settings.references import bibliography, read_references
@@ -137,7 +137,7 @@ def _gallery(
 
 
 def _cost(report: Report, group: Group) -> dict[str, tuple[float, float]]:
-    found = {"seconds": group.values("seconds"), "score": group.values(report.metric)}
+    found = {"seconds": group.values(PER_SEED), "score": group.values(report.metric)}
     means = {name: summary(values) for name, values in found.items() if values}
     return {name: (mean, half or 0.0) for name, (mean, half) in means.items()}
 
@@ -150,7 +150,7 @@ def _runs(report: Report, out: Path) -> Iterator[str]:
             result = run.result or {}
             overrides = " ".join(result.get("overrides", []))
             for seed, scores in by_seed(run).items():
-                score, seconds = (scores.get(n) for n in (report.metric, "seconds"))
+                score, seconds = (scores.get(n) for n in (report.metric, PER_SEED))
                 table.append(
                     [
                         Cell(_folder(str(run.folder), out), str(run.folder)),
@@ -162,7 +162,7 @@ def _runs(report: Report, out: Path) -> Iterator[str]:
                 )
     keys = [short(key) for key in report.keys]
     yield from _table(
-        "runs", ["folder", *keys, "seed", report.metric, "seconds", "typed for it"], table
+        "runs", ["folder", *keys, "seed", report.metric, PER_SEED, "typed for it"], table
     )
 
 

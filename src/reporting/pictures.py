@@ -60,7 +60,7 @@ def against_seconds(
     for style, of in drawn:
         (x, dx), (y, dy) = of["seconds"], of["score"]
         axes.errorbar(x, y, dy or None, dx or None, "o", color=style.colour, ms=4, lw=1, capsize=2)
-    axes.set_xlabel("seconds of a run")
+    axes.set_xlabel("seconds per seed")
     return _as_svg(figure, axes, title)
 
 

@@ -120,7 +120,8 @@ def _is_result(found: Any) -> bool:
     if not all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items()):
         return False
     curves = found.get("adaptation", {}).values()
-    listed = found.get("per_seed", {}).values()
+    listed = [*found.get("per_seed", {}).values()]
+    listed += [found["best/step"]] if isinstance(found.get("best/step"), list) else []
     numbers = all(_are_numbers(curve) for curve in curves)
     number = len(found.get("seeds", []))
     return numbers and all(_are_numbers(of, None) and len(of) == number for of in listed)

@@ -3,10 +3,11 @@
 from src.output.tables import with_interval
 from src.reporting.compared import Report
 from src.reporting.differences import short
-from src.reporting.groups import Group, paired, summary
+from src.reporting.groups import PER_SEED, Group, paired, summary
 
-SHOWN_COSTS = {"seconds": "seconds", "peak_memory_mib": "MiB"}
+SHOWN_COSTS = {PER_SEED: PER_SEED, "peak_memory_mib": "MiB"}
 SAME = "all seeds the same"
+TASKS = "tasks"
 
 
 def column_names(report: Report) -> list[str]:
@@ -17,21 +18,37 @@ def column_names(report: Report) -> list[str]:
 
 def row(report: Report, group: Group) -> list[str]:
     """A group's row of that table, as text."""
-    values = group.values(report.metric)
-    cells = [*group.options, _seeds(group)]
-    mean, half = summary(values) if values else (0.0, None)
-    if not values:
-        cells.append("no number")
-    elif group.ignores_seed():
-        cells.append(f"{with_interval(mean, None, digits=5)} ({SAME})")
-    else:
-        cells.append(with_interval(mean, half, digits=5))
+    cells = [*group.options, _seeds(group), _score(report, group)]
     if report.baseline is not None:
         cells.append(_difference(report, group))
     for name in SHOWN_COSTS:
         costs = group.values(name)
         cells.append(f"{summary(costs)[0]:.4g}" if costs else "-")
     return cells
+
+
+def over_tasks(report: Report, group: Group) -> float | None:
+    """Half of the interval of a single seed over its tasks; None where there is none."""
+    values = group.values(report.metric)
+    if len(values) != 1:
+        return None
+    return group.values(f"{report.metric}_ci95").get(next(iter(values)))
+
+
+def _score(report: Report, group: Group) -> str:
+    values = group.values(report.metric)
+    if not values:
+        return "no number"
+    mean, half = summary(values)
+    tasks = over_tasks(report, group)
+    said = []
+    if group.ignores_seed():
+        half, said = None, [SAME]
+    elif tasks is not None:
+        half, said = tasks, [TASKS]
+    if len(values) < len(group.scores):
+        said.append(f"{len(values)} of {len(group.scores)} seeds")
+    return with_interval(mean, half, digits=5) + (f" ({', '.join(said)})" if said else "")
 
 
 def rows(report: Report) -> list[list[str]]:
