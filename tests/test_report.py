@@ -182,28 +182,6 @@ def test_wrong_choices(study, options, message):
 
 
 @pytest.mark.parametrize(
-    ("baseline", "score"),
-    [
-        ("sizes=[8,4]", 0.6),
-        ("sizes=[8,4],start_from=null", 0.6),
-        ('start_from="runs/method=rhg,seed=0@best"', 0.7),
-        ("sizes=[8],start_from='runs/method=rhg,seed=0@best'", 0.7),
-    ],
-)
-def test_a_baseline_has_values_with_commas(baseline, score, tmp_path):
-    start = "runs/method=rhg,seed=0@best"
-    for name, sizes, start_from in (("a", [8], None), ("b", [8, 4], None), ("c", [8], start)):
-        config = {"sizes": sizes, "start_from": start_from}
-        store(tmp_path / name, "rhg", 0, {"a": 0.5, "b": 0.6, "c": 0.7}[name], config=config)
-    runs = find_runs([tmp_path])
-    chosen = make_report(runs, baseline=baseline).baseline
-    assert chosen is not None
-    assert chosen.values("best/test/accuracy") == {0: score}
-    with pytest.raises(UserError, match=r"for example 'baseline=sizes=\[8\],start_from=null'"):
-        make_report(runs, baseline="sizes=[8]")
-
-
-@pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (lambda folder: (folder / "result.json").write_text("[1"), "result.json cannot be read"),

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
+from src.reporting.baselines import Baseline
 from src.reporting.groups import Group
 from src.reporting.stored import StoredRun
 
@@ -13,7 +14,7 @@ class Report(NamedTuple):
     keys: list[str]
     groups: list[Group]
     metric: str
-    baseline: Group | None
+    baseline: Baseline | None
     without_result: list[StoredRun]
 
 

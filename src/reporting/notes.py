@@ -1,5 +1,6 @@
 """What a reader of a report must know beside its table."""
 
+from src.reporting.baselines import in_words
 from src.reporting.compared import Report, left_out, versions, with_result
 from src.reporting.differences import shared, short
 from src.reporting.table import SAME, TASKS, over_tasks
@@ -53,7 +54,8 @@ def notes(report: Report) -> list[str]:
         if run.refused:
             found.append(f"{run.folder}: a later command was refused: {run.refused}")
     if report.baseline is not None:
-        found.append("difference: to the baseline, seed by seed.")
+        compared = in_words(report.keys, report.baseline)
+        found.append(f"difference, seed by seed: to the row of {compared}.")
     if len(versions(report)) > 1:
         found.append("The runs are of different versions of this code or of its libraries.")
     return found

@@ -1,6 +1,7 @@
 """The table of a report: a row is a group of runs."""
 
 from src.output.tables import with_interval
+from src.reporting.baselines import baseline_of
 from src.reporting.compared import Report
 from src.reporting.differences import short
 from src.reporting.groups import PER_SEED, Group, paired, summary
@@ -58,13 +59,16 @@ def rows(report: Report) -> list[list[str]]:
 
 def _difference(report: Report, group: Group) -> str:
     assert report.baseline is not None
-    if group is report.baseline:
+    other = baseline_of(report.keys, report.baseline, group)
+    if other is None:
+        return "-"
+    if other is group:
         return "baseline"
-    found = paired(group.values(report.metric), report.baseline.values(report.metric))
+    found = paired(group.values(report.metric), other.values(report.metric))
     if found is None:
         return "no common seed"
     mean, half, number = found
-    if number > 1 and group.ignores_seed() and report.baseline.ignores_seed():
+    if number > 1 and group.ignores_seed() and other.ignores_seed():
         return f"{with_interval(mean, None, digits=3)} ({SAME})"
     return f"{with_interval(mean, half, digits=3)} ({number} seed{'s' * (number > 1)})"
 
