@@ -45,7 +45,7 @@ LAWS = {
             STEPS,
             "method=rhg",
             {"rhg 1": "baseline", "bda 1": "0.1", "rhg 2": "baseline", "bda 2": "0.3"},
-            "to the row of method=rhg of the same step; a dash: there is none.",
+            "to the row of method=rhg of the same step (a dash: none).",
         ),
         (
             STEPS,
@@ -63,7 +63,7 @@ LAWS = {
                 "bda b 2": "0.3",
                 "bda b 3": "-",
             },
-            "to the row of method=rhg of the same step; a dash: there is none.",
+            "to the row of method=rhg of the same step (a dash: none).",
         ),
     ],
 )

@@ -89,7 +89,7 @@ def test_the_page_holds_everything_and_nothing_from_elsewhere(study):
 
 def test_numbers_at_an_axis_are_not_cut():
     curve = Curve(np.arange(2), np.array([0.9991, 0.9998]), np.full(2, np.nan), np.ones(2))
-    svg = pictures.curves([(pictures.styles(1)[0], curve)], "iteration", "narrow")
+    svg = pictures.curves([(pictures.styles(1)[0], curve)], "iteration", "test/narrow")
     numbers = re.findall(r">(0\.999\d)<", svg)
     assert len(set(numbers)) == len(numbers) > 2
 

@@ -75,7 +75,7 @@ def in_words(keys: Sequence[str], baseline: Baseline) -> str:
     text = ", ".join(named) or "the baseline"
     if not baseline.within:
         return text
-    return f"{text} of the same {_listed(baseline.within)}; a dash: there is none"
+    return f"{text} of the same {_listed(baseline.within)} (a dash: none)"
 
 
 def _listed(keys: Sequence[str]) -> str:
