@@ -1,10 +1,11 @@
 """What a report holds: groups of runs, the score that is compared, what gave no result."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from src.reporting.baselines import Baseline
-from src.reporting.groups import Group
+from src.reporting.groups import Group, summary
 from src.reporting.stored import StoredRun
 
 
@@ -21,6 +22,38 @@ class Report(NamedTuple):
 def with_result(report: Report) -> list[StoredRun]:
     """The runs of all groups."""
     return [run for group in report.groups for run in group.runs]
+
+
+def monitor(report: Report) -> tuple[str, str]:
+    """What chose the best states of all runs: its name, and min or max; "" where they differ."""
+    names = {str((run.result or {})["monitor"]) for run in with_result(report)}
+    modes = {_mode(run) for run in with_result(report)}
+    return names.pop() if len(names) == 1 else "", modes.pop() if len(modes) == 1 else ""
+
+
+def _mode(run: StoredRun) -> str:
+    problem = run.config.get("problem")
+    found = problem.get("monitor") if isinstance(problem, Mapping) else None
+    mode = found.get("mode") if isinstance(found, Mapping) else None
+    return mode if mode in ("min", "max") else ""
+
+
+def by_validation(report: Report) -> str | None:
+    """The score that says which row to choose, best/validation/...; None where runs have none."""
+    name = f"best/{monitor(report)[0]}"
+    test = report.metric.startswith("best/test/") or report.metric == name
+    return name if test and any(group.values(name) for group in report.groups) else None
+
+
+def best_rows(report: Report) -> list[Group]:
+    """The groups that are best by it; none where there is one group, or no direction."""
+    name, mode = by_validation(report), monitor(report)[1]
+    if name is None or not mode or len(report.groups) == 1:
+        return []
+    means = [summary(of)[0] if (of := group.values(name)) else None for group in report.groups]
+    known = [mean for mean in means if mean is not None]
+    best = max(known) if mode == "max" else min(known)
+    return [group for group, mean in zip(report.groups, means, strict=True) if mean == best]
 
 
 def left_out(report: Report) -> list[tuple[str, str]]:

@@ -1,9 +1,17 @@
 """What a reader of a report must know beside its table."""
 
 from src.reporting.baselines import in_words
-from src.reporting.compared import Report, left_out, versions, with_result
+from src.reporting.compared import (
+    Report,
+    best_rows,
+    by_validation,
+    left_out,
+    monitor,
+    versions,
+    with_result,
+)
 from src.reporting.differences import shared, short
-from src.reporting.table import SAME, TASKS, over_tasks
+from src.reporting.table import BEST, SAME, TASKS, over_tasks
 
 # What a study is of, where it is the same in all runs.
 SETTING = (
@@ -26,6 +34,7 @@ def notes(report: Report) -> list[str]:
         found.append("best/step is the iteration of the state that was best in validation.")
     elif report.metric.startswith("best/"):
         found.append(f"{report.metric} is the score of the state that was best in validation.")
+    found += _direction(report)
     if several > len(alike_seeds):
         found.append("+- is half of a 95 % interval over seeds (Student's t).")
     if alike_seeds:
@@ -58,6 +67,17 @@ def notes(report: Report) -> list[str]:
         found.append(f"difference, seed by seed: to the row of {compared}.")
     if len(versions(report)) > 1:
         found.append("The runs are of different versions of this code or of its libraries.")
+    return found
+
+
+def _direction(report: Report) -> list[str]:
+    """Which scores are good, and which row would be chosen."""
+    name, mode = monitor(report)
+    found = []
+    if mode and report.metric.rpartition("/")[2] == name.rpartition("/")[2]:
+        found.append(f"{report.metric}: {'higher' if mode == 'max' else 'lower'} is better.")
+    if best_rows(report):
+        found.append(f"Marked {BEST} best by validation, which is {by_validation(report)}.")
     return found
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from src.reporting import pictures
-from src.reporting.compared import Report, cited, left_out, versions
+from src.reporting.compared import Report, by_validation, cited, left_out, versions
 from src.reporting.curves import Curve, adaptation_curves, learning_curves
 from src.reporting.differences import short
 from src.reporting.groups import PER_SEED, Group, by_seed, summary
@@ -62,9 +62,11 @@ def _groups(report: Report) -> Iterator[str]:
 def _sorted_by(report: Report, group: Group) -> dict[int, str]:
     """{column: the number behind its text} of the columns that are made of numbers."""
     names = column_names(report)
-    values = group.values(report.metric)
-    found = {names.index(report.metric): repr(summary(values)[0]) if values else "-"}
-    return found | {names.index("seeds"): str(min(group.scores, default=0))}
+    found = {names.index("seeds"): str(min(group.scores, default=0))}
+    for score in {report.metric, by_validation(report)} & {*names}:
+        values = group.values(score)
+        found[names.index(score)] = repr(summary(values)[0]) if values else "-"
+    return found
 
 
 def _pictures(report: Report) -> Iterator[str]:

@@ -2,30 +2,46 @@
 
 from src.output.tables import with_interval
 from src.reporting.baselines import baseline_of
-from src.reporting.compared import Report
+from src.reporting.compared import Report, best_rows, by_validation
 from src.reporting.differences import short
 from src.reporting.groups import PER_SEED, Group, paired, summary
 
 SHOWN_COSTS = {PER_SEED: PER_SEED, "peak_memory_mib": "MiB"}
 SAME = "all seeds the same"
 TASKS = "tasks"
+BEST = "*"
 
 
 def column_names(report: Report) -> list[str]:
     """The header of the table of groups."""
-    compared = [report.metric] if report.baseline is None else [report.metric, "difference"]
+    chosen_by = by_validation(report)
+    compared = [report.metric]
+    compared += [chosen_by] if chosen_by is not None and chosen_by != report.metric else []
+    compared += ["difference"] if report.baseline is not None else []
     return [*map(short, report.keys), "seeds", *compared, *SHOWN_COSTS.values()]
 
 
 def row(report: Report, group: Group) -> list[str]:
     """A group's row of that table, as text."""
-    cells = [*group.options, _seeds(group), _score(report, group)]
+    cells = [*group.options, _seeds(group)]
+    chosen_by = by_validation(report)
+    mark = BEST * any(of is group for of in best_rows(report))
+    cells.append(_score(report, group, mark * (chosen_by == report.metric)))
+    if chosen_by is not None and chosen_by != report.metric:
+        cells.append(_mean(group, chosen_by, 5) + mark)
     if report.baseline is not None:
         cells.append(_difference(report, group))
-    for name in SHOWN_COSTS:
-        costs = group.values(name)
-        cells.append(f"{summary(costs)[0]:.4g}" if costs else "-")
-    return cells
+    return [*cells, *(_mean(group, name, 4) for name in SHOWN_COSTS)]
+
+
+def _mean(group: Group, name: str, digits: int) -> str:
+    values = group.values(name)
+    return f"{summary(values)[0]:.{digits}g}" if values else "-"
+
+
+def rows(report: Report) -> list[list[str]]:
+    """The table as text; the first row is its header."""
+    return [column_names(report), *(row(report, group) for group in report.groups)]
 
 
 def over_tasks(report: Report, group: Group) -> float | None:
@@ -36,7 +52,7 @@ def over_tasks(report: Report, group: Group) -> float | None:
     return group.values(f"{report.metric}_ci95").get(next(iter(values)))
 
 
-def _score(report: Report, group: Group) -> str:
+def _score(report: Report, group: Group, mark: str) -> str:
     values = group.values(report.metric)
     if not values:
         return "no number"
@@ -49,12 +65,7 @@ def _score(report: Report, group: Group) -> str:
         half, said = tasks, [TASKS]
     if len(values) < len(group.scores):
         said.append(f"{len(values)} of {len(group.scores)} seeds")
-    return with_interval(mean, half, digits=5) + (f" ({', '.join(said)})" if said else "")
-
-
-def rows(report: Report) -> list[list[str]]:
-    """The table as text; the first row is its header."""
-    return [column_names(report), *(row(report, group) for group in report.groups)]
+    return with_interval(mean, half, digits=5) + mark + (f" ({', '.join(said)})" if said else "")
 
 
 def _difference(report: Report, group: Group) -> str:
