@@ -10,13 +10,24 @@ from src.reporting.stored import StoredRun
 
 
 class Report(NamedTuple):
-    """keys: what differs between the groups; metric: the score that is compared."""
+    """What is compared.
+
+    keys     what differs between the groups
+    metric   the score that is compared
+    over     the option whose values stand in the place of seeds; None: seeds themselves
+    """
 
     keys: list[str]
     groups: list[Group]
     metric: str
     baseline: Baseline | None
     without_result: list[StoredRun]
+    over: str | None = None
+
+
+def seeds_in_words(report: Report, number: int) -> str:
+    """3 seeds, or 3 values of what stands in their place."""
+    return f"{number} {'seed' if report.over is None else 'value'}{'s' * (number != 1)}"
 
 
 def with_result(report: Report) -> list[StoredRun]:

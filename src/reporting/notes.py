@@ -1,6 +1,6 @@
 """What a reader of a report must know beside its table."""
 
-from src.reporting.baselines import in_words
+from src.reporting.baselines import Baseline, baseline_of, in_words
 from src.reporting.compared import (
     Report,
     best_rows,
@@ -11,7 +11,8 @@ from src.reporting.compared import (
     with_result,
 )
 from src.reporting.differences import shared, short
-from src.reporting.table import BEST, SAME, TASKS, over_tasks
+from src.reporting.groups import Seed
+from src.reporting.table import BEST, TASKS, over_tasks, same
 
 # What a study is of, where it is the same in all runs.
 SETTING = (
@@ -26,7 +27,10 @@ def notes(report: Report) -> list[str]:
     several = sum(len(group.values(report.metric)) > 1 for group in report.groups)
     configs = [run.config for run in with_result(report)]
     alike = shared(configs, SETTING)
+    seeds, seed = (report.over, report.over) if report.over else ("seeds", "the seed")
     found = []
+    if report.over:
+        found.append(f"A row is a mean over {report.over}, whose values stand in place of seeds.")
     if alike:
         listed = ", ".join(f"{short(key)}={value}" for key, value in alike.items() if value != "-")
         found.append(f"All runs: {listed}.")
@@ -36,19 +40,20 @@ def notes(report: Report) -> list[str]:
         found.append(f"{report.metric} is the score of the state that was best in validation.")
     found += _direction(report)
     if several > len(alike_seeds):
-        found.append("+- is half of a 95 % interval over seeds (Student's t).")
+        found.append(f"+- is half of a 95 % interval over {seeds} (Student's t).")
     if alike_seeds:
         found.append(
-            f"{SAME}: these runs do not depend on the seed; several tell no more than one, so "
-            "there is no interval."
+            f"{same(report)}: these runs do not depend on {seed}; several tell no more than one, "
+            "so there is no interval."
         )
     if any(over_tasks(report, group) is not None for group in report.groups):
         found.append(
             f"({TASKS}): +- of one seed is half of a 95 % interval over its tasks; it does not "
             "tell how seeds differ."
         )
-    for folder, (seeds, other) in _repeated(report):
-        listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    for folder, (of, other) in _repeated(report):
+        named = report.over or f"seed{'s' * (len(of) > 1)}"
+        listed = f"{named} {', '.join(map(str, of))}"
         found.append(
             f"{folder} is left out for {listed}: {other} has the same with the same options."
         )
@@ -64,7 +69,9 @@ def notes(report: Report) -> list[str]:
             found.append(f"{run.folder}: a later command was refused: {run.refused}")
     if report.baseline is not None:
         compared = in_words(report.keys, report.baseline)
-        found.append(f"difference, seed by seed: to the row of {compared}.")
+        one = "seed" if report.over is None else f"{report.over}"
+        found.append(f"difference, {one} by {one}: to the row of {compared}.")
+        found += _other_data(report, report.baseline)
     if len(versions(report)) > 1:
         found.append("The runs are of different versions of this code or of its libraries.")
     return found
@@ -81,7 +88,19 @@ def _direction(report: Report) -> list[str]:
     return found
 
 
-def _repeated(report: Report) -> list[tuple[str, tuple[list[int], str]]]:
+def _other_data(report: Report, baseline: Baseline) -> list[str]:
+    """A warning for each key of the data's seed in which a row and its baseline differ."""
+    pairs = [(group, baseline_of(report.keys, baseline, group)) for group in report.groups]
+    return [
+        f"difference: {key} differs between a row and its baseline, so the difference is one of "
+        f"data too; over={key} takes means over it, and differences value by value."
+        for i, key in enumerate(report.keys)
+        if key.endswith("data_seed")
+        and any(other is not None and of.options[i] != other.options[i] for of, other in pairs)
+    ]
+
+
+def _repeated(report: Report) -> list[tuple[str, tuple[list[Seed], str]]]:
     return [item for group in report.groups for item in group.repeated.items()]
 
 

@@ -14,9 +14,9 @@ from src.reporting import pictures
 from src.reporting.compared import Report, by_validation, cited, left_out, versions
 from src.reporting.curves import Curve, adaptation_curves, learning_curves
 from src.reporting.differences import short
-from src.reporting.groups import PER_SEED, Group, by_seed, summary
+from src.reporting.groups import PER_SEED, Group, by_seed, in_order, summary
 from src.reporting.notes import notes
-from src.reporting.table import column_names, over_tasks, row
+from src.reporting.table import column_names, over_tasks, row, seeds_column
 from src.settings.references import bibliography, read_references
 
 MOST_PICTURES = 24  # of learning curves
@@ -62,7 +62,7 @@ def _groups(report: Report) -> Iterator[str]:
 def _sorted_by(report: Report, group: Group) -> dict[int, str]:
     """{column: the number behind its text} of the columns that are made of numbers."""
     names = column_names(report)
-    found = {names.index("seeds"): str(min(group.scores, default=0))}
+    found = {names.index(seeds_column(report)): str(next(iter(in_order(group.scores)), 0))}
     for score in {report.metric, by_validation(report)} & {*names}:
         values = group.values(score)
         found[names.index(score)] = repr(summary(values)[0]) if values else "-"
@@ -171,7 +171,9 @@ def _runs(report: Report, out: Path) -> Iterator[str]:
                 )
     keys = [short(key) for key in report.keys]
     yield from _table(
-        "runs", ["folder", *keys, "seed", report.metric, PER_SEED, "typed for it"], table
+        "runs",
+        ["folder", *keys, report.over or "seed", report.metric, PER_SEED, "typed for it"],
+        table,
     )
 
 

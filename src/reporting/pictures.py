@@ -75,7 +75,7 @@ def band(values: Any, half_widths: Any, share: bool) -> tuple[np.ndarray, np.nda
 
 
 def against_seconds(
-    drawn: Sequence[tuple[Style, Mapping[int, float], float, float]], name: str
+    drawn: Sequence[tuple[Style, Mapping[Any, float], float, float]], name: str
 ) -> str:
     """A point for each group: {seed: seconds}, their range as a line; mean and half-width."""
     figure, axes = _figure()

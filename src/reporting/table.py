@@ -2,12 +2,11 @@
 
 from src.output.tables import with_interval
 from src.reporting.baselines import baseline_of
-from src.reporting.compared import Report, best_rows, by_validation
+from src.reporting.compared import Report, best_rows, by_validation, seeds_in_words
 from src.reporting.differences import short
-from src.reporting.groups import PER_SEED, Group, paired, summary
+from src.reporting.groups import PER_SEED, Group, in_order, paired, summary
 
 SHOWN_COSTS = {PER_SEED: PER_SEED, "peak_memory_mib": "MiB"}
-SAME = "all seeds the same"
 TASKS = "tasks"
 BEST = "*"
 
@@ -18,7 +17,17 @@ def column_names(report: Report) -> list[str]:
     compared = [report.metric]
     compared += [chosen_by] if chosen_by is not None and chosen_by != report.metric else []
     compared += ["difference"] if report.baseline is not None else []
-    return [*map(short, report.keys), "seeds", *compared, *SHOWN_COSTS.values()]
+    return [*map(short, report.keys), seeds_column(report), *compared, *SHOWN_COSTS.values()]
+
+
+def seeds_column(report: Report) -> str:
+    """The name of the column that says what a row is a mean over."""
+    return "seeds" if report.over is None else short(report.over)
+
+
+def same(report: Report) -> str:
+    """What is said in place of an interval where nothing is random."""
+    return f"all {'seeds' if report.over is None else 'values'} the same"
 
 
 def row(report: Report, group: Group) -> list[str]:
@@ -60,11 +69,11 @@ def _score(report: Report, group: Group, mark: str) -> str:
     tasks = over_tasks(report, group)
     said = []
     if group.ignores_seed():
-        half, said = None, [SAME]
+        half, said = None, [same(report)]
     elif tasks is not None:
         half, said = tasks, [TASKS]
     if len(values) < len(group.scores):
-        said.append(f"{len(values)} of {len(group.scores)} seeds")
+        said.append(f"{len(values)} of {seeds_in_words(report, len(group.scores))}")
     return with_interval(mean, half, digits=5) + mark + (f" ({', '.join(said)})" if said else "")
 
 
@@ -77,15 +86,16 @@ def _difference(report: Report, group: Group) -> str:
         return "baseline"
     found = paired(group.values(report.metric), other.values(report.metric))
     if found is None:
-        return "no common seed"
+        return f"no common {'seed' if report.over is None else 'value'}"
     mean, half, number = found
     if number > 1 and group.ignores_seed() and other.ignores_seed():
-        return f"{with_interval(mean, None, digits=3)} ({SAME})"
-    return f"{with_interval(mean, half, digits=3)} ({number} seed{'s' * (number > 1)})"
+        return f"{with_interval(mean, None, digits=3)} ({same(report)})"
+    return f"{with_interval(mean, half, digits=3)} ({seeds_in_words(report, number)})"
 
 
 def _seeds(group: Group) -> str:
-    seeds = sorted(group.scores)
-    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+    seeds = in_order(group.scores)
+    first = seeds[0] if seeds else 0
+    if isinstance(first, int) and len(seeds) > 2 and seeds == [*range(first, first + len(seeds))]:
         return f"{seeds[0]} to {seeds[-1]}"
     return ", ".join(map(str, seeds))
