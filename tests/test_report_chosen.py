@@ -12,13 +12,19 @@ from tests.test_report import store
 VALIDATION, TEST = "best/validation/accuracy", "best/test/accuracy"
 
 
-def study(folder, mode, scores, monitors=("validation/accuracy",)):
+def study(folder, mode, scores, monitors=("validation/accuracy",), seeds=(0,), key="x"):
     """One run for each {method: (validation, test)}; the monitors take turns."""
     for i, (method, (validation, test)) in enumerate(scores.items()):
         name = monitors[i % len(monitors)]
         config = {"problem": {"name": "ridge", "monitor": {"metric": name, "mode": mode}}}
-        more = {"monitor": name, VALIDATION: validation, "best/test/loss": 0.5}
-        store(folder / method, method, 0, test, config=config, **more)
+        config |= {"data": {key: i}} if key != "x" else {}
+        more = {
+            "monitor": name,
+            VALIDATION: validation,
+            "best/test/loss": 0.5,
+            "overrides": [f"data.{key}={i}"],
+        }
+        store(folder / method, method, seeds[i % len(seeds)], test, config=config, **more)
     return find_runs([folder])
 
 
@@ -72,3 +78,19 @@ def test_one_row_is_not_marked(tmp_path):
     report = make_report(study(tmp_path, "max", {"a": (0.5, 0.9)}))
     assert rows(report)[1][2] == "0.5"
     assert "*" not in "\n".join(notes(report))
+
+
+@pytest.mark.parametrize(
+    ("more", "marked", "minded"),
+    [
+        ({}, True, False),
+        ({"seeds": (0, 1)}, True, True),
+        ({"key": "data_seed"}, False, False),  # scores on other data say nothing of the methods
+    ],
+)
+def test_rows_of_other_seeds_and_other_data(more, marked, minded, tmp_path):
+    report = make_report(study(tmp_path, "max", {"a": (0.5, 0.9), "b": (0.8, 0.1)}, **more))
+    text = "\n".join(notes(report))
+    assert ("best by validation" in text) is marked
+    assert ("Mind that the rows are of different seeds." in text) is minded
+    assert any(cell.endswith("*") for row in rows(report) for cell in row) is marked

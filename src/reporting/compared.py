@@ -56,10 +56,19 @@ def by_validation(report: Report) -> str | None:
     return name if test and any(group.values(name) for group in report.groups) else None
 
 
+def is_of_data(key: str) -> bool:
+    """Whether runs that differ in this key have other data."""
+    return key.startswith("data.") or key.endswith("data_seed")
+
+
 def best_rows(report: Report) -> list[Group]:
-    """The groups that are best by it; none where there is one group, or no direction."""
+    """The groups that are best by it; none where there is one group, no direction, or other data.
+
+    Scores on different data say nothing of which options are better.
+    """
     name, mode = by_validation(report), monitor(report)[1]
-    if name is None or not mode or len(report.groups) == 1:
+    other = any(key == "problem.name" or is_of_data(key) for key in report.keys)
+    if name is None or not mode or other or len(report.groups) == 1:
         return []
     means = [summary(of)[0] if (of := group.values(name)) else None for group in report.groups]
     known = [mean for mean in means if mean is not None]

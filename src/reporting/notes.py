@@ -12,7 +12,7 @@ from src.reporting.compared import (
 )
 from src.reporting.differences import shared, short
 from src.reporting.groups import Seed
-from src.reporting.table import BEST, TASKS, over_tasks, same
+from src.reporting.table import BEST, TASKS, over_tasks, same, seeds_column
 
 # What a study is of, where it is the same in all runs.
 SETTING = (
@@ -84,7 +84,9 @@ def _direction(report: Report) -> list[str]:
     if mode and report.metric.rpartition("/")[2] == name.rpartition("/")[2]:
         found.append(f"{report.metric}: {'higher' if mode == 'max' else 'lower'} is better.")
     if best_rows(report):
-        found.append(f"Marked {BEST} best by validation, which is {by_validation(report)}.")
+        alike = len({frozenset(group.scores) for group in report.groups}) == 1
+        mind = "" if alike else f" Mind that the rows are of different {seeds_column(report)}."
+        found.append(f"Marked {BEST} best by validation, which is {by_validation(report)}.{mind}")
     return found
 
 
