@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from src.reporting.notes import notes
 from src.reporting.report import as_lines, make_report
 from src.reporting.stored import find_runs
 from tests.test_report import store
@@ -58,3 +59,12 @@ def test_old_results_of_a_sweep_whose_repetition_was_refused_are_said_to_be_old(
     note = f"{tmp_path / 'a'}: a later command was refused: belongs to a run of another config"
     assert (note in text_of(tmp_path)) is said
     assert "without a result" not in text_of(tmp_path)
+
+
+def test_many_refused_repetitions_are_counted(tmp_path):
+    for seed in range(5):
+        store(tmp_path / f"{seed}", "rhg", seed, 0.5, overrides=["method=rhg"])
+        fail(tmp_path, tmp_path / f"{seed}", "belongs to another", "method=rhg", "step=2")
+    said = [note for note in notes(make_report(find_runs([tmp_path]))) if "refused" in note]
+    assert len(said) == 3
+    assert "So it was in 2 other folders: failures.jsonl has the reasons." in text_of(tmp_path)

@@ -14,6 +14,7 @@ from src.reporting.differences import shared, short
 from src.reporting.groups import Seed
 from src.reporting.table import BEST, TASKS, over_tasks, same, seeds_column
 
+MOST_REFUSED = 3  # that are named: all jobs of a sweep have the same reason
 # What a study is of, where it is the same in all runs.
 SETTING = (
     *("problem.name", "method.name", "data._target_", "model._target_"),
@@ -64,9 +65,7 @@ def notes(report: Report) -> list[str]:
                     f"{run.folder} is not in the pictures: it shares seeds with another run, and "
                     "its curves are means over all its seeds."
                 )
-    for run in with_result(report):
-        if run.refused:
-            found.append(f"{run.folder}: a later command was refused: {run.refused}")
+    found += _refused(report)
     if report.baseline is not None:
         compared = in_words(report.keys, report.baseline)
         one = "seed" if report.over is None else f"{report.over}"
@@ -75,6 +74,19 @@ def notes(report: Report) -> list[str]:
     if len(versions(report)) > 1:
         found.append("The runs are of different versions of this code or of its libraries.")
     return found
+
+
+def _refused(report: Report) -> list[str]:
+    """Results that a later command of other options has left as they were."""
+    refused = [run for run in with_result(report) if run.refused]
+    found = [f"{run.folder}: a later command was refused: {run.refused}" for run in refused]
+    if len(found) <= MOST_REFUSED:
+        return found
+    others = len(found) - MOST_REFUSED
+    more = (
+        f"So it was in {others} other folder{'s' * (others > 1)}: failures.jsonl has the reasons."
+    )
+    return [*found[:MOST_REFUSED], more]
 
 
 def _direction(report: Report) -> list[str]:

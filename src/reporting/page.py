@@ -73,8 +73,8 @@ def _pictures(report: Report) -> Iterator[str]:
     shown = list(zip(_styles(report), report.groups, strict=False))
     yield "<h2>Learning curves</h2>"
     yield (
-        "<p>A colour is a row of the table above. A band is a 95 % interval: over seeds, or of one "
-        "seed over its tasks, where it has several.</p>"
+        "<p>A colour is a row of the table above. A band is a 95 % interval: over "
+        f"{escape(seeds_column(report))}, or of one seed over its tasks, where it has several.</p>"
     )
     if len(shown) < len(report.groups):
         yield f"<p>Of {len(report.groups)} rows the first {len(shown)} are drawn.</p>"
