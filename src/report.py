@@ -2,9 +2,10 @@
 compares stored runs: run folders, the folder of a sweep, or several.
 
 What differs between the runs becomes the columns. Runs that differ by their seed alone are one row,
-with a 95 % interval. Runs without a result are listed with the reason. Prints a table, and writes
-report.html (with learning curves; it needs no network), report.md, report.csv and report.bib (what
-the runs cite) into the first folder, or into out=FOLDER.
+with a 95 % interval; over=data.data_seed takes this option in place of the seed. Runs without a
+result are listed with the reason. Prints a table, and writes report.html (with learning curves; it
+needs no network), report.md, report.csv and report.bib (what the runs cite) into the first folder,
+or into out=FOLDER.
 """
 
 from pathlib import Path
@@ -14,6 +15,7 @@ from src.settings.cli import key_value_arguments, refusals_as_messages
 KEYS = {
     "metric": "the score to compare (default: the monitored one, best state, test)",
     "baseline": "the runs that others are compared with, seed by seed: method=rhg",
+    "over": "the option whose values take the place of seeds: data.data_seed",
     "out": "the folder for report.html, report.md, report.csv and report.bib",
     "traceback": "true: errors with their traceback",
 }
@@ -26,8 +28,9 @@ def main() -> None:
     )
     with refusals_as_messages(traceback="traceback=true" in arguments):
         from src.files import write_text
+        from src.reporting.compared import cited
         from src.reporting.page import as_page
-        from src.reporting.report import as_csv, as_lines, as_markdown, cited, make_report
+        from src.reporting.report import as_csv, as_lines, as_markdown, make_report
         from src.reporting.stored import find_runs
         from src.settings.errors import UserError
         from src.settings.key_values import read_pairs
@@ -43,7 +46,8 @@ def main() -> None:
         if not folders:
             raise UserError("no folder is named: python -m src.report DIR")
         runs = find_runs(folders)
-        report = make_report(runs, options.get("metric"), options.get("baseline"))
+        chosen = (options.get(key) for key in ("metric", "baseline", "over"))
+        report = make_report(runs, *chosen)
         out = Path(options.get("out", folders[0]))
         out.mkdir(parents=True, exist_ok=True)
         written = {

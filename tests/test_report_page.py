@@ -64,7 +64,7 @@ def test_seeds_that_share_no_step_have_no_curve_and_it_is_said(study):
 
 def test_long_curves_are_thinned():
     line = np.arange(10_001.0)
-    short = thinned(Curve(line, line, line))
+    short = thinned(Curve(line, line, line, line))
     assert len(short.steps) == 200
     assert short.steps[[0, -1]].tolist() == [0, 10_000]
 
@@ -88,8 +88,8 @@ def test_the_page_holds_everything_and_nothing_from_elsewhere(study):
 
 
 def test_numbers_at_an_axis_are_not_cut():
-    curve = Curve(np.arange(2), np.array([0.9991, 0.9998]), np.full(2, np.nan))
-    svg = pictures.curves([(pictures.styles(1)[0], curve)], "iteration", "narrow")
+    curve = Curve(np.arange(2), np.array([0.9991, 0.9998]), np.full(2, np.nan), np.ones(2))
+    svg = pictures.curves([(pictures.styles(1)[0], curve)], "iteration", "test/narrow")
     numbers = re.findall(r">(0\.999\d)<", svg)
     assert len(set(numbers)) == len(numbers) > 2
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from src.output.writers import Row, read_rows
-from src.reporting.groups import Group
+from src.reporting.groups import Group, all_seeds
 from src.reporting.stored import StoredRun
-from src.running.intervals import mean_and_half_width
 
 MOST_POINTS = 200  # of a curve that is drawn
 INTERVAL = "_ci95"
@@ -18,11 +18,13 @@ class Curve(NamedTuple):
     """Values against iterations (or lower steps), and half of a 95 % interval; nan: none.
 
     The interval is over seeds; of one seed alone over its tasks, where it has several.
+    numbers: of how many seeds each value is the mean.
     """
 
     steps: np.ndarray
     values: np.ndarray
     half_widths: np.ndarray
+    numbers: np.ndarray
 
 
 def learning_curves(group: Group) -> dict[str, Curve]:
@@ -30,12 +32,15 @@ def learning_curves(group: Group) -> dict[str, Curve]:
 
     A curve without steps is of seeds that share none.
     """
-    return _together([_columns(read_rows(run.folder / "metrics.jsonl")) for run in group.runs])
+    runs = group.drawn()
+    return _together(
+        [_columns(read_rows(run.folder / "metrics.jsonl"), len(all_seeds(run))) for run in runs]
+    )
 
 
 def adaptation_curves(group: Group) -> dict[str, Curve]:
     """{score: curve against lower steps}, as result.json of these runs tells."""
-    return _together([_of_steps(run) for run in group.runs])
+    return _together([_of_steps(run) for run in group.drawn()])
 
 
 def thinned(curve: Curve) -> Curve:
@@ -48,49 +53,64 @@ def thinned(curve: Curve) -> Curve:
 
 
 def _together(runs: Sequence[Mapping[str, Curve]]) -> dict[str, Curve]:
-    """Each metric's mean over runs, at the steps that all runs with this metric have."""
+    """Each metric's mean over seeds, at the steps that all runs with this metric have."""
     names = sorted({name for run in runs for name in run})
-    return {name: _mean([run[name] for run in runs if name in run]) for name in names}
+    return {name: pooled([run[name] for run in runs if name in run]) for name in names}
 
 
-def _mean(curves: Sequence[Curve]) -> Curve:
+def pooled(curves: Sequence[Curve]) -> Curve:
+    """The mean over all seeds of several runs and its interval, from those of each run.
+
+    They are exact: a half-width over n seeds tells the sum of squares within the run.
+    """
     if len(curves) == 1:
         return curves[0]
     steps = curves[0].steps
     for curve in curves[1:]:
         steps = np.intersect1d(steps, curve.steps)
-    values = np.stack([c.values[np.searchsorted(c.steps, steps)] for c in curves])
-    mean, half = mean_and_half_width(values, axis=0)
-    assert half is not None
-    return Curve(steps, mean, half)
+    at = [np.searchsorted(curve.steps, steps) for curve in curves]
+    n = np.stack([curve.numbers[i] for curve, i in zip(curves, at, strict=True)])
+    means = np.stack([curve.values[i] for curve, i in zip(curves, at, strict=True)])
+    halves = np.stack([curve.half_widths[i] for curve, i in zip(curves, at, strict=True)])
+    total = n.sum(axis=0)
+    mean = (n * means).sum(axis=0) / total
+    # Of one seed the half-width is over tasks, and says nothing of how seeds differ.
+    freedom = np.maximum(n - 1, 1)
+    deviation = np.where(n > 1, halves * n**0.5 / stdtrit(freedom, 0.975), 0.0)
+    squares = (freedom * deviation**2 + n * (means - mean) ** 2).sum(axis=0)
+    spread = (squares / (total - 1) / total) ** 0.5
+    return Curve(steps, mean, stdtrit(total - 1, 0.975) * spread, total)
 
 
-def _columns(rows: Sequence[Row]) -> dict[str, Curve]:
-    """{metric: curve} of one run's rows."""
-    found: dict[str, dict[int, tuple[float, float]]] = {}
+def _columns(rows: Sequence[Row], seeds: int) -> dict[str, Curve]:
+    """{metric: curve} of one run's rows; a row says how many of its seeds have failed by then."""
+    found: dict[str, dict[int, tuple[float, float, int]]] = {}
     for row in rows:
         for name, value in row.items():
             scored = "/" in name and not name.endswith(INTERVAL)
             if scored and isinstance(value, int | float):
                 half = row.get(f"{name}{INTERVAL}")
                 half = float(half) if isinstance(half, int | float) else np.nan
-                found.setdefault(name, {})[row["step"]] = (float(value), half)
+                number = seeds - row.get("failed_seeds", 0)
+                found.setdefault(name, {})[row["step"]] = (float(value), half, number)
     return {name: _curve(by_step) for name, by_step in found.items()}
 
 
-def _curve(by_step: Mapping[int, tuple[float, float]]) -> Curve:
+def _curve(by_step: Mapping[int, tuple[float, float, int]]) -> Curve:
     steps = sorted(by_step)
-    values, half_widths = np.array([by_step[step] for step in steps]).T
-    return Curve(np.array(steps), values, half_widths)
+    values, half_widths, numbers = np.array([by_step[step] for step in steps]).T
+    return Curve(np.array(steps), values, half_widths, numbers)
 
 
 def _of_steps(run: StoredRun) -> dict[str, Curve]:
-    found = (run.result or {}).get("adaptation") or {}
+    result = run.result or {}
+    found = result.get("adaptation") or {}
+    number = len(all_seeds(run)) - len(result.get("failed_seeds", {}))
     curves: dict[str, Curve] = {}
     for name, values in found.items():
         if not name.endswith(INTERVAL):
             half = found.get(f"{name}{INTERVAL}", [np.nan] * len(values))
-            curves[name] = Curve(
-                np.arange(len(values)), np.array(values, float), np.array(half, float)
-            )
+            steps = np.arange(len(values))
+            columns = np.array(values, float), np.array(half, float), np.full(len(values), number)
+            curves[name] = Curve(steps, *columns)
     return curves

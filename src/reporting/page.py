@@ -1,6 +1,7 @@
 """A report as one HTML page that needs no network: tables to sort and filter, pictures as SVG."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
@@ -9,20 +10,13 @@ from string import Template
 from typing import NamedTuple
 from urllib.parse import quote
 
-from src.output.quantities import in_words
 from src.reporting import pictures
+from src.reporting.compared import Report, by_validation, cited, left_out, versions
 from src.reporting.curves import Curve, adaptation_curves, learning_curves
-from src.reporting.groups import Group, by_seed, summary
-from src.reporting.report import (
-    Report,
-    cited,
-    column_names,
-    left_out,
-    notes,
-    row,
-    short,
-    versions,
-)
+from src.reporting.differences import short
+from src.reporting.groups import PER_SEED, Group, by_seed, in_order, summary
+from src.reporting.notes import notes
+from src.reporting.table import column_names, over_tasks, row, seeds_column
 from src.settings.references import bibliography, read_references
 
 MOST_PICTURES = 24  # of learning curves
@@ -68,17 +62,19 @@ def _groups(report: Report) -> Iterator[str]:
 def _sorted_by(report: Report, group: Group) -> dict[int, str]:
     """{column: the number behind its text} of the columns that are made of numbers."""
     names = column_names(report)
-    values = group.values(report.metric)
-    found = {names.index(report.metric): repr(summary(values)[0]) if values else "-"}
-    return found | {names.index("seeds"): str(min(group.scores, default=0))}
+    found = {names.index(seeds_column(report)): str(next(iter(in_order(group.scores)), 0))}
+    for score in {report.metric, by_validation(report)} & {*names}:
+        values = group.values(score)
+        found[names.index(score)] = repr(summary(values)[0]) if values else "-"
+    return found
 
 
 def _pictures(report: Report) -> Iterator[str]:
     shown = list(zip(_styles(report), report.groups, strict=False))
     yield "<h2>Learning curves</h2>"
     yield (
-        "<p>A colour is a row of the table above. A band is a 95 % interval: over seeds, or of one "
-        "seed over its tasks, where it has several.</p>"
+        "<p>A colour is a row of the table above. A band is a 95 % interval: over "
+        f"{escape(seeds_column(report))}, or of one seed over its tasks, where it has several.</p>"
     )
     if len(shown) < len(report.groups):
         yield f"<p>Of {len(report.groups)} rows the first {len(shown)} are drawn.</p>"
@@ -117,10 +113,17 @@ def _pictures(report: Report) -> Iterator[str]:
     if names:
         yield "<h2>Scores by lower step, last state</h2>"
         yield from _gallery(names, by_step, "lower steps")
-    costs = [(style, _cost(report, group)) for style, group in shown]
-    drawn = [(style, of) for style, of in costs if len(of) == 2]
+    drawn = [
+        (style, group.values(PER_SEED), *_score(report, group))
+        for style, group in shown
+        if group.values(PER_SEED) and group.values(report.metric)
+    ]
     if len(drawn) > 1:
         yield "<h2>Score against time</h2>"
+        yield (
+            "<p>A vertical line is a 95 % interval, as above; a horizontal one goes from the "
+            "fastest to the slowest run.</p>"
+        )
         svg = pictures.against_seconds(drawn, report.metric)
         yield f'<div class="pictures"><figure>{svg}</figure></div>'
 
@@ -138,14 +141,14 @@ def _gallery(
     yield '<div class="pictures">'
     for name in names:
         drawn = [(style, of[name]) for style, of in of_groups if name in of]
-        yield f"<figure>{pictures.curves(drawn, xlabel, in_words(name))}</figure>"
+        yield f"<figure>{pictures.curves(drawn, xlabel, name)}</figure>"
     yield "</div>"
 
 
-def _cost(report: Report, group: Group) -> dict[str, tuple[float, float]]:
-    found = {"seconds": group.values("seconds"), "score": group.values(report.metric)}
-    means = {name: summary(values) for name, values in found.items() if values}
-    return {name: (mean, half or 0.0) for name, (mean, half) in means.items()}
+def _score(report: Report, group: Group) -> tuple[float, float]:
+    """Mean and half of its interval, 0 where there is none."""
+    mean, half = summary(group.values(report.metric))
+    return mean, half or over_tasks(report, group) or 0.0
 
 
 def _runs(report: Report, out: Path) -> Iterator[str]:
@@ -156,7 +159,7 @@ def _runs(report: Report, out: Path) -> Iterator[str]:
             result = run.result or {}
             overrides = " ".join(result.get("overrides", []))
             for seed, scores in by_seed(run).items():
-                score, seconds = (scores.get(n) for n in (report.metric, "seconds"))
+                score, seconds = (scores.get(n) for n in (report.metric, PER_SEED))
                 table.append(
                     [
                         Cell(_folder(str(run.folder), out), str(run.folder)),
@@ -168,7 +171,9 @@ def _runs(report: Report, out: Path) -> Iterator[str]:
                 )
     keys = [short(key) for key in report.keys]
     yield from _table(
-        "runs", ["folder", *keys, "seed", report.metric, "seconds", "typed for it"], table
+        "runs",
+        ["folder", *keys, report.over or "seed", report.metric, PER_SEED, "typed for it"],
+        table,
     )
 
 
@@ -207,6 +212,13 @@ def _chip(style: pictures.Style) -> str:
 
 def named(report: Report, group: Group) -> str:
     """What tells this group from the others, in no more words than that takes."""
+    names = {id(other): _in_words(report, other) for other in report.groups}
+    shorter = {of: _rounded(name) for of, name in names.items()}
+    alike = list(shorter.values()).count(shorter[id(group)]) > 1
+    return (names if alike else shorter)[id(group)]
+
+
+def _in_words(report: Report, group: Group) -> str:
     others = [other.options for other in report.groups if other is not group]
     words = []
     for i, key in enumerate(report.keys):
@@ -215,6 +227,12 @@ def named(report: Report, group: Group) -> str:
             words.append(f"{short(key)}={group.options[i]}")
         others = alike
     return ", ".join(words) or "all runs"
+
+
+def _rounded(text: str) -> str:
+    """Its numbers with four digits, which tell rows apart as well as sixteen."""
+    number = r"(?<![\w.])\d+\.\d+(?:e[-+]?\d+)?(?![\w.])"
+    return re.sub(number, lambda found: f"{float(found[0]):.4g}", text)
 
 
 def _folder(folder: str, out: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.output.quantities import needs_logarithm
+from src.output.quantities import in_words, needs_logarithm
 from src.reporting.curves import Curve, thinned
 
 # Each is told from the page's paper, white or black.
@@ -16,6 +16,8 @@ COLOURS = (
     *("#bcbd22", "#17becf"),
 )
 MOST_GROUPS = 20  # with a colour and a dash of their own; more would not be told apart
+# Words in the names of scores that lie in [0, 1].
+SHARES = frozenset(("accuracy", "auc", "ceiling", "f1", "precision", "recall", "share"))
 _INK = "#010203"  # stands for the colour of the page's text
 
 
@@ -33,9 +35,13 @@ def styles(number: int) -> list[Style]:
     ]
 
 
-def curves(drawn: Sequence[tuple[Style, Curve]], xlabel: str, title: str) -> str:
-    """Curves with their intervals as bands."""
+def curves(drawn: Sequence[tuple[Style, Curve]], xlabel: str, name: str) -> str:
+    """Curves of this metric with their intervals as bands."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure()
+    numbers = np.concatenate([curve.values for _, curve in drawn])
+    share = is_share(name, numbers)
     for style, whole in drawn:
         curve = thinned(whole)
         marker = "o" if len(curve.steps) < 12 else None
@@ -43,25 +49,48 @@ def curves(drawn: Sequence[tuple[Style, Curve]], xlabel: str, title: str) -> str
             curve.steps, curve.values, style.dashes, color=style.colour, lw=1.4, marker=marker, ms=3
         )
         if np.isfinite(curve.half_widths).any():
-            half = np.nan_to_num(curve.half_widths)
-            low, high = curve.values - half, curve.values + half
+            low, high = band(curve.values, curve.half_widths, share)
             axes.fill_between(curve.steps, low, high, color=style.colour, alpha=0.18, lw=0)
-    if needs_logarithm(np.concatenate([curve.values for _, curve in drawn])):
+    if not share and needs_logarithm(numbers):
         axes.set_yscale("log")
+    axes.xaxis.set_major_locator(
+        MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+    )
     axes.set_xlabel(xlabel)
-    return _as_svg(figure, axes, title)
+    return _as_svg(figure, axes, in_words(name))
+
+
+def is_share(name: str, values: np.ndarray) -> bool:
+    """Whether these are parts of a whole, as an accuracy is: by name, and all within [0, 1]."""
+    known = not SHARES.isdisjoint(name.rpartition("/")[2].split("_"))
+    finite = values[np.isfinite(values)]
+    return known and bool(np.all((finite >= 0) & (finite <= 1)))
+
+
+def band(values: Any, half_widths: Any, share: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the intervals; of shares within [0, 1], where their scores are."""
+    half = np.nan_to_num(half_widths)
+    ends = (values - half, values + half)
+    return (np.clip(ends[0], 0, 1), np.clip(ends[1], 0, 1)) if share else ends
 
 
 def against_seconds(
-    drawn: Sequence[tuple[Style, Mapping[str, tuple[float, float]]]], title: str
+    drawn: Sequence[tuple[Style, Mapping[Any, float], float, float]], name: str
 ) -> str:
-    """A cross for each group: {"seconds", "score"}: (mean, half of its interval; 0: none)."""
+    """A point for each group: {seed: seconds}, their range as a line; mean and half-width."""
     figure, axes = _figure()
-    for style, of in drawn:
-        (x, dx), (y, dy) = of["seconds"], of["score"]
-        axes.errorbar(x, y, dy or None, dx or None, "o", color=style.colour, ms=4, lw=1, capsize=2)
-    axes.set_xlabel("seconds of a run")
-    return _as_svg(figure, axes, title)
+    share = is_share(name, np.array([value for *_, value, _ in drawn]))
+    for style, seconds, value, half in drawn:
+        x = np.array(list(seconds.values()))
+        x_error = [[x.mean() - x.min()], [x.max() - x.mean()]]
+        low, high = band(value, half, share)
+        y_error = [[value - low], [high - value]]
+        ends = {"xerr": x_error} if len(x) > 1 else {}
+        ends |= {"yerr": y_error} if half > 0 else {}
+        axes.errorbar(x.mean(), value, **ends, fmt="o", color=style.colour, ms=4, lw=1, capsize=2)
+    axes.set_xlim(left=max(axes.get_xlim()[0], 0))
+    axes.set_xlabel("seconds per seed")
+    return _as_svg(figure, axes, name)
 
 
 def _figure() -> tuple[Any, Any]:

@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from src.reporting.differences import APART, typed_keys
 from src.running.run_folder import FAILURE
-from src.settings.sweep import read_failures
+from src.settings.sweep import Failure, read_failures
 
 DEEPEST = 6  # folders between a folder that is named and a run
 
@@ -19,12 +20,14 @@ class StoredRun(NamedTuple):
     config    the resolved configuration, {} where it cannot be read
     result    result.json, None where there is none
     problem   why there is no result, "" where there is one
+    refused   why a later command with other options was refused in this folder, "" where none was
     """
 
     folder: Path
     config: Mapping[str, Any]
     result: Mapping[str, Any] | None
     problem: str
+    refused: str = ""
 
 
 def find_runs(folders: Sequence[Path]) -> list[StoredRun]:
@@ -33,15 +36,48 @@ def find_runs(folders: Sequence[Path]) -> list[StoredRun]:
     Where start_from differs by the own seed of each run alone, it reads seed=* in all of them.
     """
     found: dict[Path, StoredRun] = {}
+    failures: list[tuple[Path, Failure]] = []
     for folder in folders:
-        for path in _run_folders(folder, DEEPEST):
-            found.setdefault(path.resolve(), read_run(path))
-        for failure in read_failures(folder):
-            path = failure.folder.resolve()
-            run = found.get(path, StoredRun(failure.folder, {}, None, ""))
-            if run.result is None:
-                found[path] = run._replace(problem=f"{failure.reason} ({failure.overrides})")
+        for path in _folders(folder, DEEPEST):
+            if _is_run(path):
+                found.setdefault(path.resolve(), read_run(path))
+            else:
+                failures += [(_here(path, of.folder), of) for of in read_failures(path)]
+    for path, failure in failures:
+        run = found.get(path.resolve(), StoredRun(path, {}, None, ""))
+        if run.result is None:
+            run = run._replace(problem=f"{failure.reason} ({failure.overrides})")
+        elif not _is_of(failure, run.result):
+            run = run._replace(refused=failure.reason)
+        found[path.resolve()] = run
     return _starts_of_any_seed([found[path] for path in sorted(found)])
+
+
+def _here(sweep_dir: Path, folder: Path) -> Path:
+    """Where a failed job's folder lies now: its path is of the machine that the sweep ran on.
+
+    The last parts of the path that are found in this sweep's folder; the name alone where none is,
+    for a refused job has no folder.
+    """
+    if folder.resolve().is_relative_to(sweep_dir.resolve()):
+        return folder
+    parts = folder.parts[1:] if folder.is_absolute() else folder.parts
+    tails = [sweep_dir.joinpath(*parts[i:]) for i in range(len(parts))]
+    return next((tail for tail in tails if tail.is_dir()), sweep_dir / folder.name)
+
+
+def _is_of(failure: Failure, result: Mapping[str, Any]) -> bool:
+    """Whether the job that failed was typed like the run that has this result.
+
+    Then it was the same run, as where another process was still at it.
+    """
+    typed = _about_scores(failure.overrides.split())
+    return typed == _about_scores(" ".join(result.get("overrides", [])).split())
+
+
+def _about_scores(overrides: Sequence[str]) -> set[str]:
+    others = set(APART) - {"seed", "seeds"}
+    return {text for text in overrides if not typed_keys([text]) & others}
 
 
 def _starts_of_any_seed(runs: Sequence[StoredRun]) -> list[StoredRun]:
@@ -84,7 +120,8 @@ def _is_result(found: Any) -> bool:
     if not all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items()):
         return False
     curves = found.get("adaptation", {}).values()
-    listed = found.get("per_seed", {}).values()
+    listed = [*found.get("per_seed", {}).values()]
+    listed += [found["best/step"]] if isinstance(found.get("best/step"), list) else []
     numbers = all(_are_numbers(curve) for curve in curves)
     number = len(found.get("seeds", []))
     return numbers and all(_are_numbers(of, None) and len(of) == number for of in listed)
@@ -96,15 +133,18 @@ def _are_numbers(values: Any, *others: Any) -> bool:
     )
 
 
-def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / "config.json").is_file() and (folder / "identity.json").is_file():
-        yield folder
-        return
-    if not depth or not folder.is_dir():
+def _folders(folder: Path, depth: int) -> Iterator[Path]:
+    """The folder and those below it, down to those of runs."""
+    yield folder
+    if _is_run(folder) or not depth or not folder.is_dir():
         return
     for child in sorted(folder.iterdir()):
         if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
-            yield from _run_folders(child, depth - 1)
+            yield from _folders(child, depth - 1)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "identity.json").is_file()
 
 
 def _how_far(folder: Path, config: Mapping[str, Any]) -> str:
