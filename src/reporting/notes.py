@@ -71,6 +71,11 @@ def notes(report: Report) -> list[str]:
         one = "seed" if report.over is None else f"{report.over}"
         found.append(f"difference, {one} by {one}: to the row of {compared}.")
         found += _other_data(report, report.baseline)
+    if any(not run.result.get("peak_memory_mib") for run in with_result(report) if run.result):
+        found.append(
+            "MiB is of runs that came first in their process; later jobs of a sweep have none, as "
+            "the peak of an earlier one hides theirs."
+        )
     if len(versions(report)) > 1:
         found.append("The runs are of different versions of this code or of its libraries.")
     return found
