@@ -10,7 +10,7 @@ import numpy as np
 from src.output.plots import save
 from src.output.quantities import WRONG
 
-MOST_CLASSES, MOST_SHOTS, MOST_QUERIES, COLUMNS = 20, 5, 48, 8
+MOST_CLASSES, MOST_SHOTS, MOST_QUERIES, MOST_COLUMNS = 20, 5, 48, 8
 
 
 def prediction_sheet(
@@ -32,12 +32,13 @@ def prediction_sheet(
     shown_classes = range(min(len(classes), MOST_CLASSES))
     images, labels = query
     shown = range(min(len(images), MOST_QUERIES))
-    rows = max(len(shown_classes), -(-len(shown) // COLUMNS))
+    columns = min(MOST_COLUMNS, max(3, len(shown)))  # three: so wide is the text above
+    rows = max(len(shown_classes), -(-len(shown) // columns))
     shots = min(MOST_SHOTS, max(int((support[1] == label).sum()) for label in shown_classes))
     height = 1.2 * rows + 0.9  # inches
-    figure = Figure(figsize=(1.4 + 0.9 * (shots + COLUMNS), height))
+    figure = Figure(figsize=(1.4 + 0.9 * (shots + columns), height))
     figure.suptitle(_short(title, 100), fontsize=10, parse_math=False)
-    halves: Any = figure.subfigures(1, 2, width_ratios=[shots + 1.4, COLUMNS])
+    halves: Any = figure.subfigures(1, 2, width_ratios=[shots + 1.4, columns])
     left, right = halves
     for half, text in (
         (left, "support, a class per row"),
@@ -60,7 +61,7 @@ def prediction_sheet(
             fontsize=8,
             parse_math=False,
         )
-    answers = right.subplots(rows, COLUMNS, squeeze=False)
+    answers = right.subplots(rows, columns, squeeze=False)
     right.subplots_adjust(left=0.04, right=0.98, top=1 - 0.9 / height, bottom=0.03, hspace=0.6)
     for axes in (*grid.flat, *answers.flat):
         axes.axis("off")
