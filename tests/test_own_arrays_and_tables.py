@@ -267,6 +267,11 @@ def test_splits_of_a_table(tmp_path):
             {"targets": "classes"},
             "targets=classes: y in line 2",
         ),
+        (
+            csv_of(lambda i: f"{i},1,{5 if i < 4 else i}"),
+            {"targets": "numbers"},
+            "^target=y: all 4 training rows have the number 5, so there is nothing .* choose other",
+        ),
         (csv_of(lambda i: f"{i},1,3"), {}, "every row has the target 3, but at least two classes"),
         (NUMBERS, {"target": None}, "target=null: name the column to predict .* has a, b, y"),
         (NUMBERS, {"target": "Y"}, "target=Y is no column of .*: it has a, b, y"),

@@ -127,11 +127,13 @@ def split_table(
     seed: int | None,
     standardise: bool,
     origin_of: Callable[[int], str],
+    predicted: str = "targets",
 ) -> Table:
     """`make_table` of rows in parts, each of which serves some splits, as in `split_parts`.
 
     names: of the classes; () where targets are numbers. parts: (n,), the part of each row.
-    origin_of: where a row is, for people. Raises ValueError as these two.
+    origin_of: where a row is, for people. predicted: what `targets` are, for people. Raises
+    ValueError as these two.
     """
     inside = [np.flatnonzero(parts == part) for part in range(len(serves))]
     chosen = split_parts(
@@ -148,6 +150,7 @@ def split_table(
         len(names),
         standardise,
         names,
+        predicted,
     )
     origins = {split: tuple(map(origin_of, rows[split].tolist())) for split in SPLITS}
     return table._replace(origins=origins)
@@ -168,21 +171,28 @@ def make_table(
     num_classes: int,
     standardise: bool,
     names: tuple[str, ...] = (),
+    predicted: str = "targets",
 ) -> Table:
     """A Table of what it holds; standardise: by the mean and standard deviation of training rows.
 
-    Targets too, where they are numbers. What is constant in training becomes 0. Raises ValueError
-    where a mean or a standard deviation is beyond float64.
+    Targets too, where they are numbers. A feature that is constant in training becomes 0. Raises
+    ValueError where numbers to predict are, and where a mean or a standard deviation is beyond
+    float64. `predicted`: what the targets are, for messages.
     """
     scaling = of_targets = None
+    if not num_classes and (targets["train"] == targets["train"][0]).all():
+        raise ValueError(
+            f"{predicted}: all {len(targets['train'])} training rows have the number "
+            f"{targets['train'][0]:g}, so there is nothing to learn from; choose other rows for "
+            "training (data.split_seed, data.split_sizes, or the split of the files), or another "
+            "column to predict"
+        )
     if standardise:
         scaling = _scaling(inputs["train"])
         inputs = _scaled(inputs, scaling)
         if not num_classes:
-            mean, deviation = _scaling(targets["train"])
-            targets = _scaled(targets, (mean, deviation))
-            # Back again a constant is its mean, whatever is predicted.
-            of_targets = mean, np.where(np.isinf(deviation), 0.0, deviation)
+            of_targets = _scaling(targets["train"])
+            targets = _scaled(targets, of_targets)
     kind = np.int32 if num_classes else np.float64
     typed = {split: of.astype(kind) for split, of in targets.items()}
     return Table(inputs, typed, num_classes, standardise, names, scaling, of_targets)

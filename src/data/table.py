@@ -61,6 +61,7 @@ def table(
         split_seed,
         standardise,
         _Place(files, found),
+        f"target={target}",
     )
     return made._replace(features=tuple(features))
 
