@@ -100,6 +100,23 @@ def test_many_images_are_decoded_once(tmp_path, monkeypatch, capsys):
     assert load(tmp_path / "data", size=3).inputs.shape == (12, 3, 3, 3)
 
 
+def test_other_images_of_the_same_names_sizes_and_times_are_decoded(tmp_path, monkeypatch):
+    """As an archive leaves them, or an edit in place by a program that keeps the time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "KEPT_FROM", 2)
+
+    def put(root, value):
+        for i, name in enumerate(("a", "b")):
+            path = root / name / "0.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4), value - i).save(path)
+            os.utime(path, ns=(10**18, 10**18))
+        return load(root).inputs.max()
+
+    found = [put(tmp_path / name, value) for name, value in (("x", 10), ("y", 20), ("x", 30))]
+    assert found == [10, 20, 30]
+
+
 # How it is split.
 
 
