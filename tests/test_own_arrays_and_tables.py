@@ -106,13 +106,69 @@ def test_a_member_that_says_the_split(tmp_path):
     data = convert(load(tmp_path, members), LabelledImages)
     assert data.origins["test"][:2] == ("row 12", "row 13")
     named = {"a": IMAGES, "b": LABELS, "c": WORDS[LABELS // 2], "images": COLOUR}
-    chosen = load(tmp_path, named, inputs="a", labels="b", split="c")
+    with pytest.warns(UserWarning, match=r"^data.path=.*a.npz: not read: images; other members"):
+        chosen = load(tmp_path, named, inputs="a", labels="b", split="c")
     assert convert(chosen, ImageClasses).images.shape == (6, 10, 6, 5, 1)
+
+
+def test_members_of_a_test_split_beside_bare_ones(tmp_path):
+    """X, y are the training rows where X_test, y_test are there, too."""
+    held_out = {"X_test": ROWS + 9, "y_test": LABELS}
+    found = load(tmp_path, {"X": ROWS, "y": LABELS, **held_out}, split_seed=None)
+    np.testing.assert_array_equal(found.inputs["test"], ROWS + 9)
+    assert [len(found.targets[split]) for split in SPLITS] == [34, 26, 60]
+    with pytest.warns(UserWarning, match="a.npz: not read: X_test; other members"):
+        found = load(tmp_path, {"X": ROWS, "y": LABELS, "X_test": ROWS})
+    assert len(found.targets["test"]) == 18
+    with pytest.warns(UserWarning, match="a.npz: not read: X_test, y_test; other members"):
+        load(tmp_path, {"X": ROWS, "y": LABELS, **held_out}, inputs="X")
+
+
+BY_CLASS = np.sort(LABELS)
+
+
+def rows_by_members(folder, part_of):
+    parts = dict(zip(("train", "val", "test"), (part_of == i for i in range(3)), strict=True))
+    members = {
+        f"{kind}_{part}": of[rows]
+        for part, rows in parts.items()
+        for kind, of in (("x", ROWS), ("y", BY_CLASS))
+    }
+    return load(folder, members, standardise=True)
+
+
+def rows_by_split(folder, part_of):
+    return load(folder, {"x": ROWS, "y": BY_CLASS, "split": WORDS[part_of]}, standardise=True)
+
+
+def rows_of_a_table(folder, part_of):
+    lines = zip(ROWS[:, 0], WORDS[part_of], BY_CLASS, strict=True)
+    text = "\n".join(["a,b,y", *(f"{a},{b},{y}" for a, b, y in lines)])
+    return read(folder, text, split="b", standardise=True)
+
+
+@pytest.mark.parametrize("rows", [rows_by_members, rows_by_split, rows_of_a_table])
+def test_few_shot_classes_of_rows_stay_in_the_split_of_the_files(tmp_path, rows):
+    part_of = np.array([2, 0, 1, 2, 0, 0])[BY_CLASS]
+    classes = convert(rows(tmp_path, part_of), ImageClasses)
+    assert [classes.splits[split].tolist() for split in SPLITS] == [[1, 4, 5], [2], [0, 3]]
+    with pytest.raises(ValueError, match="the class 0 is among the samples for train and among th"):
+        convert(rows(tmp_path, np.arange(60) % 3), ImageClasses)
 
 
 @pytest.mark.parametrize(
     ("members", "options", "message"),
     [
+        (
+            {"images": IMAGES, "y": LABELS},
+            {"targets": "numbers"},
+            "targets=numbers, but the inputs are images, .*save the images as rows",
+        ),
+        (
+            {"x": ROWS, "y": LABELS, "split": WORDS[LABELS // 2], "x_val": ROWS, "y_val": LABELS},
+            {},
+            "split=split: .* says the split of each sample, and has x_val of another split",
+        ),
         (
             {"foo": IMAGES, "labels": LABELS},
             {},

@@ -63,6 +63,7 @@ class Table(NamedTuple):
     target_scaling: the same of targets, both numbers; None where they are as in the files
     features: names of the columns; () where they have none
     origins: {split: of each row where it is, for people}; {} where there is none
+    serves: of each part of the files, the splits that were cut from it
     """
 
     inputs: Mapping[str, np.ndarray | SparseRows]
@@ -74,6 +75,7 @@ class Table(NamedTuple):
     target_scaling: tuple[np.ndarray, np.ndarray] | None = None
     features: tuple[str, ...] = ()
     origins: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 (a default that is never changed)
+    serves: tuple[tuple[str, ...], ...] = (SPLITS,)
 
 
 def split_rows(num_rows: int, sizes: Sizes | None, seed: int | None) -> dict[str, np.ndarray]:
@@ -153,7 +155,7 @@ def split_table(
         predicted,
     )
     origins = {split: tuple(map(origin_of, rows[split].tolist())) for split in SPLITS}
-    return table._replace(origins=origins)
+    return table._replace(origins=origins, serves=tuple(map(tuple, serves)))
 
 
 def serves_of(given: Collection[str]) -> tuple[tuple[str, ...], ...]:

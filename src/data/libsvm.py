@@ -87,7 +87,8 @@ def libsvm(
         split: tuple(f"line {line} of {options[source[split]]}" for line in places[split])
         for split in SPLITS
     }
-    return table._replace(origins=origins, features=features)
+    serves = tuple(tuple(splits) for _, splits in parts)
+    return table._replace(origins=origins, features=features, serves=serves)
 
 
 def _width(options: dict[str, str], tables: dict[str, LibsvmRows], num_features: int | None) -> int:
