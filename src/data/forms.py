@@ -48,16 +48,19 @@ def _pooled(data: Form) -> Pool:
         there = np.arange(most) < counts[:, None]
         labels = np.repeat(np.arange(number, dtype=np.int32), counts)
         return Pool(data.images[there], labels, data.names, streamed=data.streamed)
-    standardise, serves = False, (SPLITS,)
+    standardise, serves, scaling = False, (SPLITS,), None
     if isinstance(data, Table):
-        standardise, serves, data = data.standardised, data.serves, _rows_with_labels(data)
+        standardise, serves, scaling = data.standardised, data.serves, data.scaling
+        data = _rows_with_labels(data)
     inputs = np.concatenate([data.images[split] for split in SPLITS])
     labels = np.concatenate([data.labels[split] for split in SPLITS])
     names = data.names or tuple(str(label) for label in range(data.num_classes))
     origins = tuple(origin for split in SPLITS for origin in data.origins.get(split, ()))
     part_of = {split: part for part, splits in enumerate(serves) for split in splits}
     parts = np.repeat([part_of[s] for s in SPLITS], [len(data.labels[s]) for s in SPLITS])
-    return Pool(inputs, labels, names, serves, parts, origins, standardise=standardise)
+    return Pool(
+        inputs, labels, names, serves, parts, origins, standardise=standardise, scaling=scaling
+    )
 
 
 def _rows_with_labels(table: Table) -> LabelledImages:

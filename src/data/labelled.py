@@ -190,11 +190,11 @@ def make_table(
             "column to predict"
         )
     if standardise:
-        scaling = _scaling(inputs["train"])
-        inputs = _scaled(inputs, scaling)
+        scaling = scaling_of(inputs["train"])
+        inputs = scaled(inputs, scaling)
         if not num_classes:
-            of_targets = _scaling(targets["train"])
-            targets = _scaled(targets, of_targets)
+            of_targets = scaling_of(targets["train"])
+            targets = scaled(targets, of_targets)
     kind = np.int32 if num_classes else np.float64
     typed = {split: of.astype(kind) for split, of in targets.items()}
     return Table(inputs, typed, num_classes, standardise, names, scaling, of_targets)
@@ -202,10 +202,10 @@ def make_table(
 
 def standardised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """By the mean and standard deviation of the training rows, as in `make_table`."""
-    return _scaled(arrays, _scaling(arrays["train"]))
+    return scaled(arrays, scaling_of(arrays["train"]))
 
 
-def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scaling_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean, deviation), of which that of a constant column is infinity."""
     # Rounding gives the deviation of a constant column some value near 0, but not 0.
     constant = train.max(axis=0) == train.min(axis=0)
@@ -217,9 +217,10 @@ def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(constant, np.inf, deviation)
 
 
-def _scaled(
+def scaled(
     arrays: Mapping[str, np.ndarray], scaling: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, np.ndarray]:
+    """(array - mean) / deviation. Raises ValueError where that is beyond float64."""
     mean, deviation = scaling
     with np.errstate(all="ignore"):
         scaled = {split: (array - mean) / deviation for split, array in arrays.items()}
