@@ -326,7 +326,7 @@ def test_splits_of_a_table(tmp_path):
         (
             csv_of(lambda i: f"{i},1,{5 if i < 4 else i}"),
             {"targets": "numbers"},
-            "^target=y: all 4 training rows have the number 5, so there is nothing .* choose other",
+            r"^target=y: the training rows \(4\) all have the number 5, so .* choose",
         ),
         (csv_of(lambda i: f"{i},1,3"), {}, "every row has the target 3, but at least two classes"),
         (NUMBERS, {"target": None}, "target=null: name the column to predict .* has a, b, y"),
@@ -401,9 +401,34 @@ def test_a_damaged_parquet_file(tmp_path, monkeypatch):
         (["b", "a", "b"], "auto", ("a", "b")),
         ([b"b", b"a", b"b"], "auto", ("a", "b")),
         ([True, False], "auto", ("0", "1")),
+        ([2**60, 2**60 + 1], "auto", (str(2**60), str(2**60 + 1))),
+        (np.array([2**64 - 1, 2**64 - 2], np.uint64), "auto", (str(2**64 - 2), str(2**64 - 1))),
+        ([1e6, 2.0], "auto", ("2", "1000000")),
     ],
 )
 def test_classes_or_numbers(values, targets, names):
     found, classes = read_targets(np.array(values), targets, str)
     assert classes == names
     assert found.dtype == (np.int32 if names else np.float64)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([b"x", b"caf\xe9"]), r"targets: 1 is b'caf\\xe9', which is no UTF-8; save texts"),
+        (np.array([1j, 2j]), "targets: they are complex128, but whole numbers, texts or real numb"),
+        (np.zeros(2, [("a", int)]), r"targets: they are \[\('a', '<i8'\)\], but whole numbers"),
+        (np.array(["2020-01-01"], "M8[D]"), "targets: they are datetime64.D., but whole numbers"),
+    ],
+)
+def test_targets_of_another_kind(values, message):
+    with pytest.raises(ValueError, match=message):
+        read_targets(values, "auto", str)
+
+
+@pytest.mark.parametrize("ids", [(2**53, 2**53 + 1), (10**20, 10**20 + 1)])
+def test_long_ids_stay_apart(tmp_path, ids):
+    found = read(tmp_path, csv_of(lambda i: f"{i},1,{ids[i % 2]}"))
+    assert found.names == tuple(map(str, ids))
+    numbers = csv_of(lambda i: f"{i},1,{ids[0] * (i + 1)}")
+    assert read(tmp_path, numbers, target="y", targets="numbers").num_classes == 0

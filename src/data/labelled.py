@@ -184,7 +184,7 @@ def make_table(
     scaling = of_targets = None
     if not num_classes and (targets["train"] == targets["train"][0]).all():
         raise ValueError(
-            f"{predicted}: all {len(targets['train'])} training rows have the number "
+            f"{predicted}: the training rows ({len(targets['train'])}) all have the number "
             f"{targets['train'][0]:g}, so there is nothing to learn from; choose other rows for "
             "training (data.split_seed, data.split_sizes, or the split of the files), or another "
             "column to predict"

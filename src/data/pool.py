@@ -107,8 +107,13 @@ def _tell_cut(names: Sequence[str], number_of: np.ndarray, kept: np.ndarray, mos
 
 def within_classes(pool: Pool) -> LabelledImages:
     """The samples of each class in all splits. Raises ValueError on split_sizes that cannot be had
-    of a class, and where the parts of the files have other classes.
+    of a class, on one class alone, and where the parts of the files have other classes.
     """
+    if len(pool.names) < 2:
+        raise ValueError(
+            f"every sample is of the class {pool.names[0]}, but at least two classes are needed; "
+            "add samples of another (of images in folders: one folder for each class)"
+        )
     parts = _parts(pool)
     order = order_of(len(pool.labels), pool.split_seed)
     _refuse_disjoint(pool, parts)

@@ -1,5 +1,6 @@
 """A table of one's own: a CSV or parquet file with a column to predict."""
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from src.data.image_classes import SPLIT_NAMES, SPLITS
 from src.data.labelled import Sizes, Table, serves_of, split_table
 from src.data.table_files import Columns, read_number, read_table
 from src.data.targets import Targets, read_targets
+
+WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 def table(
@@ -162,7 +165,7 @@ def _labels(
         if not problem and first_number is None:
             first_number = row
     if first_text is None:
-        return numbers
+        return _exact(numbers, texts, targets)
     if first_number is not None and targets != "classes":
         raise ValueError(
             f"target={target}: {place(first_text)} is {texts[first_text]!r}, but {target} is a "
@@ -170,6 +173,16 @@ def _labels(
             "data.targets=classes"
         )
     return np.array(texts)
+
+
+def _exact(numbers: np.ndarray, texts: list[str], targets: Targets) -> np.ndarray:
+    """The same as integers, where some are whole numbers that float64 has not, such as long ids."""
+    if (np.abs(numbers) < 2**53).all() or not all(map(WHOLE.fullmatch, texts)):
+        return numbers
+    try:
+        return np.array(list(map(int, texts)), np.int64)
+    except OverflowError:
+        return numbers if targets == "numbers" else np.array(texts)
 
 
 def _parts(

@@ -48,10 +48,10 @@ def classify(
     """Adapt to the support images (m, height, width, channels) with labels (m,), integers from 0.
 
     Images are of the run's shape (`image_shape`), uint8, or floats that stand for value / 255. Of a
-    run on rows of numbers they are rows, (m, p), numbers as in its files: where the run standardised
-    those, so are these, by the same means and deviations.
-    Labels may be any number of classes that the run's head admits, with any number of images of
-    each; query (n, ...) are the images in question. checkpoint: last, best or a kept iteration.
+    run on rows of numbers they are rows, (m, p), numbers as in its files; where the run
+    standardised those, so are these, by the same means and deviations. Labels may be any number of
+    classes that the run's head admits, with any number of images of each; query (n, ...) are the
+    images in question. checkpoint: last, best or a kept iteration.
 
     Raises UserError on images of another shape or kind, on classes that the head does not admit,
     on a lone query of which batch norm would leave nothing, and where the lower steps diverge.
