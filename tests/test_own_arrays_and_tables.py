@@ -1,6 +1,7 @@
 """Arrays and tables of one's own: what is read, how it is split, what is refused."""
 
 import re
+import shlex
 import sys
 import types
 
@@ -13,6 +14,7 @@ from src.data.image_classes import SPLITS, ImageClasses
 from src.data.labelled import LabelledImages, Table
 from src.data.table import table
 from src.data.targets import read_targets
+from tests.conftest import config_of
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(0, 256, (60, 6, 5), np.uint8)
@@ -342,6 +344,18 @@ def test_splits_of_a_table(tmp_path):
 )
 def test_tables_of_another_form(tmp_path, text, options, message):
     assert re.search(message, refusal(read, tmp_path, text, **options))
+
+
+@pytest.mark.parametrize(
+    "name", ["city", "a.b-c", "city (home)", "x'y", 'q"t', "back\\", "two words", "3", "null", "é"]
+)
+def test_the_advice_can_be_typed(tmp_path, name):
+    header = 'a,"{}",y'.format(name.replace('"', '""'))
+    found = refusal(read, tmp_path, csv_of(lambda i: f"x,x,{i % 2}", header))
+    typed = re.search(r"leave texts out with (.*), or write them", found)[1]
+    words = shlex.split(typed)
+    config = config_of("problem=regularisation", "data=table", "data.path=a", *words)
+    assert config["data"]["drop"] == ["a", name]
 
 
 def test_files_of_other_columns_and_of_two_splits(tmp_path):
