@@ -410,7 +410,9 @@ def test_a_damaged_parquet_file(tmp_path, monkeypatch):
     [
         ([3, 7, 3], "auto", ("3", "7")),
         ([0.5, 1, 2], "auto", ()),
-        (range(101), "auto", ()),
+        (range(101), "numbers", ()),
+        (range(20), "auto", tuple(map(str, range(20)))),
+        (np.array(list(map(str, range(101)))), "auto", tuple(sorted(map(str, range(101))))),
         ([3, 7, 3], "numbers", ()),
         (["b", "a", "b"], "auto", ("a", "b")),
         ([b"b", b"a", b"b"], "auto", ("a", "b")),
@@ -424,6 +426,21 @@ def test_classes_or_numbers(values, targets, names):
     found, classes = read_targets(np.array(values), targets, str)
     assert classes == names
     assert found.dtype == (np.int32 if names else np.float64)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            range(21),
+            "21 different ones, and are taken as classes; if they are numbers, choose data",
+        ),
+        (range(101), "101 different ones, and are taken as numbers; if they are classes, choose"),
+    ],
+)
+def test_what_auto_has_chosen_is_told_where_it_is_not_obvious(values, said):
+    with pytest.warns(UserWarning, match=f"^data.targets=auto: the targets are whole .*{said}"):
+        read_targets(np.array(values), "auto", str)
 
 
 @pytest.mark.parametrize(

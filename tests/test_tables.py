@@ -132,7 +132,7 @@ def test_files_of_their_own(tmp_path):
         ([-1, 1, 1, -1], "auto", 2),
         ([3, 7, 5, 3], "auto", 3),
         ([0.5, 1, 2, 3], "auto", 0),
-        (range(101), "auto", 0),
+        (range(101), "numbers", 0),
         (range(101), "classes", 101),
         ([-1, 1, 1, -1], "numbers", 0),
         ([2, 3, 2, 3], "numbers", 0),
@@ -295,6 +295,13 @@ def test_no_path_and_a_file_for_two_splits(tmp_path):
     path = write(tmp_path / "a", "1 1:1", "2 1:1")
     with pytest.raises(ValueError, match=f"^test_path={path} is the file of path too"):
         load(path, test_path=path)
+
+
+@pytest.mark.parametrize(("number", "taken"), [(21, "classes"), (101, "numbers")])
+def test_what_auto_has_chosen_is_told(tmp_path, number, taken):
+    path = write(tmp_path / "a", *(f"{i % number} 1:1" for i in range(303)))
+    with pytest.warns(UserWarning, match=f"{number} different ones, and are taken as {taken};"):
+        assert load(path).num_classes == (number if taken == "classes" else 0)
 
 
 def test_a_file_without_rows_of_a_class_is_read_with_a_warning(tmp_path):

@@ -16,7 +16,7 @@ from src.data.libsvm_text import (
     to_dense,
     to_sparse,
 )
-from src.data.targets import MOST_CLASSES, Targets, names_of_numbers
+from src.data.targets import MOST_CLASSES, Targets, names_of_numbers, tell_choice
 
 LIMIT = LARGEST  # bytes of the dense array
 NAMED = 1_000_000  # features; the names of more would fill the memory
@@ -174,6 +174,8 @@ def _targets(
     names = np.unique(np.concatenate(list(labels.values())))
     whole = bool((names == np.rint(names)).all())
     if targets == "numbers" or (targets == "auto" and not (whole and len(names) <= MOST_CLASSES)):
+        if targets == "auto" and whole:
+            tell_choice(len(names), classes=False)
         return (), labels
     first = np.unique(labels["path"])
     for option, table in tables.items():
@@ -206,6 +208,8 @@ def _targets(
             f"path={options['path']}: every label is {names[0]:g}, but at least two classes are "
             "needed; if labels are numbers, choose targets=numbers"
         )
+    if targets == "auto":
+        tell_choice(len(names), classes=True)
     classes = {option: np.searchsorted(names, of) for option, of in labels.items()}
     return names_of_numbers(names), classes
 

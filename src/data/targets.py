@@ -1,5 +1,6 @@
 """Targets of rows: classes, which are counted from 0, or numbers."""
 
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
@@ -7,6 +8,7 @@ import numpy as np
 
 Targets = Literal["auto", "classes", "numbers"]
 MOST_CLASSES = 100  # that targets=auto takes for classes
+USUAL_CLASSES = 20  # more of them are told: they may be meant as numbers
 
 
 def read_targets(
@@ -48,6 +50,8 @@ def read_targets(
         and values.dtype.kind != "b"
         and (broken.any() or len(names) > MOST_CLASSES)
     ):
+        if targets == "auto" and not broken.any():
+            tell_choice(len(names), classes=False)
         return numbers, ()
     if broken.any():
         row = int(np.argmax(broken))
@@ -55,7 +59,22 @@ def read_targets(
             f"targets=classes: {where(row)} is {numbers[row]:g}, but classes are whole numbers or "
             "texts; choose targets=numbers"
         )
+    if targets == "auto":
+        tell_choice(len(names), classes=True)
     return _classes(classes, list(names_of_numbers(names)))
+
+
+def tell_choice(number: int, *, classes: bool) -> None:
+    """Warn of what targets=auto made of `number` different whole numbers, where it may be wrong."""
+    if classes and number <= USUAL_CLASSES:
+        return
+    taken, other = ("classes", "numbers") if classes else ("numbers", "classes")
+    warnings.warn(
+        f"data.targets=auto: the targets are whole numbers, {number} different ones, and are taken "
+        f"as {taken}; if they are {other}, choose data.targets={other} "
+        f"(data.targets={taken} says that they are not, and leaves this warning out)",
+        stacklevel=3,
+    )
 
 
 def names_of_numbers(labels: np.ndarray) -> tuple[str, ...]:
