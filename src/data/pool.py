@@ -111,8 +111,8 @@ def within_classes(pool: Pool) -> LabelledImages:
     """
     if len(pool.names) < 2:
         raise ValueError(
-            f"every sample is of the class {pool.names[0]}, but at least two classes are needed; "
-            "add samples of another (of images in folders: one folder for each class)"
+            f"every sample is of the class {', '.join(pool.names)}, but at least two classes are "
+            "needed; add samples of another (of images in folders: one folder for each class)"
         )
     parts = _parts(pool)
     order = order_of(len(pool.labels), pool.split_seed)
