@@ -163,5 +163,6 @@ def test_the_digest_of_data_is_that_of_its_numbers():
     assert table() == table(noise=1e-15) == table(origins={"train": ("row 1",) * 60})
     other = inputs.copy()
     other[7, 3] += 0.01
-    assert len({table(), table(other), table(labels=1 - labels), table(names=("a", "b"))}) == 4
+    changes = {"labels": 1 - labels}, {"names": ("a", "b")}, {"features": ("a", "b")}
+    assert len({table(), table(other), *(table(**change) for change in changes)}) == 5
     assert table(inputs) != table(inputs[::-1])

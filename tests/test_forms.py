@@ -127,11 +127,12 @@ def test_classes_or_the_images_of_each_are_shared_out():
 )
 def test_few_are_dealt_out_fairly(number, sizes):
     images = np.arange(number, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    one = Pool(images, np.zeros(number, np.int32), ("a",))
-    within = convert(one, LabelledImages)
-    each = one._replace(labels=np.arange(number, dtype=np.int32), names=tuple(map(str, images)))
+    labels = np.arange(number, dtype=np.int32)
+    two = Pool(images.repeat(2, axis=0), np.tile(labels[:2], number), ("a", "b"))
+    within = convert(two, LabelledImages)
+    each = Pool(images, labels, tuple(map(str, images)))
     by_class = convert(each, ImageClasses)
-    assert tuple(len(within.labels[split]) for split in SPLITS) == sizes
+    assert tuple(len(within.labels[split]) // 2 for split in SPLITS) == sizes
     assert tuple(len(by_class.splits[split]) for split in SPLITS) == sizes
 
 
@@ -185,6 +186,12 @@ def test_parts_of_the_files_stay_apart():
 def test_what_cannot_be_shared_out_is_refused(options, needed, message):
     with pytest.raises(ValueError, match=message):
         convert(pool(**options), needed)
+
+
+@pytest.mark.parametrize("needed", [LabelledImages, Table])
+def test_one_class_alone_is_refused(needed):
+    with pytest.raises(ValueError, match="every sample is of the class a, but at least two class"):
+        convert(pool(classes=1), needed)
 
 
 # Classes with different numbers of images.

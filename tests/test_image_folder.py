@@ -2,6 +2,8 @@
 
 import os
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -98,6 +100,67 @@ def test_many_images_are_decoded_once(tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(first.inputs, second.inputs)
     assert capsys.readouterr().err.count("decoding 12 images once") == 1
     assert load(tmp_path / "data", size=3).inputs.shape == (12, 3, 3, 3)
+
+
+def test_other_images_of_the_same_names_sizes_and_times_are_decoded(tmp_path, monkeypatch):
+    """As an archive leaves them, or an edit in place by a program that keeps the time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "KEPT_FROM", 2)
+
+    def put(root, value):
+        for i, name in enumerate(("a", "b")):
+            path = root / name / "0.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4), value - i).save(path)
+            os.utime(path, ns=(10**18, 10**18))
+        return load(root).inputs.max()
+
+    found = [put(tmp_path / name, value) for name, value in (("x", 10), ("y", 20), ("x", 30))]
+    assert found == [10, 20, 30]
+
+
+def png_of_16_bits(kind, channels):
+    rows = b"".join(b"\0" + np.arange(4 * channels, dtype=">u2").tobytes() for _ in range(4))
+
+    def chunk(name, content):
+        sum_of = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + sum_of
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff(bits):
+    """2x2 pixels in colour."""
+    tags = [(256, 3, 1, 2), (257, 3, 1, 2), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, 128), (277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 1, 12 * bits // 8)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    start = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+    return start + struct.pack("<3H", bits, bits, bits) + bytes(12 * bits // 8)
+
+
+DEEP = {
+    "colour.png": (png_of_16_bits(2, 3), True),
+    "grey and alpha.png": (png_of_16_bits(4, 2), True),
+    "colour and alpha.png": (png_of_16_bits(6, 4), True),
+    "colour.ppm": (b"P6 2 2 65535\n" + bytes(24), True),
+    "shallow.ppm": (b"P6 2 2 255\n" + bytes(12), False),
+    "colour.tif": (tiff(16), True),
+    "shallow.tif": (tiff(8), False),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_8_bits_are_refused_where_pillow_would_cut_them(tmp_path, name):
+    content, deep = DEEP[name]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a" / name).write_bytes(content)
+    Image.new("RGB", (2, 2), "white").save(tmp_path / "b" / "1.png")
+    if deep:
+        assert f"a/{name} has pixels of more than 8 bits" in refusal(tmp_path, size=2)
+    else:
+        assert load(tmp_path, size=2).inputs.shape == (2, 2, 2, 3)
 
 
 # How it is split.

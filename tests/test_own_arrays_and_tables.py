@@ -1,6 +1,7 @@
 """Arrays and tables of one's own: what is read, how it is split, what is refused."""
 
 import re
+import shlex
 import sys
 import types
 
@@ -13,6 +14,7 @@ from src.data.image_classes import SPLITS, ImageClasses
 from src.data.labelled import LabelledImages, Table
 from src.data.table import table
 from src.data.targets import read_targets
+from tests.conftest import config_of
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(0, 256, (60, 6, 5), np.uint8)
@@ -106,13 +108,69 @@ def test_a_member_that_says_the_split(tmp_path):
     data = convert(load(tmp_path, members), LabelledImages)
     assert data.origins["test"][:2] == ("row 12", "row 13")
     named = {"a": IMAGES, "b": LABELS, "c": WORDS[LABELS // 2], "images": COLOUR}
-    chosen = load(tmp_path, named, inputs="a", labels="b", split="c")
+    with pytest.warns(UserWarning, match=r"^data.path=.*a.npz: not read: images; other members"):
+        chosen = load(tmp_path, named, inputs="a", labels="b", split="c")
     assert convert(chosen, ImageClasses).images.shape == (6, 10, 6, 5, 1)
+
+
+def test_members_of_a_test_split_beside_bare_ones(tmp_path):
+    """X, y are the training rows where X_test, y_test are there, too."""
+    held_out = {"X_test": ROWS + 9, "y_test": LABELS}
+    found = load(tmp_path, {"X": ROWS, "y": LABELS, **held_out}, split_seed=None)
+    np.testing.assert_array_equal(found.inputs["test"], ROWS + 9)
+    assert [len(found.targets[split]) for split in SPLITS] == [34, 26, 60]
+    with pytest.warns(UserWarning, match="a.npz: not read: X_test; other members"):
+        found = load(tmp_path, {"X": ROWS, "y": LABELS, "X_test": ROWS})
+    assert len(found.targets["test"]) == 18
+    with pytest.warns(UserWarning, match="a.npz: not read: X_test, y_test; other members"):
+        load(tmp_path, {"X": ROWS, "y": LABELS, **held_out}, inputs="X")
+
+
+BY_CLASS = np.sort(LABELS)
+
+
+def rows_by_members(folder, part_of):
+    parts = dict(zip(("train", "val", "test"), (part_of == i for i in range(3)), strict=True))
+    members = {
+        f"{kind}_{part}": of[rows]
+        for part, rows in parts.items()
+        for kind, of in (("x", ROWS), ("y", BY_CLASS))
+    }
+    return load(folder, members, standardise=True)
+
+
+def rows_by_split(folder, part_of):
+    return load(folder, {"x": ROWS, "y": BY_CLASS, "split": WORDS[part_of]}, standardise=True)
+
+
+def rows_of_a_table(folder, part_of):
+    lines = zip(ROWS[:, 0], WORDS[part_of], BY_CLASS, strict=True)
+    text = "\n".join(["a,b,y", *(f"{a},{b},{y}" for a, b, y in lines)])
+    return read(folder, text, split="b", standardise=True)
+
+
+@pytest.mark.parametrize("rows", [rows_by_members, rows_by_split, rows_of_a_table])
+def test_few_shot_classes_of_rows_stay_in_the_split_of_the_files(tmp_path, rows):
+    part_of = np.array([2, 0, 1, 2, 0, 0])[BY_CLASS]
+    classes = convert(rows(tmp_path, part_of), ImageClasses)
+    assert [classes.splits[split].tolist() for split in SPLITS] == [[1, 4, 5], [2], [0, 3]]
+    with pytest.raises(ValueError, match="the class 0 is among the samples for train and among th"):
+        convert(rows(tmp_path, np.arange(60) % 3), ImageClasses)
 
 
 @pytest.mark.parametrize(
     ("members", "options", "message"),
     [
+        (
+            {"images": IMAGES, "y": LABELS},
+            {"targets": "numbers"},
+            "targets=numbers, but the inputs are images, .*save the images as rows",
+        ),
+        (
+            {"x": ROWS, "y": LABELS, "split": WORDS[LABELS // 2], "x_val": ROWS, "y_val": LABELS},
+            {},
+            "split=split: .* says the split of each sample, and has x_val of another split",
+        ),
         (
             {"foo": IMAGES, "labels": LABELS},
             {},
@@ -267,6 +325,11 @@ def test_splits_of_a_table(tmp_path):
             {"targets": "classes"},
             "targets=classes: y in line 2",
         ),
+        (
+            csv_of(lambda i: f"{i},1,{5 if i < 4 else i}"),
+            {"targets": "numbers"},
+            r"^target=y: the training rows \(4\) all have the number 5, so .* choose",
+        ),
         (csv_of(lambda i: f"{i},1,3"), {}, "every row has the target 3, but at least two classes"),
         (NUMBERS, {"target": None}, "target=null: name the column to predict .* has a, b, y"),
         (NUMBERS, {"target": "Y"}, "target=Y is no column of .*: it has a, b, y"),
@@ -281,6 +344,18 @@ def test_splits_of_a_table(tmp_path):
 )
 def test_tables_of_another_form(tmp_path, text, options, message):
     assert re.search(message, refusal(read, tmp_path, text, **options))
+
+
+@pytest.mark.parametrize(
+    "name", ["city", "a.b-c", "city (home)", "x'y", 'q"t', "back\\", "two words", "3", "null", "é"]
+)
+def test_the_advice_can_be_typed(tmp_path, name):
+    header = 'a,"{}",y'.format(name.replace('"', '""'))
+    found = refusal(read, tmp_path, csv_of(lambda i: f"x,x,{i % 2}", header))
+    typed = re.search(r"leave texts out with (.*), or write them", found)[1]
+    words = shlex.split(typed)
+    config = config_of("problem=regularisation", "data=table", "data.path=a", *words)
+    assert config["data"]["drop"] == ["a", name]
 
 
 def test_files_of_other_columns_and_of_two_splits(tmp_path):
@@ -335,14 +410,56 @@ def test_a_damaged_parquet_file(tmp_path, monkeypatch):
     [
         ([3, 7, 3], "auto", ("3", "7")),
         ([0.5, 1, 2], "auto", ()),
-        (range(101), "auto", ()),
+        (range(101), "numbers", ()),
+        (range(20), "auto", tuple(map(str, range(20)))),
+        (np.array(list(map(str, range(101)))), "auto", tuple(sorted(map(str, range(101))))),
         ([3, 7, 3], "numbers", ()),
         (["b", "a", "b"], "auto", ("a", "b")),
         ([b"b", b"a", b"b"], "auto", ("a", "b")),
         ([True, False], "auto", ("0", "1")),
+        ([2**60, 2**60 + 1], "auto", (str(2**60), str(2**60 + 1))),
+        (np.array([2**64 - 1, 2**64 - 2], np.uint64), "auto", (str(2**64 - 2), str(2**64 - 1))),
+        ([1e6, 2.0], "auto", ("2", "1000000")),
     ],
 )
 def test_classes_or_numbers(values, targets, names):
     found, classes = read_targets(np.array(values), targets, str)
     assert classes == names
     assert found.dtype == (np.int32 if names else np.float64)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            range(21),
+            "21 different ones, and are taken as classes; if they are numbers, choose data",
+        ),
+        (range(101), "101 different ones, and are taken as numbers; if they are classes, choose"),
+    ],
+)
+def test_what_auto_has_chosen_is_told_where_it_is_not_obvious(values, said):
+    with pytest.warns(UserWarning, match=f"^data.targets=auto: the targets are whole .*{said}"):
+        read_targets(np.array(values), "auto", str)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([b"x", b"caf\xe9"]), r"targets: 1 is b'caf\\xe9', which is no UTF-8; save texts"),
+        (np.array([1j, 2j]), "targets: they are complex128, but whole numbers, texts or real numb"),
+        (np.zeros(2, [("a", int)]), r"targets: they are \[\('a', '<i8'\)\], but whole numbers"),
+        (np.array(["2020-01-01"], "M8[D]"), "targets: they are datetime64.D., but whole numbers"),
+    ],
+)
+def test_targets_of_another_kind(values, message):
+    with pytest.raises(ValueError, match=message):
+        read_targets(values, "auto", str)
+
+
+@pytest.mark.parametrize("ids", [(2**53, 2**53 + 1), (10**20, 10**20 + 1)])
+def test_long_ids_stay_apart(tmp_path, ids):
+    found = read(tmp_path, csv_of(lambda i: f"{i},1,{ids[i % 2]}"))
+    assert found.names == tuple(map(str, ids))
+    numbers = csv_of(lambda i: f"{i},1,{ids[0] * (i + 1)}")
+    assert read(tmp_path, numbers, target="y", targets="numbers").num_classes == 0

@@ -109,13 +109,16 @@ def test_labelled_queries_give_an_accuracy(rhg, tmp_path, command):
 
 
 def test_light_and_dark_follow_the_images_of_the_run(rhg, tmp_path, command):
-    """Dark ink is inverted, light ink is not: the answers are the same."""
-    said = []
-    for ink in (0, 255):
-        support = put_images(tmp_path / f"support{ink}", 3, 2, ink=ink)
-        query = put_images(tmp_path / f"query{ink}", 3, 2, seed=1, ink=ink)
-        said.append(command(f"run={rhg}", f"support={support}", f"query={query}")[1])
-    assert said[0] == said[1]
+    """Dark ink is inverted, light is not, of support and query each: the answers are the same."""
+    inks = {(0, 0): "inverted", (255, 255): "not inverted", (0, 255): "support inverted, query not"}
+    answers = []
+    for (ours, theirs), words in inks.items():
+        support = put_images(tmp_path / f"support{ours}", 3, 2, ink=ours)
+        query = put_images(tmp_path / f"query{theirs}", 3, 2, seed=1, ink=theirs)
+        printed, rows = command(f"run={rhg}", f"support={support}", f"query={query}")
+        assert f"brought to 28x28x1, {words}" in "\n".join(printed)
+        answers.append(rows)
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_transductive_batch_norm_is_named(maml, tmp_path, command):

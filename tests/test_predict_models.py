@@ -146,3 +146,13 @@ def test_the_fitted_model_has_the_scores_of_the_run(
     )
     with stored_run(tmp_path) as stored:
         assert not np.array_equal(fitted_model(stored, num_lower_steps=9).weights, weights)
+
+
+def test_the_classes_of_a_fitted_model_have_their_names(tmp_path, command):
+    (tmp_path / "a.csv").write_text("a,y\n" + "".join(f"{i},{'xz'[i % 2]}\n" for i in range(20)))
+    chosen = "problem=regularisation", "data=table", f"data.path={tmp_path / 'a.csv'}"
+    run(config_of(*chosen, "data.target=y", "method=rhg", *QUIET, *SHORT), tmp_path / "run")
+    printed, _ = command(f"run={tmp_path / 'run'}")
+    assert "a row is of the class z where its score is at least 0, else of the class x" in printed
+    arrays = np.load(tmp_path / "run" / "predictions" / "model-last.npz")
+    assert arrays["classes"].tolist() == ["x", "z"]

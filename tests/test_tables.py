@@ -102,6 +102,7 @@ def test_one_file_is_cut(tmp_path):
     ]
     assert table.targets["train"].tolist() == [0, 1, 0, 1]
     assert table.targets["train"].dtype == np.int32
+    assert (table.names, table.features) == (("-1", "1"), ("1", "2", "3"))
     assert load(path, num_features=5).inputs["test"].shape == (3, 5)
     scaled = load(path, standardise=True)
     assert (scaled.inputs["test"][:, 1:] == 0).all()  # a column without values, and one of ones
@@ -131,13 +132,14 @@ def test_files_of_their_own(tmp_path):
         ([-1, 1, 1, -1], "auto", 2),
         ([3, 7, 5, 3], "auto", 3),
         ([0.5, 1, 2, 3], "auto", 0),
-        (range(101), "auto", 0),
+        (range(101), "numbers", 0),
         (range(101), "classes", 101),
         ([-1, 1, 1, -1], "numbers", 0),
-        ([2, 2, 2, 2], "numbers", 0),
+        ([2, 3, 2, 3], "numbers", 0),
     ],
 )
 def test_classes_or_numbers(tmp_path, labels, targets, num_classes):
+    labels = [*labels, *labels]  # the numbers of two training rows or more
     table = load(write(tmp_path / "a", *(f"{y} 1:1" for y in labels)), targets=targets)
     assert table.num_classes == num_classes
     found = np.concatenate([table.targets[split] for split in SPLITS])
@@ -225,6 +227,16 @@ def test_what_might_never_end_is_not_read(tmp_path):
             "num_features=5: path=PATH has an index up to 7, first past it in line 3; choose "
             "num_features=7, or null",
         ),
+        (
+            {"path": "2 1:1\n2 1:2\n2 1:3"},
+            {"targets": "numbers"},
+            "targets: the training rows (1) all have the number 2, so there is",
+        ),
+        (
+            {"path": "1\n2\n1 1:1"},
+            {"max_features": 1},
+            "max_features=1: no training row has an entry, so there is no feature to keep",
+        ),
         ({"path": "1 1:1\n2 1:1"}, {"num_features": 0}, "num_features=0 must be at least 1"),
         (
             {"path": "1 1:1\n2 999999999:2\n1 1:2"},
@@ -283,6 +295,13 @@ def test_no_path_and_a_file_for_two_splits(tmp_path):
     path = write(tmp_path / "a", "1 1:1", "2 1:1")
     with pytest.raises(ValueError, match=f"^test_path={path} is the file of path too"):
         load(path, test_path=path)
+
+
+@pytest.mark.parametrize(("number", "taken"), [(21, "classes"), (101, "numbers")])
+def test_what_auto_has_chosen_is_told(tmp_path, number, taken):
+    path = write(tmp_path / "a", *(f"{i % number} 1:1" for i in range(303)))
+    with pytest.warns(UserWarning, match=f"{number} different ones, and are taken as {taken};"):
+        assert load(path).num_classes == (number if taken == "classes" else 0)
 
 
 def test_a_file_without_rows_of_a_class_is_read_with_a_warning(tmp_path):

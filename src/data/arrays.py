@@ -1,5 +1,6 @@
 """Arrays of one's own, from one .npz file: images or rows, their labels, and perhaps a split."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -43,9 +44,10 @@ def arrays(
 
     inputs, labels, split: the names of the members; null: the usual ones (images, labels, x, y,
     ...). split: texts (train, validation, test); without it, members such as x_train and x_test, or
-    train_images, are the splits, or all is shared out. A split without samples of its own is cut
-    from train. split_sizes: rows; of images: classes for few_shot, else images of each class; null:
-    40, 30, 30 percent. targets, standardise: of rows, as of `libsvm`.
+    train_images, are the splits (x and y beside x_test and y_test are train), or all is shared out.
+    A split without samples of its own is cut from train. split_sizes: rows; of images: classes for
+    few_shot, else images of each class; null: 40, 30, 30 percent. targets, standardise: of rows, as
+    of `libsvm`. Warns of members that are not read.
 
     Raises ValueError where a member is missing or has another form, or sizes cannot be had.
     """
@@ -55,6 +57,7 @@ def arrays(
     with about("path", path):
         names = names_in(file)
     members = _choose(path, names, {"inputs": inputs, "labels": labels, "split": split})
+    _tell_unread(path, names, members)
     with about("path", path):
         wanted = {name for of_split in members.values() for name in of_split.values()}
         found = _joined(members, read_npz(file, wanted))
@@ -64,6 +67,11 @@ def arrays(
             found = found._replace(inputs=_rows(found.inputs))
     kind: Targets = targets
     if found.inputs.ndim > 2:
+        if targets == "numbers":
+            raise ValueError(
+                "targets=numbers, but the inputs are images, whose labels are classes; to predict "
+                "numbers, save the images as rows, images.reshape(len(images), -1)"
+            )
         kind = "classes"
         if found.labels.dtype.kind == "f" and (found.labels != np.rint(found.labels)).any():
             raise ValueError(
@@ -111,8 +119,6 @@ def _choose(
         name = options[option] or next((lower[n] for n in usual if n in lower), None)
         if name is not None:
             found[option] = name
-    if {"inputs", "labels"} <= found.keys():
-        return {"": found}
     by_split: dict[str, dict[str, str]] = {}
     for word, split in SPLIT_NAMES.items():
         for option, usual in (("inputs", INPUTS), ("labels", LABELS)):
@@ -120,6 +126,17 @@ def _choose(
                 member = lower.get(f"{name}_{word}", lower.get(f"{word}_{name}"))
                 if member is not None:
                     by_split.setdefault(split, {}).setdefault(option, member)
+    held_out = {s: by_split[s] for s in SPLITS[1:] if len(by_split.get(s, ())) == 2}
+    if {"inputs", "labels"} <= found.keys():
+        if "train" in by_split or not held_out or any(options.values()):
+            return {"": found}
+        if "split" not in found:
+            return {"train": found, **held_out}
+        raise ValueError(
+            f"split={found['split']}: {path} says the split of each sample, and has "
+            f"{next(iter(held_out.values()))['inputs']} of another split, too; which is meant is "
+            "not known: name the members with data.inputs=NAME data.labels=NAME data.split=NAME"
+        )
     if "train" in by_split and all(len(of) == 2 for of in by_split.values()):
         return {split: by_split[split] for split in SPLITS if split in by_split}
     absent = "labels" if "inputs" in found else "inputs"
@@ -127,6 +144,17 @@ def _choose(
         f"{absent}=null: {path} has the members {', '.join(names) or 'none at all'}, and which are "
         f"the {absent} is not known; name them with data.{absent}=NAME"
     )
+
+
+def _tell_unread(path: str, names: list[str], members: Mapping[str, Mapping[str, str]]) -> None:
+    read = {name for of_split in members.values() for name in of_split.values()}
+    unread = sorted(set(names) - read)
+    if unread:
+        warnings.warn(
+            f"data.path={path}: not read: {', '.join(unread)}; other members are named with "
+            "data.inputs, data.labels and data.split",
+            stacklevel=3,
+        )
 
 
 def _joined(members: Mapping[str, Mapping[str, str]], found: Mapping[str, np.ndarray]) -> _Samples:

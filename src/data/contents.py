@@ -65,7 +65,7 @@ def _raise(error: OSError) -> None:
 
 
 def digest_of_data(data: Any) -> str:
-    """A digest of the numbers that a loader returns, and of the names of classes.
+    """A digest of the numbers that a loader returns, and of the names of classes and columns.
 
     The same on every machine: what was standardised, by means that another processor may round in
     another way, counts in steps of 1 / STEPS. Where each row was found does not count.
@@ -77,6 +77,9 @@ def digest_of_data(data: Any) -> str:
         "utf-8", "surrogateescape"
     )
     found = {"names": np.frombuffer(names, np.uint8)}
+    features = "\0".join(getattr(data, "features", ()))
+    if features:  # two columns whose names were exchanged are other data
+        found["features"] = np.frombuffer(features.encode("utf-8", "surrogateescape"), np.uint8)
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
             steps = rounded and leaf.dtype.kind == "f"

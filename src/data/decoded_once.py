@@ -11,7 +11,7 @@ import numpy as np
 from src.data.array_cache import default_folder, read_arrays, write_arrays
 from src.data.image_files import Header, decode_all, shown_below
 
-RECIPE = 3  # to be raised whenever other arrays come from the same files
+RECIPE = 4  # to be raised whenever other arrays come from the same files
 
 
 def decode_once(
@@ -19,7 +19,7 @@ def decode_once(
 ) -> np.ndarray:
     """`decode_all`, kept in the folder `name` of the user's cache.
 
-    Names, sizes or times of the files that change, and other headers, make another file.
+    Another folder, other names, sizes or times of the files, and other headers, make another file.
     """
     folder = default_folder(name)
     path = None
@@ -45,14 +45,17 @@ def decode_once(
 
 def _fingerprint(paths: Sequence[Path], root: Path, header: Header, upright: bool) -> str:
     """Raises ValueError where one of the files is a link to one that is not there."""
-    total = hashlib.sha256(repr((RECIPE, tuple(header), upright)).encode())
+    # The folder, too: archives and `cp -p` give files of another data set the same names and times.
+    recipe = (RECIPE, str(root.resolve()), tuple(header), upright)
+    total = hashlib.sha256(repr(recipe).encode("utf-8", "surrogateescape"))
     for path in paths:
         name = shown_below(path, root)
         try:
             status = path.stat()
         except OSError as error:
             raise ValueError(gone(path, name)) from error
-        entry = (name, status.st_size, status.st_mtime_ns)
+        # ctime, which nobody sets: of pixels that were changed in place, with the old mtime.
+        entry = (name, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         total.update(repr(entry).encode("utf-8", "surrogateescape"))
     return total.hexdigest()[:16]
 

@@ -20,7 +20,8 @@ def is_form(kind: Any) -> bool:
 def convert(data: Form, needed: type) -> Any:
     """The data in the form that is needed, `data` itself where it has it.
 
-    ImageClasses: of labelled data all samples together, the classes shared out 40 : 30 : 30.
+    ImageClasses: of labelled data all samples together, the classes shared out 40 : 30 : 30; of
+    tables whose files give splits, in these.
     LabelledImages: of classes, the samples of each shared out 40 : 30 : 30; of a table its rows,
     which a network sees as they are. Table: of images their pixels, value / 255.
 
@@ -38,7 +39,7 @@ def convert(data: Form, needed: type) -> Any:
 
 
 def _pooled(data: Form) -> Pool:
-    """All samples of the data, whatever split they were in."""
+    """All samples of the data, whatever split of a part of the files they were in."""
     if isinstance(data, Pool):
         return data
     if isinstance(data, ImageClasses):
@@ -47,15 +48,19 @@ def _pooled(data: Form) -> Pool:
         there = np.arange(most) < counts[:, None]
         labels = np.repeat(np.arange(number, dtype=np.int32), counts)
         return Pool(data.images[there], labels, data.names, streamed=data.streamed)
+    standardise, serves, scaling = False, (SPLITS,), None
     if isinstance(data, Table):
-        standardise, data = data.standardised, _rows_with_labels(data)
-    else:
-        standardise = False
+        standardise, serves, scaling = data.standardised, data.serves, data.scaling
+        data = _rows_with_labels(data)
     inputs = np.concatenate([data.images[split] for split in SPLITS])
     labels = np.concatenate([data.labels[split] for split in SPLITS])
     names = data.names or tuple(str(label) for label in range(data.num_classes))
     origins = tuple(origin for split in SPLITS for origin in data.origins.get(split, ()))
-    return Pool(inputs, labels, names, origins=origins, standardise=standardise)
+    part_of = {split: part for part, splits in enumerate(serves) for split in splits}
+    parts = np.repeat([part_of[s] for s in SPLITS], [len(data.labels[s]) for s in SPLITS])
+    return Pool(
+        inputs, labels, names, serves, parts, origins, standardise=standardise, scaling=scaling
+    )
 
 
 def _rows_with_labels(table: Table) -> LabelledImages:

@@ -28,6 +28,8 @@ class ImageClasses(NamedTuple):
     streamed: bool = False  # whether images go to the device with each task, not all at the start
     # (classes,): how many of a class's images there are, the first ones; None: all of `images`.
     counts: np.ndarray | None = None
+    # (mean, deviation), each (p,), of rows that were standardised, as of Table.
+    scaling: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def split_classes(

@@ -30,6 +30,7 @@ ERRORS = (
 )
 TURNED = range(5, 9)  # values of the EXIF orientation that exchange height and width
 ORIENTATION = 0x0112
+BITS_PER_SAMPLE = 0x0102
 
 
 class Header(NamedTuple):
@@ -148,13 +149,27 @@ def _refusal(image: Image.Image) -> str:
             f"has {width}x{height} pixels, over the limit of {MAX_PIXELS:,}; save it again with "
             "fewer"
         )
-    # Of grey pixels of 16 or 32 bits, or floats, convert makes white all beyond 255.
-    if image.mode.startswith(("I", "F")):
+    # Of grey pixels of 16 or 32 bits, or floats, convert makes white all beyond 255; of colours of
+    # 16 bits Pillow cuts the low byte off.
+    if image.mode.startswith(("I", "F")) or _is_deep(image):
         return (
             f"has pixels of more than 8 bits (Pillow's mode {image.mode}), and which value is "
             "white is not known; save it again with 8 bits per channel"
         )
     return ""
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file has more than 8 bits per channel, where Pillow's mode does not say so."""
+    if image.format == "TIFF":
+        return max(getattr(image, "tag_v2").get(BITS_PER_SAMPLE, (1,))) > 8  # noqa: B009 (typing)
+    # Of PNG: "RGB;16B", of PPM: ("RGB", largest value).
+    stored = [tile[3] for tile in getattr(image, "tile", ())]
+    if image.format == "PNG":
+        return any(isinstance(mode, str) and ";16" in mode for mode in stored)
+    return image.format == "PPM" and any(
+        isinstance(of, tuple) and isinstance(of[-1], int) and of[-1] > 255 for of in stored
+    )
 
 
 @contextmanager

@@ -63,6 +63,7 @@ class Table(NamedTuple):
     target_scaling: the same of targets, both numbers; None where they are as in the files
     features: names of the columns; () where they have none
     origins: {split: of each row where it is, for people}; {} where there is none
+    serves: of each part of the files, the splits that were cut from it
     """
 
     inputs: Mapping[str, np.ndarray | SparseRows]
@@ -74,6 +75,7 @@ class Table(NamedTuple):
     target_scaling: tuple[np.ndarray, np.ndarray] | None = None
     features: tuple[str, ...] = ()
     origins: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 (a default that is never changed)
+    serves: tuple[tuple[str, ...], ...] = (SPLITS,)
 
 
 def split_rows(num_rows: int, sizes: Sizes | None, seed: int | None) -> dict[str, np.ndarray]:
@@ -127,11 +129,13 @@ def split_table(
     seed: int | None,
     standardise: bool,
     origin_of: Callable[[int], str],
+    predicted: str = "targets",
 ) -> Table:
     """`make_table` of rows in parts, each of which serves some splits, as in `split_parts`.
 
     names: of the classes; () where targets are numbers. parts: (n,), the part of each row.
-    origin_of: where a row is, for people. Raises ValueError as these two.
+    origin_of: where a row is, for people. predicted: what `targets` are, for people. Raises
+    ValueError as these two.
     """
     inside = [np.flatnonzero(parts == part) for part in range(len(serves))]
     chosen = split_parts(
@@ -148,9 +152,10 @@ def split_table(
         len(names),
         standardise,
         names,
+        predicted,
     )
     origins = {split: tuple(map(origin_of, rows[split].tolist())) for split in SPLITS}
-    return table._replace(origins=origins)
+    return table._replace(origins=origins, serves=tuple(map(tuple, serves)))
 
 
 def serves_of(given: Collection[str]) -> tuple[tuple[str, ...], ...]:
@@ -168,21 +173,28 @@ def make_table(
     num_classes: int,
     standardise: bool,
     names: tuple[str, ...] = (),
+    predicted: str = "targets",
 ) -> Table:
     """A Table of what it holds; standardise: by the mean and standard deviation of training rows.
 
-    Targets too, where they are numbers. What is constant in training becomes 0. Raises ValueError
-    where a mean or a standard deviation is beyond float64.
+    Targets too, where they are numbers. A feature that is constant in training becomes 0. Raises
+    ValueError where numbers to predict are, and where a mean or a standard deviation is beyond
+    float64. `predicted`: what the targets are, for messages.
     """
     scaling = of_targets = None
+    if not num_classes and (targets["train"] == targets["train"][0]).all():
+        raise ValueError(
+            f"{predicted}: the training rows ({len(targets['train'])}) all have the number "
+            f"{targets['train'][0]:g}, so there is nothing to learn from; choose other rows for "
+            "training (data.split_seed, data.split_sizes, or the split of the files), or another "
+            "column to predict"
+        )
     if standardise:
-        scaling = _scaling(inputs["train"])
-        inputs = _scaled(inputs, scaling)
+        scaling = scaling_of(inputs["train"])
+        inputs = scaled(inputs, scaling)
         if not num_classes:
-            mean, deviation = _scaling(targets["train"])
-            targets = _scaled(targets, (mean, deviation))
-            # Back again a constant is its mean, whatever is predicted.
-            of_targets = mean, np.where(np.isinf(deviation), 0.0, deviation)
+            of_targets = scaling_of(targets["train"])
+            targets = scaled(targets, of_targets)
     kind = np.int32 if num_classes else np.float64
     typed = {split: of.astype(kind) for split, of in targets.items()}
     return Table(inputs, typed, num_classes, standardise, names, scaling, of_targets)
@@ -190,10 +202,10 @@ def make_table(
 
 def standardised(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """By the mean and standard deviation of the training rows, as in `make_table`."""
-    return _scaled(arrays, _scaling(arrays["train"]))
+    return scaled(arrays, scaling_of(arrays["train"]))
 
 
-def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scaling_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean, deviation), of which that of a constant column is infinity."""
     # Rounding gives the deviation of a constant column some value near 0, but not 0.
     constant = train.max(axis=0) == train.min(axis=0)
@@ -205,9 +217,10 @@ def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(constant, np.inf, deviation)
 
 
-def _scaled(
+def scaled(
     arrays: Mapping[str, np.ndarray], scaling: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, np.ndarray]:
+    """(array - mean) / deviation. Raises ValueError where that is beyond float64."""
     mean, deviation = scaling
     with np.errstate(all="ignore"):
         scaled = {split: (array - mean) / deviation for split, array in arrays.items()}

@@ -16,9 +16,10 @@ from src.data.libsvm_text import (
     to_dense,
     to_sparse,
 )
-from src.data.targets import MOST_CLASSES, Targets
+from src.data.targets import MOST_CLASSES, Targets, names_of_numbers, tell_choice
 
 LIMIT = LARGEST  # bytes of the dense array
+NAMED = 1_000_000  # features; the names of more would fill the memory
 
 
 def libsvm(
@@ -34,7 +35,8 @@ def libsvm(
     standardise: bool,
     sparse: Literal["auto", True, False] = "auto",
 ) -> Table:
-    """A table, (n, p) with 0 where a row has no entry; labels in sorted order are 0, 1, ...
+    """A table, (n, p) with 0 where a row has no entry; labels in sorted order are 0, 1, ..., and
+    named as in the files. So are features (up to NAMED of them): by their indices, from 1.
 
     validation_path, test_path: files of these splits; a split without one is cut from `path`.
     split_sizes=null: 40, 30, 30 percent of `path` for the splits that it serves (all of a file that
@@ -60,7 +62,7 @@ def libsvm(
         with about(option, file):
             tables[option] = read_libsvm(user_path(file))
     width = _width(options, tables, num_features)
-    num_classes, labels = _targets(options, tables, targets)
+    names, labels = _targets(options, tables, targets)
 
     source = {split: f"{split}_path" if f"{split}_path" in own else "path" for split in SPLITS}
     parts = [
@@ -68,10 +70,10 @@ def libsvm(
         for option in options
     ]
     rows = split_parts(parts, split_sizes, split_seed)
-    features = ()  # where column j is the index j + 1
+    columns = range(width)
     if max_features is not None:
         columns = _most_common(tables["path"], rows["train"], max_features)
-        width, features = len(columns), tuple(str(column + 1) for column in columns)
+        width = len(columns)
         tables = {option: keep_columns(table, columns) for option, table in tables.items()}
     chosen = {split: tables[source[split]] for split in SPLITS}
     sparse = _checked_form(path, chosen, rows, width, standardise, sparse)
@@ -79,15 +81,19 @@ def libsvm(
     table = make_table(
         {split: made(chosen[split], rows[split], width) for split in SPLITS},
         {split: labels[source[split]][rows[split]] for split in SPLITS},
-        num_classes,
+        len(names),
         standardise,
+        names,
     )
     places = {split: chosen[split].lines[rows[split]].tolist() for split in SPLITS}
     origins = {
         split: tuple(f"line {line} of {options[source[split]]}" for line in places[split])
         for split in SPLITS
     }
-    return table._replace(origins=origins, features=features)
+    # By their indices in the files, which count from 1.
+    features = tuple(str(column + 1) for column in columns) if width <= NAMED else ()
+    serves = tuple(tuple(splits) for _, splits in parts)
+    return table._replace(origins=origins, features=features, serves=serves)
 
 
 def _width(options: dict[str, str], tables: dict[str, LibsvmRows], num_features: int | None) -> int:
@@ -114,6 +120,11 @@ def _most_common(table: LibsvmRows, rows: np.ndarray, number: int) -> np.ndarray
     if number < 1:
         raise ValueError(f"max_features={number} must be at least 1, or null for all")
     kinds, counts = np.unique(table.columns[np.isin(table.rows, rows)], return_counts=True)
+    if not kinds.size:
+        raise ValueError(
+            f"max_features={number}: no training row has an entry, so there is no feature to keep; "
+            "choose other rows for training (data.split_seed, data.split_sizes)"
+        )
     # Of columns with as many entries, the first ones.
     return np.sort(kinds[np.argsort(-counts, kind="stable")][:number])
 
@@ -157,13 +168,15 @@ def _checked_form(
 
 def _targets(
     options: dict[str, str], tables: dict[str, LibsvmRows], targets: Targets
-) -> tuple[int, dict[str, np.ndarray]]:
-    """(number of classes, {option: 0-based classes}), or (0, {option: numbers})."""
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """(names of the classes, {option: 0-based classes}), or ((), {option: numbers})."""
     labels = {option: table.labels for option, table in tables.items()}
     names = np.unique(np.concatenate(list(labels.values())))
     whole = bool((names == np.rint(names)).all())
     if targets == "numbers" or (targets == "auto" and not (whole and len(names) <= MOST_CLASSES)):
-        return 0, labels
+        if targets == "auto" and whole:
+            tell_choice(len(names), classes=False)
+        return (), labels
     first = np.unique(labels["path"])
     for option, table in tables.items():
         where = f"{option}={options[option]}"
@@ -195,7 +208,10 @@ def _targets(
             f"path={options['path']}: every label is {names[0]:g}, but at least two classes are "
             "needed; if labels are numbers, choose targets=numbers"
         )
-    return len(names), {option: np.searchsorted(names, of) for option, of in labels.items()}
+    if targets == "auto":
+        tell_choice(len(names), classes=True)
+    classes = {option: np.searchsorted(names, of) for option, of in labels.items()}
+    return names_of_numbers(names), classes
 
 
 def _listed(names: np.ndarray) -> str:

@@ -11,7 +11,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from src.data.image_classes import SPLITS, ImageClasses, kept_count, overfills, stack_classes
-from src.data.labelled import SHARES, LabelledImages, Sizes, order_of, split_parts, standardised
+from src.data.labelled import (
+    SHARES,
+    LabelledImages,
+    Sizes,
+    order_of,
+    scaled,
+    scaling_of,
+    split_parts,
+    standardised,
+)
 
 
 class Pool(NamedTuple):
@@ -25,6 +34,8 @@ class Pool(NamedTuple):
     origins: of each sample its file or its row, for people
     split_sizes, split_seed: of classes, or of the samples of each class, as in `split_parts`
     standardise: rows by those of training
+    scaling: (mean, deviation) by which rows were standardised before, as of Table; None: they were
+        not
     streamed: as of ImageClasses; auto: where they fill over half of the accelerator's memory
     """
 
@@ -37,6 +48,7 @@ class Pool(NamedTuple):
     split_sizes: Sizes | None = None
     split_seed: int | None = 0
     standardise: bool = False
+    scaling: tuple[np.ndarray, np.ndarray] | None = None
     streamed: Literal["auto", True, False] = "auto"
 
 
@@ -54,10 +66,11 @@ def by_classes(pool: Pool) -> ImageClasses:
     by_split = {split: inside[source[split]][chosen[split]] for split in SPLITS}
     kept = np.sort(np.concatenate(list(by_split.values())))
     splits = {split: np.searchsorted(kept, np.sort(of)) for split, of in by_split.items()}
-    inputs = pool.inputs
+    inputs, scaling = pool.inputs, pool.scaling
     if pool.standardise:
-        trained = np.isin(pool.labels, by_split["train"])
-        inputs = standardised({"train": inputs[trained], "all": inputs})["all"]
+        scaling = scaling_of(inputs[np.isin(pool.labels, by_split["train"])])
+        inputs = scaled({"all": inputs}, scaling)["all"]
+        scaling = _one_after_the_other(pool.scaling, scaling)
     number_of = np.bincount(pool.labels, minlength=len(pool.names))
     most = kept_count(number_of[kept].tolist())
     _tell_cut(pool.names, number_of, kept, most)
@@ -66,7 +79,18 @@ def by_classes(pool: Pool) -> ImageClasses:
     if streamed == "auto":
         streamed = overfills(images.nbytes)
     names = tuple(pool.names[label] for label in kept)
-    return ImageClasses(images, names, splits, streamed, counts)
+    return ImageClasses(images, names, splits, streamed, counts, scaling)
+
+
+def _one_after_the_other(
+    first: tuple[np.ndarray, np.ndarray] | None, second: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The one (mean, deviation) that does what both do."""
+    if first is None:
+        return second
+    gone = np.isinf(first[1])
+    factor = np.where(gone, 0, first[1])
+    return first[0] + factor * second[0], np.where(gone, np.inf, first[1]) * second[1]
 
 
 def _tell_cut(names: Sequence[str], number_of: np.ndarray, kept: np.ndarray, most: int) -> None:
@@ -83,8 +107,13 @@ def _tell_cut(names: Sequence[str], number_of: np.ndarray, kept: np.ndarray, mos
 
 def within_classes(pool: Pool) -> LabelledImages:
     """The samples of each class in all splits. Raises ValueError on split_sizes that cannot be had
-    of a class, and where the parts of the files have other classes.
+    of a class, on one class alone, and where the parts of the files have other classes.
     """
+    if len(pool.names) < 2:
+        raise ValueError(
+            f"every sample is of the class {', '.join(pool.names)}, but at least two classes are "
+            "needed; add samples of another (of images in folders: one folder for each class)"
+        )
     parts = _parts(pool)
     order = order_of(len(pool.labels), pool.split_seed)
     _refuse_disjoint(pool, parts)

@@ -1,5 +1,7 @@
 """A table of one's own: a CSV or parquet file with a column to predict."""
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -11,6 +13,10 @@ from src.data.image_classes import SPLIT_NAMES, SPLITS
 from src.data.labelled import Sizes, Table, serves_of, split_table
 from src.data.table_files import Columns, read_number, read_table
 from src.data.targets import Targets, read_targets
+
+WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+# Names that need no quotation marks in a list of Hydra's.
+PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)\Z)[A-Za-z_][\w.-]*", re.ASCII | re.IGNORECASE)
 
 
 def table(
@@ -61,6 +67,7 @@ def table(
         split_seed,
         standardise,
         _Place(files, found),
+        f"target={target}",
     )
     return made._replace(features=tuple(features))
 
@@ -132,11 +139,11 @@ def _refuse_problems(where: str, of: Columns, names: list[str]) -> None:
     if not texts:
         raise ValueError(
             f"{said}; fill such cells in or leave their rows out, or leave the column out with "
-            f"data.drop=[{first}]"
+            f"{_typed_drop([first])}"
         )
     others = f", nor {'is' if len(texts) == 2 else 'are'} {_listed(texts[1:])}" if texts[1:] else ""
     raise ValueError(
-        f"{said}{others}: leave texts out with data.drop=[{','.join(texts)}], or write them as "
+        f"{said}{others}: leave texts out with {_typed_drop(texts)}, or write them as "
         f"columns of 0 and 1: pandas.get_dummies(frame, columns={texts[:5]}, dtype=float) (numbers "
         "are written 1.5, not 1,5)"
     )
@@ -161,7 +168,7 @@ def _labels(
         if not problem and first_number is None:
             first_number = row
     if first_text is None:
-        return numbers
+        return _exact(numbers, texts, targets)
     if first_number is not None and targets != "classes":
         raise ValueError(
             f"target={target}: {place(first_text)} is {texts[first_text]!r}, but {target} is a "
@@ -169,6 +176,16 @@ def _labels(
             "data.targets=classes"
         )
     return np.array(texts)
+
+
+def _exact(numbers: np.ndarray, texts: list[str], targets: Targets) -> np.ndarray:
+    """The same as integers, where some are whole numbers that float64 has not, such as long ids."""
+    if (np.abs(numbers) < 2**53).all() or not all(map(WHOLE.fullmatch, texts)):
+        return numbers
+    try:
+        return np.array(list(map(int, texts)), np.int64)
+    except OverflowError:
+        return numbers if targets == "numbers" else np.array(texts)
 
 
 def _parts(
@@ -193,6 +210,20 @@ def _parts(
     if "train" not in given:
         raise ValueError(f"split={split} has no row that is train; some are needed to learn from")
     return np.array([given.index(name) for name in of_each]), serves_of(given)
+
+
+def _typed_drop(names: Sequence[str]) -> str:
+    """As an override in a shell, in quotes where a name needs them (src/settings/overrides.py has
+    the same for whole values, but stands above src/data).
+    """
+    plain = [name if PLAIN.fullmatch(name) else _quoted(name) for name in names]
+    override = f"data.drop=[{','.join(plain)}]"
+    return shlex.quote(override) if '"' in override else override
+
+
+def _quoted(name: str) -> str:
+    # Hydra reads a backslash as one, except before a quotation mark.
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + m[2].replace('"', '\\"'), name) + '"'
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -121,9 +121,13 @@ def save(figure: Any, path: Path) -> None:
 
 
 def has_images(task: Any) -> bool:
-    """Whether a task is one of images: {"support": {"images", "labels"}, "query": {...}}."""
+    """Whether tasks are of images: {"support": {"images", "labels"}, "query": {...}}, with or
+    without a leading axis. Rows of numbers in place of images are none.
+    """
     return isinstance(task, Mapping) and all(
-        isinstance(task.get(part), Mapping) and "images" in task[part]
+        isinstance(task.get(part), Mapping)
+        and "images" in task[part]
+        and len(task[part]["images"].shape) > 3
         for part in ("support", "query")
     )
 

@@ -55,10 +55,10 @@ def report_classes(run: Run, options: Options) -> Report:
     number = len(folders.classes)
     head_serves(run, number)  # refuses before anything is computed
     theirs = np.rint(255 * training_images(experiment)).astype(np.uint8)
-    inverted = are_inverted(folders.support.images, theirs, invert)
     as_given = folders
-    if inverted:
-        folders = _inverted(folders)
+    # Each by its own paper: support may be drawings, and query photographs of a blackboard.
+    inverted = [are_inverted(of.images, theirs, invert) for of in (folders.support, folders.query)]
+    folders = _inverted(folders, *inverted)
     labels = folders.support.labels
     assert labels is not None  # each file of support lies in the folder of its class
     found = classify(
@@ -97,7 +97,7 @@ def report_classes(run: Run, options: Options) -> Report:
         f"{heading(run, found.state.step, options)}, {found.num_lower_steps} lower steps",
         f"{number} classes, {len(folders.support.files)} support and {len(folders.query.files)} "
         f"query images, brought to {header.height}x{header.width}x{header.channels}"
-        + (", inverted" if inverted else ", not inverted")
+        + _said_of_inverting(*inverted)
         + (" (invert=true or false decides)" if header.channels == 1 else ""),
         f"accuracy on the support images themselves: {fitted:.3f}",
     ]
@@ -137,11 +137,19 @@ def _remarks(run: Run, folders: Folders) -> list[str]:
     return remarks
 
 
-def _inverted(folders: Folders) -> Folders:
+def _inverted(folders: Folders, of_support: bool, of_query: bool) -> Folders:
     support, query = (
-        part._replace(images=255 - part.images) for part in (folders.support, folders.query)
+        part._replace(images=255 - part.images) if inverted else part
+        for part, inverted in ((folders.support, of_support), (folders.query, of_query))
     )
     return folders._replace(support=support, query=query)
+
+
+def _said_of_inverting(of_support: bool, of_query: bool) -> str:
+    if of_support != of_query:
+        one, other = ("support", "query") if of_support else ("query", "support")
+        return f", {one} inverted, {other} not: their edges differ in light and dark"
+    return ", inverted" if of_support else ", not inverted"
 
 
 def _own_file(path: Path, asked: dict[str, str]) -> Path:

@@ -11,8 +11,10 @@ from bilevel.dependence import draws_start
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.shapes import one_task
 from bilevel.types import Array, Tree
+from src.data.image_classes import ImageClasses
+from src.data.labelled import scaled
 from src.models.model import Model
-from src.prediction.trained import Trained, model_of, trained
+from src.prediction.trained import Trained, model_of, read_again, trained
 from src.problems.adapting_network import start_of_outputs
 from src.running.run_folder import Run
 from src.running.stored_run import steps_to_take
@@ -46,9 +48,10 @@ def classify(
     """Adapt to the support images (m, height, width, channels) with labels (m,), integers from 0.
 
     Images are of the run's shape (`image_shape`), uint8, or floats that stand for value / 255. Of a
-    run on rows of numbers they are rows, (m, p).
-    Labels may be any number of classes that the run's head admits, with any number of images of
-    each; query (n, ...) are the images in question. checkpoint: last, best or a kept iteration.
+    run on rows of numbers they are rows, (m, p), numbers as in its files; where the run
+    standardised those, so are these, by the same means and deviations. Labels may be any number of
+    classes that the run's head admits, with any number of images of each; query (n, ...) are the
+    images in question. checkpoint: last, best or a kept iteration.
 
     Raises UserError on images of another shape or kind, on classes that the head does not admit,
     on a lone query of which batch norm would leave nothing, and where the lower steps diverge.
@@ -56,7 +59,8 @@ def classify(
     experiment = run.experiment
     num_steps = steps_to_take(experiment, num_lower_steps)
     shape = image_shape(experiment)
-    support, query = _as_floats("support", support, shape), _as_floats("query", query, shape)
+    as_floats = _as_floats if len(shape) == 3 else _rows_reader(run)
+    support, query = as_floats("support", support, shape), as_floats("query", query, shape)
     labels = np.asarray(labels)
     _refuse_labels(labels, len(support))
     number = int(labels.max()) + 1
@@ -187,26 +191,51 @@ def _task_shapes(experiment: Experiment) -> Any:
 
 
 def _as_floats(name: str, images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    images = np.asarray(images)
-    if not images.ndim or not len(images) or images.shape[1:] != shape:
-        meaning = "(n, height, width, channels)" if len(shape) == 3 else "(n, columns)"
-        raise UserError(
-            f"{name}: an array of shape {images.shape}, but the run needs (n, "
-            f"{', '.join(map(str, shape))}), n at least 1; this is {meaning}"
-        )
+    images = _of_shape(name, images, shape, "(n, height, width, channels)")
     kind = jnp.zeros(()).dtype
     if images.dtype == np.uint8:
         return images.astype(kind) / 255
     if not np.issubdtype(images.dtype, np.floating):
         raise UserError(f"{name}: images of {images.dtype}; give uint8 (0..255), or floats in 0..1")
-    if not np.isfinite(images).all():
-        raise UserError(f"{name}: some values are infinite or NaN; leave these images out")
-    if len(shape) == 3 and not (images.min() >= 0 and images.max() <= 1):
+    _refuse_not_finite(name, images, "images")
+    if not (images.min() >= 0 and images.max() <= 1):
         raise UserError(
             f"{name}: floats from {images.min():g} to {images.max():g}, but floats stand for value "
             "/ 255, in 0..1; divide by the largest value, or give uint8"
         )
     return images.astype(kind)
+
+
+def _rows_reader(run: Run) -> Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray]:
+    """`_as_floats` of rows: in the units of the run's files, as its network saw them."""
+    scaling = read_again(run, ImageClasses).scaling
+
+    def as_floats(name: str, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        rows = _of_shape(name, rows, shape, "(n, columns)")
+        if rows.dtype.kind not in "biuf":
+            raise UserError(f"{name}: rows of {rows.dtype}; give numbers, as in the run's files")
+        rows = rows.astype(np.float64)
+        _refuse_not_finite(name, rows, "rows")
+        if scaling is not None:
+            rows = scaled({name: rows}, scaling)[name]
+        return rows.astype(jnp.zeros(()).dtype)
+
+    return as_floats
+
+
+def _of_shape(name: str, images: np.ndarray, shape: tuple[int, ...], meaning: str) -> np.ndarray:
+    images = np.asarray(images)
+    if not images.ndim or not len(images) or images.shape[1:] != shape:
+        raise UserError(
+            f"{name}: an array of shape {images.shape}, but the run needs (n, "
+            f"{', '.join(map(str, shape))}), n at least 1; this is {meaning}"
+        )
+    return images
+
+
+def _refuse_not_finite(name: str, values: np.ndarray, what: str) -> None:
+    if not np.isfinite(values).all():
+        raise UserError(f"{name}: some values are infinite or NaN; leave these {what} out")
 
 
 def _refuse_lone_query(model: Model, query: np.ndarray) -> None:

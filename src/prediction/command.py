@@ -139,6 +139,7 @@ def _fitted(run: Run, options: Options) -> Report:
                 deviation=deviation,
                 target_mean=target_mean,
                 target_deviation=target_deviation,
+                classes=np.array(found.classes, dtype=str),
             )
 
     write_atomically(path.with_suffix(".npz"), write)
@@ -156,6 +157,11 @@ def _fitted(run: Run, options: Options) -> Report:
         f"to {found.penalties.max():.4g}",
         f"the same as arrays: {path.with_suffix('.npz')}",
     ]
+    if len(found.classes) == 2 and found.weights.ndim == 1:
+        lines.append(
+            f"a row is of the class {found.classes[1]} where its score is at least 0, else of the "
+            f"class {found.classes[0]}"
+        )
     if found.scaling is not None:
         lines.append(
             "note: data.standardise=true, so the weights are those of standardised features, "

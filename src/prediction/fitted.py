@@ -16,7 +16,8 @@ class Fitted(NamedTuple):
     log_penalties: x itself, (), (features,) or (classes,). scaling: (mean, deviation) of the
     features where the run standardised them: then score (a - mean) / deviation; None where not.
     target_scaling: of targets that are numbers: mean + deviation score is in their units.
-    features, classes: their names, () where numbers do.
+    features: their names, () where numbers do. classes: their names in the order of the columns of
+    weights; of a logistic loss, of score < 0 and of score >= 0; () where targets are numbers.
     """
 
     weights: np.ndarray
@@ -57,6 +58,6 @@ def fitted_model(
         table.scaling,
         table.target_scaling,
         table.features,
-        table.names,
+        table.names or tuple(map(str, range(table.num_classes))),
         state,
     )

@@ -10,8 +10,8 @@ def f1_scores(predicted: Array, labels: Array, num_classes: int) -> Metrics:
 
     With counts over all classes, the plain mean over classes, and the mean weighted by how many
     rows a class has. Micro is the accuracy, as each row has one label. (BDA's script prints micro
-    and macro under each other's name.) A class that neither occurs nor is predicted counts as 0: in
-    scikit-learn, labels=range(num_classes) with zero_division=0.
+    and macro under each other's name.) A class that neither occurs nor is predicted has no part in
+    macro: as in scikit-learn, which has it nowhere.
     """
     classes = jnp.arange(num_classes)[None]
     is_class, said_class = labels[:, None] == classes, predicted[:, None] == classes
@@ -20,7 +20,7 @@ def f1_scores(predicted: Array, labels: Array, num_classes: int) -> Metrics:
     each = 2 * hits / jnp.maximum(truths + claims, 1)
     return {
         "f1_micro": 2 * hits.sum() / (truths + claims).sum(),
-        "f1_macro": each.mean(),
+        "f1_macro": each.sum() / (truths + claims > 0).sum(),
         "f1_weighted": (each * truths).sum() / truths.sum(),
     }
 
