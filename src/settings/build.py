@@ -18,7 +18,7 @@ from bilevel.shapes import Shapes, shapes_of
 from bilevel.types import BilevelProblem, TaskSource
 from src.data.contents import digest_of_data, files_of, stamp_of_files
 from src.data.forms import convert, is_form
-from src.data.remarks import remarks
+from src.data.remarks import about_noise, remarks
 from src.models.precision import in_precision
 from src.problems.adapting_network import Roles
 from src.settings.checked import (
@@ -301,7 +301,8 @@ def _data_and_model(
         if is_form(needed):
             with about(chosen):
                 pieces[name] = convert(pieces[name], needed)
-            for remark in remarks(pieces[name], settings.dtype):
+            said = remarks(pieces[name], settings.dtype)
+            for remark in (*said, *about_noise(pieces[name], chosen.factory, problem.options)):
                 print(f"warning: data: {remark}", file=sys.stderr)
     if settings.feature_dtype is None:
         return pieces, file_data
