@@ -54,6 +54,9 @@ def bda(
     d_k = s a_k grad_y F + t b_k grad_y f, (a_k, b_k) from `law`; options as in
     `bilevel.descent`. hypergradient: None unrolls all K steps. Liu et al., ICML 2020.
     """
+    if hypergradient is not None:
+        example = "bilevel.hypergradients.unrolled()"
+        check.kind("hypergradient", hypergradient, Hypergradient, example)
     aggregation = descent(law=law, alpha=alpha, s=s, t=t, ratio=ratio, beta=beta, learn=learn)
     return method("bda", hypergradient or hypergradients.unrolled(), aggregation, **lower)
 

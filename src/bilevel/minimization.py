@@ -63,8 +63,8 @@ def minimizer(
     Raises ValueError where the method does not suit the problem.
     """
     check.kind("optimizer", optimizer, optax.GradientTransformation, "optax.adam(0.01)")
-    check.whole_number("meta_batch_size", meta_batch_size)
-    check.whole_number("num_scored_tasks", num_scored_tasks)
+    meta_batch_size = check.whole_number("meta_batch_size", meta_batch_size)
+    num_scored_tasks = check.whole_number("num_scored_tasks", num_scored_tasks)
     lower, source = suited_lower_problem(problem, method), problem.source
     data = source.seeded(source.data, jax.random.key(seed))
     unseen = method._replace(aggregation=for_testing(method.aggregation)).dynamics(lower.problem)
@@ -161,8 +161,8 @@ def minimize(
     limit of the estimator is passed, with the iteration and a remedy, and ValueError where
     the method does not suit the problem.
     """
-    check.whole_number("num_iterations", num_iterations)
-    check.whole_number("seed", seed, least=0)
+    num_iterations = check.whole_number("num_iterations", num_iterations)
+    seed = check.whole_number("seed", seed, least=0)
     solver = minimizer(
         problem,
         method,

@@ -82,7 +82,7 @@ def problem(
     source = _source(task, train, validation, test, batch_size)
     num_rows = (0, 0)
     if batch_size is not None:
-        check.whole_number("batch_size", batch_size)
+        batch_size = check.whole_number("batch_size", batch_size)
         num_rows = tuple(
             check.num_rows(part, source.data[part]) for part in ("train", "validation")
         )

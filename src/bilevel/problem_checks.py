@@ -1,7 +1,6 @@
 """What people give to `bilevel.problem`, checked by tracing: one line says what is wrong."""
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,32 +11,13 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from bilevel.option_checks import choice as choice
+from bilevel.option_checks import kind as kind
+from bilevel.option_checks import number as number
+from bilevel.option_checks import numbers as numbers
+from bilevel.option_checks import positive as positive
+from bilevel.option_checks import whole_number as whole_number
 from bilevel.types import Array, InitLower, Tree
-
-
-def kind(name: str, value: Any, wanted: type, example: str) -> None:
-    """Raises TypeError where the value is not of this type."""
-    if not isinstance(value, wanted):
-        what = f"a {type(value).__name__}"
-        if value is None or isinstance(value, str | int | float):
-            what = repr(value)
-        elif callable(value):
-            what = "a function that was not called"
-        raise TypeError(f"{name} is {what}, but must be a {wanted.__name__}, such as {example}")
-
-
-def whole_number(name: str, value: Any, least: int = 1) -> None:
-    """Raises TypeError or ValueError where the value is not an integer of `least` or more."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be a whole number, such as {name}=10")
-    if value < least:
-        raise ValueError(f"{name}={value} must be at least {least}")
-
-
-def number(name: str, value: Any) -> None:
-    """Raises TypeError where the value is not one real number."""
-    if isinstance(value, bool | str) or np.ndim(value) or not np.isreal(value):
-        raise TypeError(f"{name}={value!r} must be a number, such as {name}=0.1")
 
 
 def random_key(name: str, value: Any) -> None:
@@ -256,13 +236,6 @@ def constraints(name: str, function: Any, arguments: tuple, data: str) -> None:
         )
 
 
-def positive(name: str, value: Any) -> None:
-    """Raises TypeError or ValueError where the value is no positive finite number."""
-    number(name, value)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}={value} must be positive and finite, such as {name}=1000.0")
-
-
 def _callable_with(name: str, function: Callable[..., Any], arguments: tuple, data: str) -> None:
     try:
         inspect.signature(function).bind(*arguments)
@@ -289,8 +262,8 @@ def _metrics(metrics: Any) -> None:
 
 def summary(function: Callable[..., Any]) -> str:
     """The first line of a function's docstring, or its name."""
-    text = function.__doc__ or getattr(function, "__name__", type(function).__name__)
-    return text.strip().splitlines()[0]
+    text = (function.__doc__ or "").strip()
+    return text.splitlines()[0] if text else getattr(function, "__name__", type(function).__name__)
 
 
 def projection(name: str, project: Any, of: str, point: Tree) -> None:
