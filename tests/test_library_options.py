@@ -1,4 +1,4 @@
-"""`import bilevel`: an option of another kind or of an unknown name is refused where it is given."""
+"""`import bilevel`: options of another kind or of an unknown name are refused where given."""
 
 import jax
 import jax.numpy as jnp
