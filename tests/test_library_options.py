@@ -8,7 +8,6 @@ import pytest
 
 import bilevel
 from bilevel import hypergradients, linear_solvers, lower_optimizers, lower_solvers, methods
-from bilevel.masked_sgd import masked_sgd
 from tests.small_problem import problem
 
 sgd = lower_optimizers.sgd
@@ -22,8 +21,12 @@ WRONG = {
         "set='l2_ball' is none of",
     ),
     "a mask": (
-        lambda: masked_sgd(step_size=0.1, mask="Soft"),
+        lambda: bilevel.masked_sgd.masked_sgd(step_size=0.1, mask="Soft"),
         "mask='Soft' is none of hard, soft; choose mask='soft'",
+    ),
+    "power steps": (
+        lambda: bilevel.bounded_sgd.bounded_sgd(step_size=0.1, power_steps=2.5),
+        "power_steps=2.5 must be a whole number",
     ),
     "learn": (lambda: sgd(step_size=0.1, learn="per-step"), "choose learn='per_step'"),
     "learn as a flag": (lambda: sgd(step_size=0.1, learn=True), "learn=True is none of none, sca"),

@@ -56,16 +56,18 @@ def hypergradient(
     x = check.strong(x)
     check.floats("x", x)
     bilevel_problem, source = lower.problem, problem.source
-    key = jax.random.key(0) if key is None else key
-    check.random_key("key", key)
+    key = jax.random.key(0) if key is None else check.usable_key("key", key)
     check.same_form("x", x, "upper_start", jax.eval_shape(bilevel_problem.init_upper, key))
     task_key, start_key, own_key = jax.random.split(key, 3)
     task = one_task(source, source.seeded(source.data, key), task_key, "train")
     context, pull_context = jax.vjp(lambda x: bilevel_problem.prepare(x, task), x)
     start, pull_start = jax.vjp(lambda x: bilevel_problem.init_lower(start_key, x), x)
     if y0 is not None:
+        y0 = check.strong(y0)
+        check.floats("y0", y0)
         check.same_form("y0", y0, "lower_start", start)
-        start = check.strong(y0)
+        # Of the types of the problem's start, which f and F were checked with.
+        start = jax.tree.map(lambda own, given: given.astype(own.dtype), start, y0)
     params = lower.dynamics.init_params(lower.num_steps, start)
     bound, estimator = lower._replace(task=task), method.hypergradient
     point = Point(context, params, start)

@@ -56,11 +56,9 @@ def number(name: str, value: Any) -> None:
         )
     if isinstance(value, int | float) and not isinstance(value, bool):
         return
-    dtype = getattr(value, "dtype", None)
-    real = dtype is not None and (
-        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
-    )
-    if not real or value.shape:
+    dtype = getattr(value, "dtype", bool)
+    real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    if not real or jnp.shape(value):
         raise TypeError(f"{name}={value!r} must be a number, such as {name}=0.1")
 
 
