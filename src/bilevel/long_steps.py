@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from bilevel.estimator import Hypergradient
 from bilevel.methods import Method
 from bilevel.shapes import one_task
 from bilevel.types import Array, BilevelProblem, TaskSource
@@ -23,6 +24,10 @@ def too_long(problem: BilevelProblem, source: TaskSource, method: Method, seed: 
     Nothing is said of steps that a solver, Adam or a measured curvature chooses.
     """
     optimizer, penalised = method.lower_optimizer, problem.penalised
+    # What makes y feasible by itself along directions of its own has multipliers, no penalty.
+    estimator, as_it_is = method.hypergradient, Hypergradient._field_defaults["solution"]
+    if estimator.own_directions and estimator.solution is not as_it_is:
+        return ""
     fixed = not (optimizer.rescales or optimizer.reads_objective or optimizer.no_derivative)
     if penalised is None or not fixed or optimizer.projection is not None:
         return ""
