@@ -109,6 +109,42 @@ def test_y0_has_the_type_of_the_start_and_holds_floats():
             bilevel.hypergradient(own, RHG, 0.5, y0=jnp.array([0, 0]))
 
 
+MIXED = {
+    "rhg": (methods.rhg(), True),
+    "f2sa": (methods.f2sa(), True),
+    "adam": (methods.rhg(lower_optimizer=bilevel.lower_optimizers.adam(step_size=0.1)), True),
+    "hoag": (methods.hoag(), False),
+    "neumann": (methods.neumann(), False),
+    "darts": (methods.darts(), False),
+    "pzobo": (methods.pzobo(), False),
+    "bounded": (
+        methods.rhg(lower_optimizer=bilevel.bounded_sgd.bounded_sgd(step_size=0.1)),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_y_of_several_types_is_refused_where_they_cannot_be_mixed(name):
+    method, works = MIXED[name]
+
+    def far(y, from_):
+        return jnp.sum((y["a"] - from_) ** 2) + jnp.sum((y["b"].astype(jnp.float32) - from_) ** 2)
+
+    mixed = bilevel.problem(
+        lambda x, y: far(y, x),
+        lambda x, y: far(y, 2.0),
+        upper_start=jnp.ones((), jnp.float32),
+        lower_start={"a": jnp.zeros(2, jnp.float32), "b": jnp.zeros(2, jnp.bfloat16)},
+    )
+    if works:
+        each = bilevel.minimizer(mixed, method, optax.sgd(0.1))
+        jax.eval_shape(lambda key: each.step(each.init(key), key), KEY)
+        return
+    with pytest.raises(TypeError, match="y holds bfloat16 and float32, which hypergradient="):
+        bilevel.hypergradient(mixed, method, jnp.ones((), jnp.float32))
+
+
 @pytest.mark.parametrize("name", sorted(COLUMNS))
 def test_a_metric_has_no_name_of_the_library(name):
     with pytest.raises(ValueError, match=f"F's metric '{name}' has the name of F, f or another"):

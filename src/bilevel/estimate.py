@@ -11,7 +11,7 @@ from bilevel.lower_level import LowerProblem, Point
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.proximal import proximal
-from bilevel.refusals import refuse, refuse_start
+from bilevel.refusals import refuse, refuse_mixed_types, refuse_start
 from bilevel.shapes import one_task, shapes_of
 from bilevel.step_types import DynamicsParams
 from bilevel.types import Array, Metrics, Tree
@@ -44,13 +44,20 @@ def hypergradient(
     y0: Tree = None,
     key: Array | None = None,
 ) -> Found:
-    """An estimate of d F(x, y*(x)) / dx by a method, at x: a pure function for jit, vmap and grad.
+    """An estimate of d F(x, y*(x)) / dx by a method, at x: a pure function for jit and vmap.
 
-    y0: where the lower level starts; None for the problem's own start. key: draws a start, a task
-    or mini-batches where the problem has such; None: jax.random.key(0).
+    y0: where the lower level starts, of the float types of the problem's own start, which None
+    takes; it is held fixed, and nothing of the gradient comes through it. key: draws a start, a
+    task or mini-batches where the problem has such; None: jax.random.key(0).
 
-    Raises TypeError or ValueError, before compiling, where x does not fit the problem or the method
-    does not suit it.
+    The result is not to be differentiated again: the derivative of `value` is that of the program
+    which computes it, seldom the estimate. `value_function` is for jax.grad.
+
+    Each call is the first iteration of a run, n = 0. hoag then solves its linear system to its
+    first tolerance: for one precise estimate, give tolerance=1e-10.
+
+    Raises TypeError or ValueError, before compiling, where x or y0 does not fit the problem or the
+    method does not suit it.
     """
     lower = suited_lower_problem(problem, method)
     x = check.strong(x)
@@ -91,7 +98,8 @@ def value_function(
 ) -> Callable[[Tree], Array]:
     """phi(x) = F(x, y_K(x)), whose jax.grad is the method's hypergradient.
 
-    For optimizers that want a function: optax, scipy, jaxopt. `key` as in `hypergradient`.
+    For optimizers that want a function: optax, scipy, jaxopt. `key`, and what n = 0 means for hoag,
+    as in `hypergradient`. It has first derivatives in reverse mode alone.
     """
 
     @jax.custom_vjp
@@ -129,4 +137,5 @@ def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
     shapes = shapes_of(bilevel_problem, source, "train")
     refuse_start(method.hypergradient, lower, shapes, method.lower_start)
     refuse(method.hypergradient, lower, shapes)
+    refuse_mixed_types(method.hypergradient, lower, shapes)
     return lower._replace(task=shapes.task)

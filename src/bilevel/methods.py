@@ -73,7 +73,8 @@ def hoag(
     """Implicit differentiation by conjugate gradients. Pedregosa, ICML 2016.
 
     In iteration n the linear system is solved to the relative residual tolerance *
-    tolerance_decay^n. The other options are those of `bilevel.hypergradients.implicit`.
+    tolerance_decay^n; `bilevel.hypergradient` and `value_function` are n = 0, for which
+    tolerance=1e-10 suits. The other options are those of `bilevel.hypergradients.implicit`.
     """
     estimator = hypergradients.implicit(
         solver=linear_solvers.cg(tolerance=tolerance, max_steps=max_steps),

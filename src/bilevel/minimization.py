@@ -168,8 +168,12 @@ def minimize(
 ) -> Minimized:
     """min over x of F(x, y*(x)) by hypergradient descent.
 
-    optimizer: any optax transformation, for x and all else that is learned. The result is a
-    function of the arguments: the same seed gives the same numbers.
+    optimizer: an optax transformation of gradients alone. It sees all that is learned, as
+    {"problem": x, "aggregation": {...}, "lower_optimizer": {...}}: labels of optax.multi_transform
+    and masks have this form, and optax.adamw shrinks a learned alpha and step size, too. What needs
+    values of F does not fit (lbfgs, polyak_sgd, reduce_on_plateau: `value_function` is for such),
+    nor does optax.MultiSteps. The result is a function of the arguments: the same seed gives the
+    same numbers.
 
     Warns where lower steps are too long for the constraints of the lower level, where the first
     hypergradient is exactly zero, where a metric of F is no finite number, and where constraints of

@@ -14,7 +14,8 @@ Sow, Ji, Liang: On the convergence theory for Hessian-free bilevel algorithms, N
 
 Time: J + 1 lower solves, one gradient of F. First derivatives only, and no derivative of a lower
 step: any solver will do. Memory: J + 1 lower iterates and J directions, which go side by side.
-Valid where x has few entries, or y_K answers to few of them.
+Valid where x has few entries, or y_K answers to few of them. Bounds of x (a projection) do not hold
+x + radius u: f must have a meaning a little outside.
 """
 
 import math
