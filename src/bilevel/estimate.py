@@ -56,8 +56,24 @@ def hypergradient(
     Each call is the first iteration of a run, n = 0. hoag then solves its linear system to its
     first tolerance: for one precise estimate, give tolerance=1e-10.
 
-    Raises TypeError or ValueError, before compiling, where x or y0 does not fit the problem or the
-    method does not suit it.
+    Raises TypeError or ValueError, before compiling, where x or y0 does not fit the problem, or the
+    method does not suit it or approaches the gradient over many iterations (soba, stocbio).
+    """
+    _refuse_alone(method)
+    return first_estimate(problem, method, x, y0=y0, key=key)
+
+
+def first_estimate(
+    problem: Problem,
+    method: Method,
+    x: Tree,
+    *,
+    y0: Tree = None,
+    key: Array | None = None,
+) -> Found:
+    """The estimate in the first iteration of a run by any method, also where it is no gradient.
+
+    Arguments and errors as of `hypergradient`.
     """
     lower = suited_lower_problem(problem, method)
     x = check.strong(x)
@@ -100,7 +116,10 @@ def value_function(
 
     For optimizers that want a function: optax, scipy, jaxopt. `key`, and what n = 0 means for hoag,
     as in `hypergradient`. It has first derivatives in reverse mode alone.
+
+    Raises ValueError as `hypergradient`.
     """
+    _refuse_alone(method)
 
     @jax.custom_vjp
     def phi(x: Tree) -> Array:
@@ -115,6 +134,18 @@ def value_function(
 
     phi.defvjp(forwards, backwards)
     return phi
+
+
+def _refuse_alone(method: Method) -> None:
+    """Raises ValueError for a method whose estimate gets near the gradient by many iterations."""
+    estimator = method.hypergradient if isinstance(method, Method) else None
+    if estimator and estimator.follows and estimator.needs_stationarity:
+        raise ValueError(
+            f"{method.name} goes on from the y and the linear system of the iteration before: the "
+            "estimate of a first iteration is far from the gradient, and may be dF/dx alone; "
+            "choose bilevel.methods.hoag(tolerance=1e-10) or rhg, or take the iterations of "
+            f"{method.name} by bilevel.minimizer"
+        )
 
 
 def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
