@@ -155,7 +155,10 @@ def test_when_constraints_count_as_not_met(violation, weight, warns):
 
 def test_steps_that_are_too_long_for_the_penalties_are_warned_of():
     method = methods.hoag(num_lower_steps=1, step_size=0.1)
-    with pytest.warns(UserWarning, match=r"lower_violation=.* above 0\.1: .* or a line search"):
+    with (
+        pytest.warns(UserWarning, match=r"lower_violation=.* above 0\.1: .* or a line search"),
+        pytest.warns(UserWarning, match=r"constraint_weight=1000 curves f by 3\.09e\+03"),
+    ):
         bilevel.minimize(
             projection_problem(1000.0), method, optimizer=optax.sgd(0.0), num_iterations=1
         )

@@ -185,3 +185,15 @@ def test_an_x_that_nothing_reads_is_refused_by_name():
             ValueError, match=r"x\['unread'\] would never be learned: neither F nor"
         ):
             call()
+
+
+@pytest.mark.parametrize("name", ["soba", "saba", "srba", "stocbio", "amigo", "mrbo"])
+def test_one_estimate_of_a_method_that_needs_many_is_refused(name):
+    method = getattr(bilevel.methods, name)()
+    for call in (
+        lambda: bilevel.hypergradient(problem(), method, 0.5),
+        lambda: bilevel.value_function(problem(), method)(0.5),
+        lambda: bilevel.value_function(problem(), method),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name} goes on from .*methods.hoag\(tol"):
+            call()

@@ -10,15 +10,19 @@
     method           one of your own
 
 and the pieces that methods are made of: `descent` and `lower_only` (aggregations),
-`lower_optimizers` and `lower_solvers`, `hypergradients`, `linear_solvers`, `variance_reduction`.
+`lower_optimizers` (two more in files of their own: `bounded_sgd.bounded_sgd`,
+`masked_sgd.masked_sgd`) and `lower_solvers`, `hypergradients`, `linear_solvers`,
+`variance_reduction`.
 Pure functions on pytrees; no configuration.
 """
 
 from bilevel import (
+    bounded_sgd,
     hypergradients,
     linear_solvers,
     lower_optimizers,
     lower_solvers,
+    masked_sgd,
     methods,
     upper_optimizers,
     variance_reduction,
@@ -46,6 +50,7 @@ __all__ = [
     "Problem",
     "Target",
     "TaskSource",
+    "bounded_sgd",
     "compose",
     "descent",
     "hypergradient",
@@ -55,6 +60,7 @@ __all__ = [
     "lower_only",
     "lower_optimizers",
     "lower_solvers",
+    "masked_sgd",
     "method",
     "methods",
     "minimize",

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import laws
+from bilevel import option_checks as check
 from bilevel.step_types import Aggregation
 from bilevel.types import Array
 
@@ -60,12 +61,14 @@ def descent(
         raise ValueError(
             f'learn={learn!r} must list some of alpha, s and t; choose for example learn=("alpha",)'
         )
+    check.number("alpha", alpha)
     if not 0 <= alpha <= 1:
         raise ValueError(
             f"alpha={alpha} is outside [0, 1]: it is the share of the upper objective in a convex "
             "combination; choose for example alpha=0.5"
         )
     for name, value in (("s", s), ("t", t)):
+        check.number(name, value)
         if not 0 <= value < math.inf:
             raise ValueError(
                 f"{name}={value} must be finite and not negative, or the lower step would climb "
@@ -150,6 +153,7 @@ def _law_options(law: str, **given: float | None) -> dict[str, float]:
                 f"{'the options ' + ', '.join(admitted) if admitted else 'no options'}; "
                 f"leave {name}=null"
             )
+        check.number(name, value)
         if not 0 < value <= 1:
             raise ValueError(f"{name}={value} is outside (0, 1]; choose for example {name}=0.9")
         admitted[name] = value

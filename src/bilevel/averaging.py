@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel import option_checks as check
 from bilevel.algorithm import AlgorithmState
 from bilevel.types import Array, Tree
 
@@ -26,6 +27,7 @@ def running_mean(decay: float) -> optax.GradientTransformation:
     Optim. 30(4), 1992), and one with weights that fall by `decay` with age after that.
     Raises ValueError where decay is outside [0, 1).
     """
+    check.number("average", decay)
     if not 0 <= decay < 1:
         raise ValueError(
             f"average={decay} is outside [0, 1): the mean is of about 1 / (1 - average) iterates; "

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bilevel import option_checks as check
 from bilevel.lower_optimizers import LearnStepSize, eta_in_words, sgd
 from bilevel.power_method import first_vector, length, power_step
 from bilevel.step_types import LowerOptimizer, Reason, ScalarOf
@@ -43,10 +44,12 @@ def bounded_sgd(
 
     Raises ValueError where step_size or bound is not positive and finite, or power_steps < 1.
     """
+    check.numbers(bound=bound)
     if not 0 < bound < math.inf:
         raise ValueError(
             f"bound={bound} must be positive and finite, or y would not descend; choose bound=1"
         )
+    power_steps = check.whole_number("power_steps", power_steps, least=None)
     if power_steps < 1:
         raise ValueError(
             f"power_steps={power_steps} leaves the curvature unmeasured; choose power_steps=5, or "

@@ -1,5 +1,6 @@
 """What a method is: the record of its choices, and their checks. The published: methods.py."""
 
+import math
 from typing import NamedTuple, TypedDict, get_args
 
 from bilevel import lower_optimizers
@@ -71,11 +72,17 @@ def method(
         raise TypeError(
             f"{name} has no option {next(iter(unknown))}; for the lower level there are {options}"
         )
-    if step_size is not None:
-        check.number("step_size", step_size)
+    check.numbers(step_size=step_size)
     check.number("proximal_weight", proximal_weight)
+    if not 0 <= proximal_weight < math.inf:
+        raise ValueError(
+            f"proximal_weight={proximal_weight} must be finite and not negative; choose "
+            "proximal_weight=1, or proximal_weight=0 for none"
+        )
     check.kind("hypergradient", hypergradient, Hypergradient, "bilevel.hypergradients.unrolled()")
-    check.whole_number("num_lower_steps", num_lower_steps)
+    num_lower_steps = check.whole_number("num_lower_steps", num_lower_steps)
+    if aggregation is not None:
+        check.kind("aggregation", aggregation, Aggregation, "bilevel.lower_only()")
     if lower_optimizer is not None:
         example = "bilevel.lower_optimizers.adam(step_size=0.1)"
         check.kind("lower_optimizer", lower_optimizer, LowerOptimizer, example)

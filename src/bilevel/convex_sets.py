@@ -6,12 +6,13 @@ simplex   y >= 0 with sum radius, all entries of y together
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from optax import projections
 
+from bilevel import option_checks as check
 from bilevel.types import Projection
 
 ConvexSet = Literal["box", "ball", "simplex"]
@@ -22,8 +23,10 @@ def projection_onto(
 ) -> tuple[Projection, str]:
     """The projection, and the same in words.
 
-    Raises ValueError for an empty set, and for an option that the set does not have.
+    Raises ValueError for an unknown or empty set, and for an option that the set does not have.
     """
+    check.choice("set", kind, get_args(ConvexSet))
+    check.numbers(lower=lower, upper=upper, radius=radius)
     for name, value in {"lower": lower, "upper": upper, "radius": radius}.items():
         if (value is None) != ((name == "radius") == (kind == "box")):
             needs = "lower and upper" if kind == "box" else "radius"

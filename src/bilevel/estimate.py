@@ -11,7 +11,7 @@ from bilevel.lower_level import LowerProblem, Point
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.proximal import proximal
-from bilevel.refusals import refuse, refuse_start
+from bilevel.refusals import refuse, refuse_mixed_types, refuse_start
 from bilevel.shapes import one_task, shapes_of
 from bilevel.step_types import DynamicsParams
 from bilevel.types import Array, Metrics, Tree
@@ -44,28 +44,53 @@ def hypergradient(
     y0: Tree = None,
     key: Array | None = None,
 ) -> Found:
-    """An estimate of d F(x, y*(x)) / dx by a method, at x: a pure function for jit, vmap and grad.
+    """An estimate of d F(x, y*(x)) / dx by a method, at x: a pure function for jit and vmap.
 
-    y0: where the lower level starts; None for the problem's own start. key: draws a start, a task
-    or mini-batches where the problem has such; None: jax.random.key(0).
+    y0: where the lower level starts, of the float types of the problem's own start, which None
+    takes; it is held fixed, and nothing of the gradient comes through it. key: draws a start, a
+    task or mini-batches where the problem has such; None: jax.random.key(0).
 
-    Raises TypeError or ValueError, before compiling, where x does not fit the problem or the method
-    does not suit it.
+    The result is not to be differentiated again: the derivative of `value` is that of the program
+    which computes it, seldom the estimate. `value_function` is for jax.grad.
+
+    Each call is the first iteration of a run, n = 0. hoag then solves its linear system to its
+    first tolerance: for one precise estimate, give tolerance=1e-10.
+
+    Raises TypeError or ValueError, before compiling, where x or y0 does not fit the problem, or the
+    method does not suit it or approaches the gradient over many iterations (soba, stocbio).
+    """
+    _refuse_alone(method)
+    return first_estimate(problem, method, x, y0=y0, key=key)
+
+
+def first_estimate(
+    problem: Problem,
+    method: Method,
+    x: Tree,
+    *,
+    y0: Tree = None,
+    key: Array | None = None,
+) -> Found:
+    """The estimate in the first iteration of a run by any method, also where it is no gradient.
+
+    Arguments and errors as of `hypergradient`.
     """
     lower = suited_lower_problem(problem, method)
     x = check.strong(x)
     check.floats("x", x)
     bilevel_problem, source = lower.problem, problem.source
-    key = jax.random.key(0) if key is None else key
-    check.random_key("key", key)
+    key = jax.random.key(0) if key is None else check.usable_key("key", key)
     check.same_form("x", x, "upper_start", jax.eval_shape(bilevel_problem.init_upper, key))
     task_key, start_key, own_key = jax.random.split(key, 3)
     task = one_task(source, source.seeded(source.data, key), task_key, "train")
     context, pull_context = jax.vjp(lambda x: bilevel_problem.prepare(x, task), x)
     start, pull_start = jax.vjp(lambda x: bilevel_problem.init_lower(start_key, x), x)
     if y0 is not None:
+        y0 = check.strong(y0)
+        check.floats("y0", y0)
         check.same_form("y0", y0, "lower_start", start)
-        start = check.strong(y0)
+        # Of the types of the problem's start, which f and F were checked with.
+        start = jax.tree.map(lambda own, given: given.astype(own.dtype), start, y0)
     params = lower.dynamics.init_params(lower.num_steps, start)
     bound, estimator = lower._replace(task=task), method.hypergradient
     point = Point(context, params, start)
@@ -89,8 +114,12 @@ def value_function(
 ) -> Callable[[Tree], Array]:
     """phi(x) = F(x, y_K(x)), whose jax.grad is the method's hypergradient.
 
-    For optimizers that want a function: optax, scipy, jaxopt. `key` as in `hypergradient`.
+    For optimizers that want a function: optax, scipy, jaxopt. `key`, and what n = 0 means for hoag,
+    as in `hypergradient`. It has first derivatives in reverse mode alone.
+
+    Raises ValueError as `hypergradient`.
     """
+    _refuse_alone(method)
 
     @jax.custom_vjp
     def phi(x: Tree) -> Array:
@@ -105,6 +134,18 @@ def value_function(
 
     phi.defvjp(forwards, backwards)
     return phi
+
+
+def _refuse_alone(method: Method) -> None:
+    """Raises ValueError for a method whose estimate gets near the gradient by many iterations."""
+    estimator = method.hypergradient if isinstance(method, Method) else None
+    if estimator and estimator.follows and estimator.needs_stationarity:
+        raise ValueError(
+            f"{method.name} goes on from the y and the linear system of the iteration before: the "
+            "estimate of a first iteration is far from the gradient, and may be dF/dx alone; "
+            "choose bilevel.methods.hoag(tolerance=1e-10) or rhg, or take the iterations of "
+            f"{method.name} by bilevel.minimizer"
+        )
 
 
 def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
@@ -127,4 +168,5 @@ def suited_lower_problem(problem: Problem, method: Method) -> LowerProblem:
     shapes = shapes_of(bilevel_problem, source, "train")
     refuse_start(method.hypergradient, lower, shapes, method.lower_start)
     refuse(method.hypergradient, lower, shapes)
+    refuse_mixed_types(method.hypergradient, lower, shapes)
     return lower._replace(task=shapes.task)

@@ -1,5 +1,6 @@
 """What estimators share that follow H q = grad_y F by a step or a few in each iteration."""
 
+from bilevel import option_checks as check
 from bilevel.lower_level import LowerProblem
 from bilevel.lower_tolerance import refuse_stopping
 
@@ -11,6 +12,8 @@ def damping_of(lower: LowerProblem, damping: float | None) -> float:
 
 def refuse_options(step_size: float, damping: float | None) -> None:
     """Raises ValueError where step_size <= 0 or damping < 0."""
+    check.number("step_size", step_size)
+    check.numbers(damping=damping)
     if not step_size > 0:
         raise ValueError(f"step_size={step_size} must be positive; choose step_size=0.1")
     if damping is not None and not damping >= 0:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import linear_solve
+from bilevel import option_checks as check
 from bilevel.estimator import NOTHING
 from bilevel.linear_solve import Matvec
 from bilevel.types import Array, Tree
@@ -109,6 +110,7 @@ def gmres(*, tolerance: float = 1e-6, max_steps: int = 100, restart: int = 20) -
 
     Its residual never grows, also where A is indefinite. Raises ValueError where restart < 1.
     """
+    restart = check.whole_number("restart", restart, least=None)
     if restart < 1:
         raise ValueError(f"restart={restart} must be at least 1; choose restart=20")
     solver = _krylov(
@@ -130,6 +132,8 @@ def neumann(*, step_size: float | None = None, num_terms: int = 50) -> LinearSol
 
     Raises ValueError on a value outside its range.
     """
+    check.numbers(step_size=step_size)
+    num_terms = check.whole_number("num_terms", num_terms, least=None)
     if step_size is not None and not 0 < step_size < math.inf:
         raise ValueError(
             f"step_size={step_size} must be positive and finite; null takes 1 / |H|, measured"
@@ -179,6 +183,7 @@ def nystrom(*, rank: int = 20) -> LinearSolver:
 
     Raises ValueError where rank < 1.
     """
+    rank = check.whole_number("rank", rank, least=None)
     if rank < 1:
         raise ValueError(f"rank={rank} must be at least 1; choose rank=20")
 
@@ -234,6 +239,8 @@ def _krylov(
     name: str, formula: str, routine: Callable[..., Tree], tolerance: float, max_steps: int
 ) -> LinearSolver:
     """routine(matvec, b, start, tolerance, max_steps) -> q, to max(tolerance shrink, epsilon)."""
+    check.number("tolerance", tolerance)
+    max_steps = check.whole_number("max_steps", max_steps, least=None)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance={tolerance} is outside (0, 1); choose tolerance=1e-6")
     if max_steps < 1:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel import option_checks as check
 from bilevel.convex_sets import ConvexSet, projection_onto
 from bilevel.step_types import LowerOptimizer, Reason, ScalarOf
 from bilevel.types import Index, Tree
@@ -94,6 +95,7 @@ def adamw(
 
     Raises ValueError as `adam`, and where weight_decay < 0.
     """
+    check.number("weight_decay", weight_decay)
     if not weight_decay >= 0:
         raise ValueError(
             f"weight_decay={weight_decay} must not be negative; choose weight_decay=0.01"
@@ -143,6 +145,8 @@ def _follow(
     learn: LearnStepSize,
 ) -> LowerOptimizer:
     """y_k = y_{k-1} - step_size * transformation(d_k), the step size learned or not."""
+    check.choice("learn", learn, LEARNED)
+    check.number("step_size", step_size)
     if not 0 < step_size < math.inf:
         raise ValueError(
             f"step_size={step_size} must be positive and finite, or y would not descend; "
@@ -190,6 +194,7 @@ def eta_in_words(step_size: float, learn: LearnStepSize) -> str:
 def _adam_direction(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     _check_share("b1", b1)
     _check_share("b2", b2)
+    check.number("eps", eps)
     if not eps >= 1e-18:
         raise ValueError(
             f"eps={eps} must be at least 1e-18, whose square float32 can hold; choose eps=1e-8"
@@ -198,5 +203,6 @@ def _adam_direction(b1: float, b2: float, eps: float) -> optax.GradientTransform
 
 
 def _check_share(name: str, value: float) -> None:
+    check.number(name, value)
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value} is outside [0, 1); choose for example {name}=0.9")

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from bilevel import option_checks as check
 from bilevel.convex_sets import ConvexSet, projection_onto
 from bilevel.solver_iterations import Engine, Place, gradient_steps, quasi_newton
 from bilevel.step_types import LowerOptimizer, Reason, ScalarOf
@@ -35,6 +36,7 @@ def lbfgs(*, tolerance: float = 1e-6, history: int = 10) -> LowerOptimizer:
 
     Raises ValueError where tolerance is not positive and finite, or history < 1.
     """
+    history = check.whole_number("history", history, least=None)
     if history < 1:
         raise ValueError(f"history={history} must be at least 1; choose history=10")
     text = f"y_k by L-BFGS ({history} pairs, zoom line search) along d_k"
@@ -85,6 +87,7 @@ def _words(acceleration: bool) -> str:
 def _lower_optimizer(
     name: str, engine: Engine, text: str, tolerance: float, projection: Projection | None = None
 ) -> LowerOptimizer:
+    check.number("tolerance", tolerance)
     if not 0 < tolerance < math.inf:
         raise ValueError(
             f"tolerance={tolerance} must be positive and finite; choose for example tolerance=1e-6"

@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import optax
 
+from bilevel import option_checks as check
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.types import Array, Metrics, Tree
 
@@ -31,7 +32,8 @@ def solved_to_tolerance(
 
 
 def refuse_tolerance(lower_tolerance: float | None) -> None:
-    """Raises ValueError outside (0, inf)."""
+    """Raises TypeError or ValueError outside (0, inf)."""
+    check.numbers(lower_tolerance=lower_tolerance)
     if lower_tolerance is not None and not 0 < lower_tolerance < math.inf:
         raise ValueError(
             f"lower_tolerance={lower_tolerance} must be positive and finite; null does all steps"

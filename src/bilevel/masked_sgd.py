@@ -15,30 +15,35 @@ zeta, so that a run has no further source of noise:
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bilevel import option_checks as check
 from bilevel.lower_optimizers import LearnStepSize, sgd
 from bilevel.step_types import LowerOptimizer, Reason, ScalarOf
 from bilevel.types import Array, Index, Tree
+
+Mask = Literal["hard", "soft"]
 
 
 def masked_sgd(
     *,
     step_size: float,
-    mask: Literal["hard", "soft"] = "hard",
+    mask: Mask = "hard",
     first_logit: float = 0.1,
     learn: LearnStepSize = "none",
 ) -> LowerOptimizer:
     """y_k = y_{k-1} - step_size m(zeta) d_k, zeta learned above, from first_logit.
 
     A first_logit of 0.1 lets every unit adapt at first, and an upper Adam of step size 1e-3 could
-    fix one after 100 iterations. Raises ValueError where step_size <= 0, or first_logit is not
-    finite.
+    fix one after 100 iterations. Raises ValueError where step_size <= 0, for another mask, or where
+    first_logit is not finite.
     """
+    check.choice("mask", mask, get_args(Mask))
+    check.numbers(first_logit=first_logit)
     if not math.isfinite(first_logit):
         raise ValueError(
             f"first_logit={first_logit} must be finite, or the masks would never change; choose "

@@ -54,6 +54,9 @@ def bda(
     d_k = s a_k grad_y F + t b_k grad_y f, (a_k, b_k) from `law`; options as in
     `bilevel.descent`. hypergradient: None unrolls all K steps. Liu et al., ICML 2020.
     """
+    if hypergradient is not None:
+        example = "bilevel.hypergradients.unrolled()"
+        check.kind("hypergradient", hypergradient, Hypergradient, example)
     aggregation = descent(law=law, alpha=alpha, s=s, t=t, ratio=ratio, beta=beta, learn=learn)
     return method("bda", hypergradient or hypergradients.unrolled(), aggregation, **lower)
 
@@ -70,7 +73,8 @@ def hoag(
     """Implicit differentiation by conjugate gradients. Pedregosa, ICML 2016.
 
     In iteration n the linear system is solved to the relative residual tolerance *
-    tolerance_decay^n. The other options are those of `bilevel.hypergradients.implicit`.
+    tolerance_decay^n; `bilevel.hypergradient` and `value_function` are n = 0, for which
+    tolerance=1e-10 suits. The other options are those of `bilevel.hypergradients.implicit`.
     """
     estimator = hypergradients.implicit(
         solver=linear_solvers.cg(tolerance=tolerance, max_steps=max_steps),

@@ -15,11 +15,13 @@ from bilevel import problem_checks as check
 from bilevel.algorithm import AlgorithmState
 from bilevel.algorithms.hypergradient_descent import hypergradient_descent
 from bilevel.averaging import scored
+from bilevel.columns import COLUMNS, OF_LEVELS
 from bilevel.constraints import unmet
 from bilevel.dynamics import for_testing
 from bilevel.estimate import suited_lower_problem
 from bilevel.estimator import Limit
 from bilevel.finiteness import not_finite_at_start, runaway
+from bilevel.long_steps import too_long
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
 from bilevel.score_keys import score_keys
@@ -33,8 +35,11 @@ class Minimizer(NamedTuple):
 
     init(key) -> state
     step(state, key) -> state, metrics      one iteration; its own key
+                                            a key of another implementation than jax's
+                                            default gives one of the default
     score(state, key, split) -> scores      at y_K; split "validation", or "test" if there is one;
-                                            the same key scores the same tasks
+                                            (else ValueError); the same key scores the same
+                                            tasks
     x(state) -> x,  y(state, key) -> y_K    of the first task that `score` would take
     """
 
@@ -63,8 +68,8 @@ def minimizer(
     Raises ValueError where the method does not suit the problem.
     """
     check.kind("optimizer", optimizer, optax.GradientTransformation, "optax.adam(0.01)")
-    check.whole_number("meta_batch_size", meta_batch_size)
-    check.whole_number("num_scored_tasks", num_scored_tasks)
+    meta_batch_size = check.whole_number("meta_batch_size", meta_batch_size)
+    num_scored_tasks = check.whole_number("num_scored_tasks", num_scored_tasks)
     lower, source = suited_lower_problem(problem, method), problem.source
     data = source.seeded(source.data, jax.random.key(seed))
     unseen = method._replace(aggregation=for_testing(method.aggregation)).dynamics(lower.problem)
@@ -85,8 +90,11 @@ def minimizer(
         task_shapes=lower.task,
     )
 
+    def init(key: Array) -> AlgorithmState:
+        return algorithm.init(check.usable_key("key", key))
+
     def step(state: AlgorithmState, key: Array) -> tuple[AlgorithmState, Metrics]:
-        task_key, step_key = jax.random.split(key)
+        task_key, step_key = jax.random.split(check.usable_key("key", key))
         tasks = source.sample(data, task_key, "train", meta_batch_size)
         return algorithm.step(state, step_key, tasks)
 
@@ -101,9 +109,16 @@ def minimizer(
 
     def keys_of(key: Array, split: str) -> Array:
         number = 1 if source.persistent else num_scored_tasks
+        key = check.usable_key("key", key)
         return score_keys(key, split, number, source.persistent)
 
+    splits = ("validation", *(("test",) if source.has_test else ()))
+
     def score(state: AlgorithmState, key: Array, split: str) -> Metrics:
+        if split not in splits:
+            known = " or ".join(map(repr, splits))
+            why = "" if split != "test" else ": this problem has no data that are held out"
+            raise ValueError(f"split={split!r} is not known{why}; choose {known}")
         answer = scored(state)
         x = answer.variables["problem"]
 
@@ -116,7 +131,7 @@ def minimizer(
     def lower_solution(state: AlgorithmState, key: Array) -> Tree:
         return solved(scored(state), keys_of(key, "validation")[0], "train")[1]
 
-    return Minimizer(algorithm.init, step, score, x_of, lower_solution)
+    return Minimizer(init, step, score, x_of, lower_solution)
 
 
 class Minimized(NamedTuple):
@@ -153,16 +168,22 @@ def minimize(
 ) -> Minimized:
     """min over x of F(x, y*(x)) by hypergradient descent.
 
-    optimizer: any optax transformation, for x and all else that is learned. The result is a
-    function of the arguments: the same seed gives the same numbers.
+    optimizer: an optax transformation of gradients alone. It sees all that is learned, as
+    {"problem": x, "aggregation": {...}, "lower_optimizer": {...}}: labels of optax.multi_transform
+    and masks have this form, and optax.adamw shrinks a learned alpha and step size, too. What needs
+    values of F does not fit (lbfgs, polyak_sgd, reduce_on_plateau: `value_function` is for such),
+    nor does optax.MultiSteps. The result is a function of the arguments: the same seed gives the
+    same numbers.
 
-    Warns where the first hypergradient is exactly zero, and where constraints of the lower level
-    are clearly not met at the end. Raises FloatingPointError where a number leaves the finite or a
-    limit of the estimator is passed, with the iteration and a remedy, and ValueError where
-    the method does not suit the problem.
+    Warns where lower steps are too long for the constraints of the lower level, where the first
+    hypergradient is exactly zero, where a metric of F is no finite number, and where constraints of
+    the lower level are clearly not met at the end. Raises FloatingPointError where a number leaves
+    the finite or a limit of the estimator is passed, with the iteration and a remedy, and with
+    `history` and the last `state` as attributes; and ValueError where the method does not suit the
+    problem.
     """
-    check.whole_number("num_iterations", num_iterations)
-    check.whole_number("seed", seed, least=0)
+    num_iterations = check.whole_number("num_iterations", num_iterations)
+    seed = check.whole_number("seed", seed, least=0)
     solver = minimizer(
         problem,
         method,
@@ -171,6 +192,9 @@ def minimize(
         meta_batch_size=meta_batch_size,
         num_scored_tasks=num_scored_tasks,
     )
+    too_long_steps = too_long(problem.problem, problem.source, method, seed)
+    if too_long_steps:
+        warnings.warn(too_long_steps, stacklevel=2)
 
     @jax.jit
     def run(key: Array) -> tuple[AlgorithmState, Metrics]:
@@ -188,7 +212,11 @@ def minimize(
     if failure is not None:
         cause = not_finite_at_start(problem.problem, problem.source, seed)
         what, why = failure
-        raise FloatingPointError(f"{what}: {why if cause is None else cause}")
+        error = FloatingPointError(f"{what}: {why if cause is None else cause}")
+        vars(error).update(history=history, state=state)
+        raise error
+    for message in _metrics_without_number(history):
+        warnings.warn(message, stacklevel=2)
     # Where lower variables are followed, what x answers to begins to move first.
     if history["hypergradient_norm"][0] == 0 and not method.hypergradient.follows:
         warnings.warn(
@@ -223,8 +251,9 @@ def _failure(
     history: Mapping[str, np.ndarray], limits: Mapping[str, Limit]
 ) -> tuple[str, str] | None:
     """What went wrong at the first iteration with a number that is none, or too large; and why."""
-    ordered = ("lower_loss", "stationarity_norm", "upper_loss", "hypergradient_norm")
-    names = [*ordered, *(name for name in history if name not in ordered)]
+    ordered = OF_LEVELS
+    others = (name for name in history if name in COLUMNS or name in limits)
+    names = [*ordered, *(name for name in others if name not in ordered)]
     bad = {name: np.flatnonzero(~np.isfinite(history[name])) for name in names}
     over = {name: np.flatnonzero(~(history[name] <= limits[name].bound)) for name in limits}
 
@@ -244,3 +273,14 @@ def _failure(
                 why = f"{limits[name].meaning}. {limits[name].remedy}"
             return f"{name} became {history[name][rows[0]]:.3g} at iteration {first + 1}", why
     return None
+
+
+def _metrics_without_number(history: Mapping[str, np.ndarray]) -> Iterable[str]:
+    """What to say of metrics of F that are no finite numbers: x does not depend on them."""
+    for name, column in history.items():
+        bad = np.flatnonzero(~np.isfinite(column))
+        if name not in COLUMNS and bad.size:
+            yield (
+                f"F's metric {name} became {column[bad[0]]:.3g} at iteration {bad[0] + 1}, in "
+                f"{bad.size} of {column.size} iterations; x does not depend on it and went on"
+            )

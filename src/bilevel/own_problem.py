@@ -1,6 +1,5 @@
 """`bilevel.problem`: a problem from two objectives, their starts and their data."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -82,7 +81,7 @@ def problem(
     source = _source(task, train, validation, test, batch_size)
     num_rows = (0, 0)
     if batch_size is not None:
-        check.whole_number("batch_size", batch_size)
+        batch_size = check.whole_number("batch_size", batch_size)
         num_rows = tuple(
             check.num_rows(part, source.data[part]) for part in ("train", "validation")
         )
@@ -212,7 +211,7 @@ def _stream(draw: Callable[[Array], Tree], draw_test: Any) -> TaskSource:
         return {"task": jax.vmap(chosen)(jax.random.split(key, n))}
 
     for name, function in {"task": draw, "test": draw_test}.items():
-        if function is not None and len(inspect.signature(function).parameters) != 1:
+        if function is not None and len(check.arguments_of(function)) != 1:
             raise TypeError(f"{name} must be a function of one argument, a random key")
     if not jax.tree.leaves(check.traced("task", draw, jax.random.key(0))):
         raise TypeError("task(key) returns no array; let it return what f and F see")

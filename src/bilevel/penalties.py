@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel import option_checks as check
 from bilevel.estimator import HypergradientOutput, Limit
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.types import Array, Index, Metrics, Tree
@@ -107,6 +108,8 @@ def growing(weight: float, power: float, iteration: Array) -> Array:
 
 def refuse_weight(weight: float, power: float) -> None:
     """Raises ValueError unless 0 < weight <= 1e6 and 0 <= power <= 1."""
+    check.number("weight", weight)
+    check.number("power", power)
     if not 0 < weight <= LARGEST_WEIGHT:
         raise ValueError(f"weight={weight} is outside (0, {LARGEST_WEIGHT:g}]; choose weight=10")
     if not 0 <= power <= 1:

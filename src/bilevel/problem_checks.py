@@ -1,7 +1,6 @@
 """What people give to `bilevel.problem`, checked by tracing: one line says what is wrong."""
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,32 +11,14 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from bilevel.columns import refuse_taken
+from bilevel.option_checks import choice as choice
+from bilevel.option_checks import kind as kind
+from bilevel.option_checks import number as number
+from bilevel.option_checks import numbers as numbers
+from bilevel.option_checks import positive as positive
+from bilevel.option_checks import whole_number as whole_number
 from bilevel.types import Array, InitLower, Tree
-
-
-def kind(name: str, value: Any, wanted: type, example: str) -> None:
-    """Raises TypeError where the value is not of this type."""
-    if not isinstance(value, wanted):
-        what = f"a {type(value).__name__}"
-        if value is None or isinstance(value, str | int | float):
-            what = repr(value)
-        elif callable(value):
-            what = "a function that was not called"
-        raise TypeError(f"{name} is {what}, but must be a {wanted.__name__}, such as {example}")
-
-
-def whole_number(name: str, value: Any, least: int = 1) -> None:
-    """Raises TypeError or ValueError where the value is not an integer of `least` or more."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be a whole number, such as {name}=10")
-    if value < least:
-        raise ValueError(f"{name}={value} must be at least {least}")
-
-
-def number(name: str, value: Any) -> None:
-    """Raises TypeError where the value is not one real number."""
-    if isinstance(value, bool | str) or np.ndim(value) or not np.isreal(value):
-        raise TypeError(f"{name}={value!r} must be a number, such as {name}=0.1")
 
 
 def random_key(name: str, value: Any) -> None:
@@ -50,6 +31,22 @@ def random_key(name: str, value: Any) -> None:
     raise TypeError(f"{name} must be one random key, such as {name}=jax.random.key(0)")
 
 
+def usable_key(name: str, value: Any) -> Array:
+    """The key as one of jax's default implementation, which states and mini-batches hold.
+
+    A raw key (jax.random.PRNGKey) is the same key; one of another implementation gives a new one.
+    Raises TypeError where the value is not one random key of jax.
+    """
+    random_key(name, value)
+    if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(value)
+    like = jax.eval_shape(lambda: jax.random.key(0))
+    if value.dtype == like.dtype:
+        return value
+    shape = jax.eval_shape(jax.random.key_data, like).shape
+    return jax.random.wrap_key_data(jax.random.bits(value, shape, "uint32"))
+
+
 def arrays(name: str, data: Any) -> Tree:
     """The data on the device. Raises TypeError for text, objects, or nothing at all."""
     leaves = jax.tree_util.tree_leaves_with_path(data)
@@ -59,16 +56,31 @@ def arrays(name: str, data: Any) -> Tree:
         where = f"{name}{jax.tree_util.keystr(path)}"
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             continue
-        letter = np.asarray(leaf).dtype.kind
-        if letter not in "biufc":
-            what = "text" if letter in "US" else f"a {type(leaf).__name__}"
+        # A traced array has a dtype, but no numbers yet.
+        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        if not (jnp.issubdtype(array.dtype, jnp.number) or jnp.issubdtype(array.dtype, jnp.bool_)):
+            what = "text" if array.dtype.kind in "US" else f"a {type(leaf).__name__}"
             raise TypeError(
                 f"{where} holds {what}, but data must be numbers; encode it as integers, or leave "
                 "it out"
             )
         if not np.size(leaf):
             raise ValueError(f"{where} has shape {np.shape(leaf)}: there are no numbers in it")
+        _fits(where, array)
     return jax.tree.map(jnp.asarray, data)
+
+
+def _fits(where: str, array: Any) -> None:
+    """Raises ValueError for whole numbers that jax would wrap around: 64 bits without x64."""
+    if isinstance(array, jax.Array) or not jnp.issubdtype(array.dtype, jnp.integer):
+        return
+    kept = jax.dtypes.canonicalize_dtype(array.dtype)
+    bounds = jnp.iinfo(kept)
+    if array.min() < bounds.min or array.max() > bounds.max:
+        raise ValueError(
+            f"{where} holds numbers outside of {kept}, up to {np.abs(array).max()}: they would be "
+            'changed; cast it to float, or call jax.config.update("jax_enable_x64", True) first'
+        )
 
 
 def num_rows(name: str, data: Tree) -> int:
@@ -109,10 +121,24 @@ def same_columns(name: str, data: Tree, other_name: str, other: Tree) -> None:
             )
 
 
+def arguments_of(function: Callable[..., Any]) -> list[str]:
+    """The names of the arguments that a caller must give by position; options have defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    rest = inspect.Parameter.VAR_POSITIONAL
+    by_position = [
+        each
+        for each in parameters
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, rest)
+    ]
+    needed = [each for each in by_position if each.default is each.empty and each.kind is not rest]
+    # Of (key=None) and (*arguments) the first is the key.
+    return [each.name for each in needed or by_position[:1]]
+
+
 def start(name: str, value: Any) -> InitLower:
     """init(key, x) from a pytree, from a function of a key, or from one of a key and x."""
     if callable(value):
-        names = list(inspect.signature(value).parameters)
+        names = arguments_of(value)
         if len(names) not in (1, 2):
             raise TypeError(
                 f"{name} is a function of {len(names)} arguments; write it as {name}(key)"
@@ -256,13 +282,6 @@ def constraints(name: str, function: Any, arguments: tuple, data: str) -> None:
         )
 
 
-def positive(name: str, value: Any) -> None:
-    """Raises TypeError or ValueError where the value is no positive finite number."""
-    number(name, value)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}={value} must be positive and finite, such as {name}=1000.0")
-
-
 def _callable_with(name: str, function: Callable[..., Any], arguments: tuple, data: str) -> None:
     try:
         inspect.signature(function).bind(*arguments)
@@ -277,9 +296,8 @@ def _metrics(metrics: Any) -> None:
             f"F returns (value, {type(metrics).__name__}), but the second part must be metrics, "
             "{name: scalar}"
         )
+    refuse_taken(metrics)
     for name, value in metrics.items():
-        if name in ("upper_loss", "lower_loss"):
-            raise ValueError(f"F's metric {name!r} has the name of F or f itself; rename it")
         if not isinstance(value, jax.ShapeDtypeStruct) or value.shape:
             shape = getattr(value, "shape", type(value).__name__)
             raise ValueError(
@@ -289,8 +307,8 @@ def _metrics(metrics: Any) -> None:
 
 def summary(function: Callable[..., Any]) -> str:
     """The first line of a function's docstring, or its name."""
-    text = function.__doc__ or getattr(function, "__name__", type(function).__name__)
-    return text.strip().splitlines()[0]
+    text = (function.__doc__ or "").strip()
+    return text.splitlines()[0] if text else getattr(function, "__name__", type(function).__name__)
 
 
 def projection(name: str, project: Any, of: str, point: Tree) -> None:
@@ -300,4 +318,14 @@ def projection(name: str, project: Any, of: str, point: Tree) -> None:
             f"{name}={project!r} must be a function of {of}, such as lambda {of}: "
             f"jnp.clip({of}, 0, 1)"
         )
-    same_form(f"{name}({of})", traced(name, project, point), of, point)
+    projected = traced(name, project, point)
+    same_form(f"{name}({of})", projected, of, point)
+    for (path, leaf), reference in zip(
+        jax.tree_util.tree_leaves_with_path(projected), jax.tree.leaves(point), strict=True
+    ):
+        if leaf.dtype != reference.dtype:
+            where = jax.tree_util.keystr(path)
+            raise TypeError(
+                f"{name}({of}){where} is {leaf.dtype}, but {of}{where} is {reference.dtype}; keep "
+                f"its type: .astype({of}{where}.dtype)"
+            )

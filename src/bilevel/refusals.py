@@ -10,9 +10,9 @@ import jax
 
 from bilevel.dependence import read_by
 from bilevel.estimator import Hypergradient
-from bilevel.lower_level import LowerProblem
+from bilevel.lower_level import LowerProblem, Point
 from bilevel.shapes import Shapes, learned_per_step, point_shapes, refuse_memory
-from bilevel.types import Tree
+from bilevel.types import Array, Tree
 
 
 class Reads(NamedTuple):
@@ -54,6 +54,36 @@ def refuse(hypergradient: Hypergradient, lower: LowerProblem, shapes: Shapes) ->
     hypergradient.check(lower._replace(task=shapes.task), point_shapes(lower, shapes))
     refuse_unlearnable(hypergradient, lower)
     _refuse_unreached_x(hypergradient, lower, reads_of_x(lower, shapes))
+
+
+def refuse_mixed_types(hypergradient: Hypergradient, lower: LowerProblem, shapes: Shapes) -> None:
+    """Raises TypeError where y has several float types and the estimate cannot be traced with them.
+
+    Many estimates take y for one vector, or multiply all of it by one number; others do not care.
+    """
+    types = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(shapes.y)})
+    if len(types) == 1:
+        return
+
+    def estimate(task: Tree, point: Point, key: Array) -> Tree:
+        bound = lower._replace(task=task)
+        return hypergradient.estimate(bound, point, hypergradient.init(bound, point.y0), key)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    cause, own = None, [leaf.dtype for leaf in jax.tree.leaves(shapes.y)]
+    try:
+        found = jax.eval_shape(estimate, shapes.task, point_shapes(lower, shapes), key)
+        if all(
+            [leaf.dtype for leaf in jax.tree.leaves(y)] == own for y in (found.y, found.gradient.y0)
+        ):
+            return
+    except Exception as error:
+        cause = error
+    raise TypeError(
+        f"y holds {' and '.join(types)}, which hypergradient={hypergradient.name} or the lower "
+        "optimizer cannot mix; give all of lower_start one type of floats, or choose "
+        "hypergradient=unrolled with lower_optimizer=sgd (in Python bilevel.methods.rhg())"
+    ) from cause
 
 
 def refuse_start(

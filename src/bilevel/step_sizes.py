@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from bilevel import option_checks as check
 from bilevel.lower_level import LowerLevel, LowerProblem, LowerState
 from bilevel.step_types import DynamicsParams
 from bilevel.types import Array, BilevelProblem, Index, Tree
@@ -48,6 +49,7 @@ def _between(share: Array | float):
 
 def refuse_power(step_power: float) -> None:
     """Raises ValueError where step_power is negative or not finite."""
+    check.number("step_power", step_power)
     if not 0 <= step_power < math.inf:
         raise ValueError(
             f"step_power={step_power} must be finite and not negative: steps are step_size "

@@ -252,7 +252,8 @@ def same_for_every_seed(data: Tree, key: Array) -> Tree:
 class TaskSource(NamedTuple):
     """Where tasks come from.
 
-    data         arrays on the device; handed to compiled programs as an argument, never baked in
+    data         arrays on the device; runs of the command line hand them to compiled programs as an
+                 argument, the functions of `bilevel` build them into the program as constants
     persistent   True for one fixed task (cleaning, counter-example), False for a stream
     has_test     whether `split="test"` is held out from all that is minimised; where it is not,
                  nothing may be called a test

@@ -12,11 +12,12 @@ without it.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import optax
 
+from bilevel import option_checks as check
 from bilevel.averaging import running_mean
 from bilevel.step_sizes import falling, refuse_power
 from bilevel.types import Array
@@ -40,8 +41,10 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, ICLR 2015, Alg. 1). Raises ValueError on a value outside its range."""
     for name, value in (("b1", b1), ("b2", b2)):
+        check.number(name, value)
         if not 0 <= value < 1:
             raise ValueError(f"{name}={value} is outside [0, 1); choose for example {name}=0.9")
+    check.number("eps", eps)
     if not 0 < eps < math.inf:
         raise ValueError(f"eps={eps} must be positive and finite; choose for example eps=1e-8")
     sizes = _sizes(step_size, decay, step_power, annealing, annealing_iterations)
@@ -64,6 +67,7 @@ def momentum(
 
     Raises ValueError on a value outside its range.
     """
+    check.number("momentum", momentum)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum={momentum} is outside [0, 1); choose for example momentum=0.5")
     sizes = _sizes(step_size, decay, step_power, annealing, annealing_iterations)
@@ -94,6 +98,10 @@ def _sizes(
     iterations: int | None,
 ) -> Callable[[Any], Array]:
     """n updates done -> the size of the next step."""
+    check.choice("annealing", annealing, get_args(Annealing))
+    check.number("step_size", step_size)
+    check.number("decay", decay)
+    check.numbers(annealing_iterations=iterations)
     if not 0 < step_size < math.inf:
         raise ValueError(
             f"step_size={step_size} must be positive and finite; choose for example step_size=0.001"
@@ -128,6 +136,7 @@ def _chain(
     average: float | None,
 ) -> optax.GradientTransformation:
     for name, bound in (("clip_value", clip_value), ("clip_norm", clip_norm)):
+        check.numbers(**{name: bound})
         if bound is not None and not 0 < bound < math.inf:
             raise ValueError(
                 f"{name}={bound} must be positive and finite; choose {name}=null for none"

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bilevel import option_checks as check
 from bilevel.problem_checks import strong
 from bilevel.types import BilevelProblem, Blocks, Index, Tree
 
@@ -116,6 +117,7 @@ def saga() -> VarianceReduction:
 
 def sarah(*, period: int = 64) -> VarianceReduction:
     """All rows every `period` steps, differences between. Raises ValueError where period < 1."""
+    period = check.whole_number("period", period, least=None)
     if period < 1:
         raise ValueError(f"period={period} must be at least 1, which takes all rows in every step")
 
@@ -138,6 +140,8 @@ def storm(*, momentum: float = 1.0, power: float = 2 / 3) -> VarianceReduction:
     eta_n = momentum (n + 1)^-power. Raises ValueError where momentum is outside (0, 1] or power
     outside [0, 1].
     """
+    check.number("momentum", momentum)
+    check.number("power", power)
     if not 0 < momentum <= 1:
         raise ValueError(f"momentum={momentum} is outside (0, 1], where 1 forgets the past")
     if not 0 <= power <= 1:

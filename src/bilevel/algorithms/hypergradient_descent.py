@@ -104,7 +104,7 @@ def hypergradient_descent(
         starts, axis = (warm, 0) if lower_start == "warm" else (y0, None)
         begin = partial(hypergradient.init, of_shapes)
         carry = jax.vmap(begin, axis, axis_size=meta_batch_size)(starts)
-        return AlgorithmState(variables, upper_state, carry, start)
+        return jax.tree.map(_copied, AlgorithmState(variables, upper_state, carry, start))
 
     def diagnostics(context: Tree, task: Tree, y: Tree) -> Metrics:
         if sees_rows:
@@ -205,6 +205,11 @@ def hypergradient_descent(
         return hypergradient.solution(tested, point, tested.solve(point))
 
     return Algorithm(init=init, step=step, adapt=adapt)
+
+
+def _copied(leaf: Any) -> Any:
+    """A buffer of its own: where a step is compiled to reuse its state, each leaf is given once."""
+    return jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
 def lower_diagnostics(lower: LowerProblem, context: Tree, task: Tree, y: Tree) -> Metrics:

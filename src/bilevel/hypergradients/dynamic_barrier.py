@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel import option_checks as check
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.penalties import objectives, output_of
@@ -32,6 +33,7 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
     share: phi = share |grad q|^2. Raises ValueError unless share > 0; `check` does for a lower
     optimizer with a memory, which the one step of y would not have.
     """
+    check.number("share", share)
     if not share > 0:
         raise ValueError(f"share={share} must be positive; choose share=0.5")
 

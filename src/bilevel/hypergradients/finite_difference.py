@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from bilevel import option_checks as check
 from bilevel.estimator import Hypergradient, HypergradientOutput, Target
 from bilevel.hypergradients.truncated import one_step
 from bilevel.lower_level import LowerProblem, Point
@@ -33,6 +34,7 @@ def finite_difference(*, radius: float | None = None) -> Hypergradient:
 
     Raises ValueError where radius <= 0.
     """
+    check.numbers(radius=radius)
     if radius is not None and not radius > 0:
         raise ValueError(f"radius={radius} must be positive; choose radius=null to follow the type")
 

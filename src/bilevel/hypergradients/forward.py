@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.hypergradients.unrolled import PHI_K, solve_and_score
 from bilevel.lower_level import LowerProblem, Point
+from bilevel.option_checks import whole_number
 from bilevel.types import Array, Tree
 
 
@@ -24,6 +25,7 @@ def forward(*, max_scalars: int = 1000) -> Hypergradient:
 
     Refuses (ValueError, before tracing) more than `max_scalars` differentiated scalars.
     """
+    max_scalars = whole_number("max_scalars", max_scalars, least=None)
     if max_scalars < 1:
         raise ValueError(f"max_scalars={max_scalars} must be at least 1; choose max_scalars=1000")
 

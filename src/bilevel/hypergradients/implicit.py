@@ -33,6 +33,7 @@ from bilevel.estimator import Hypergradient, HypergradientOutput, Limit, Target
 from bilevel.linear_solvers import Equation, LinearSolver, cg
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_tolerance import refuse_stopping, refuse_tolerance, solved_to_tolerance
+from bilevel.option_checks import kind, number, numbers
 from bilevel.stationarity import (
     System,
     linear_system,
@@ -70,6 +71,8 @@ def implicit(
     and without damping on a lower Hessian that is known to be singular.
     """
     solver = cg() if solver is None else solver
+    example = "bilevel.linear_solvers.cg()"
+    kind("solver", solver, LinearSolver, example)
     bound = math.inf if max_residual is None else max_residual
     _refuse(solver, damping, lower_tolerance, tolerance_decay, bound)
 
@@ -208,6 +211,8 @@ def _refuse(
     tolerance_decay: float,
     max_residual: float,
 ) -> None:
+    numbers(damping=damping, max_residual=max_residual)
+    number("tolerance_decay", tolerance_decay)
     if damping is not None and not 0 <= damping < math.inf:
         raise ValueError(
             f"damping={damping} must be finite and not negative; choose damping=0 for none"

@@ -39,6 +39,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from bilevel import option_checks as check
 from bilevel.constraints import kept_apart
 from bilevel.estimator import Hypergradient, HypergradientOutput, Target
 from bilevel.lower_level import LowerProblem, Point
@@ -123,6 +124,8 @@ def implicit_kkt(
     g have more than 2000 entries together.
     """
     refuse_tolerance(lower_tolerance)
+    check.number("upper_rate", upper_rate)
+    newton_steps = check.whole_number("newton_steps", newton_steps, least=None)
     if newton_steps < 0:
         raise ValueError(
             f"newton_steps={newton_steps} must not be negative; choose newton_steps=10"

@@ -38,6 +38,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from bilevel import option_checks as check
 from bilevel.constraints import kept_apart
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, LowerState, Point
@@ -116,8 +117,10 @@ def lv_hba(
         ("step_size_of_centre", step_size_of_centre, 0.1),
         ("bound", bound, 1000),
     ):
+        check.number(name, value)
         if not 0 < value < math.inf:
             raise ValueError(f"{name}={value} must be positive and finite; choose {name}={usual}")
+    steps_of_solution = check.whole_number("steps_of_solution", steps_of_solution, least=None)
     if steps_of_solution < 0:
         raise ValueError(
             f"steps_of_solution={steps_of_solution} must not be negative; choose "

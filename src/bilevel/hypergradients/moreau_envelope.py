@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bilevel import option_checks as check
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, LowerState, Point
 from bilevel.penalties import (
@@ -45,6 +46,7 @@ def moreau_envelope(
     or gamma <= 0.
     """
     refuse_weight(weight, power)
+    check.number("gamma", gamma)
     if not gamma > 0:
         raise ValueError(f"gamma={gamma} must be positive; choose gamma=1")
 

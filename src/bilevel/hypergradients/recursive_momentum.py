@@ -29,6 +29,7 @@ from bilevel.hypergradients.stochastic_implicit import (
 )
 from bilevel.lower_level import LowerProblem, LowerState, Point
 from bilevel.mini_batches import Position, first_position, with_steps
+from bilevel.option_checks import kind
 from bilevel.shapes import first_point
 from bilevel.stationarity import no_error
 from bilevel.step_sizes import falling, refuse_power, shortened, words_of
@@ -73,6 +74,7 @@ def recursive_momentum(
     refuse_system(step_size, num_steps, damping)
     refuse_power(step_power)
     rule = storm() if reduction is None else reduction
+    kind("reduction", rule, VarianceReduction, "bilevel.variance_reduction.storm()")
     if rule.in_blocks:
         raise ValueError(
             f"reduction={rule.name}: h is a product of several mini-batches, so no block has a "

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel import option_checks as check
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.penalties import (
@@ -48,6 +49,7 @@ def sequential_penalty(
     """
     refuse_weight(weight, power)
     for name, value in (("mu", mu), ("theta", theta)):
+        check.number(name, value)
         if not value >= 0:
             raise ValueError(f"{name}={value} must not be negative; choose {name}=0.001")
 

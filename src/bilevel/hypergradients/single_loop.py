@@ -31,6 +31,7 @@ from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.followed_system import damping_of, refuse_lower_level, refuse_options
 from bilevel.lower_level import LowerProblem, LowerState, Point
 from bilevel.mini_batches import Position, first_position, going_on
+from bilevel.option_checks import kind
 from bilevel.penalties import objectives
 from bilevel.shapes import first_point
 from bilevel.stationarity import no_error, relative_error
@@ -93,6 +94,9 @@ def single_loop(
     """
     refuse_options(step_size, damping)
     refuse_power(step_power)
+    if reduction is not None:
+        example = "bilevel.variance_reduction.saga()"
+        kind("reduction", reduction, VarianceReduction, example)
 
     def init(lower: LowerProblem, y0: Tree) -> Carry:
         q = jax.tree.map(jnp.zeros_like, y0)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bilevel import option_checks as check
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.followed_system import damping_of, refuse_lower_level, refuse_options
 from bilevel.lower_level import LowerProblem, Point
@@ -150,5 +151,6 @@ def on_rows(
 def refuse_system(step_size: float, num_steps: int, damping: float | None) -> None:
     """Raises ValueError on options of the linear system that are out of range."""
     refuse_options(step_size, damping)
+    check.whole_number("num_steps", num_steps, least=None)
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1; choose num_steps=10")

@@ -19,17 +19,17 @@ from jax import lax
 
 from bilevel.estimator import Hypergradient, HypergradientOutput, Target, by_reverse_mode
 from bilevel.lower_level import LowerProblem, LowerState, Point
+from bilevel.option_checks import whole_number
 from bilevel.types import Array, Tree
 
 
 def truncated(*, keep_last: int) -> Hypergradient:
     """The derivative through the last `keep_last` = n steps, 0 <= n <= K.
 
-    Raises ValueError where n is no whole number or negative; `check`, and so any estimate, does
-    where n > K.
+    Raises TypeError where n is no whole number, ValueError where it is negative; `check`, and so
+    any estimate, does where n > K.
     """
-    if not isinstance(keep_last, int):
-        raise ValueError(f"keep_last={keep_last} must be a whole number; choose keep_last=1")
+    keep_last = whole_number("keep_last", keep_last, least=None)
     if keep_last < 0:
         raise ValueError(f"keep_last={keep_last} must not be negative; choose keep_last=0 or more")
 

@@ -17,6 +17,7 @@ derivatives. Memory: two lower iterates. Valid where lambda is large against the
 the steps stable for it; with a singleton or several lower solutions alike (the best of them for F).
 """
 
+from bilevel import option_checks as check
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.penalties import (
@@ -45,6 +46,8 @@ def value_penalty(
     Raises ValueError for a weight outside (0, 1e6], a power outside [0, 1], num_steps < 1.
     """
     refuse_weight(weight, power)
+    if num_steps is not None:
+        num_steps = check.whole_number("num_steps", num_steps, least=None)
     if num_steps is not None and num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1; choose num_steps=null for K")
 

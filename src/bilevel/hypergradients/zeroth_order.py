@@ -14,7 +14,8 @@ Sow, Ji, Liang: On the convergence theory for Hessian-free bilevel algorithms, N
 
 Time: J + 1 lower solves, one gradient of F. First derivatives only, and no derivative of a lower
 step: any solver will do. Memory: J + 1 lower iterates and J directions, which go side by side.
-Valid where x has few entries, or y_K answers to few of them.
+Valid where x has few entries, or y_K answers to few of them. Bounds of x (a projection) do not hold
+x + radius u: f must have a meaning a little outside.
 """
 
 import math
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel import option_checks as check
 from bilevel.estimator import Hypergradient, HypergradientOutput
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.lower_tolerance import refuse_stopping
@@ -36,8 +38,10 @@ def zeroth_order(*, radius: float = 0.01, num_directions: int = 10) -> Hypergrad
     Raises ValueError where radius is not positive and finite, or num_directions < 1; `check` does
     for a solver as lower optimizer where the lower steps see mini-batches.
     """
+    check.number("radius", radius)
     if not 0 < radius < math.inf:
         raise ValueError(f"radius={radius} must be positive and finite; choose radius=0.01")
+    num_directions = check.whole_number("num_directions", num_directions, least=None)
     if num_directions < 1:
         raise ValueError(
             f"num_directions={num_directions} must be at least 1; choose num_directions=10"
