@@ -119,7 +119,7 @@ def test_the_command_writes_a_table_and_a_curve(stored, monkeypatch, capsys):
         ([], "run is missing"),
         (["ru=x"], "did you mean run?"),
         (["run"], "not of the form key=value"),
-        (["run=/nowhere"], "no config.json"),
+        (["run=/nowhere"], "no such folder"),
         (["run={}", "checkpoint=5"], "checkpoint=5 is not kept .* choose one of 3, 6"),
         (["run={}", "checkpoint=newest"], "checkpoint=newest must be last, best or an iteration"),
         (["run={}", "num_test_tasks=0"], "num_test_tasks=0 must be at least 1"),

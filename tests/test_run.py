@@ -51,7 +51,9 @@ def test_the_files_and_the_result_of_a_run(tmp_path):
     assert set(result) == scores | {f"best/{name}" for name in scores} | others | timings
     assert (result["iterations"], result["monitor"]) == (12, "validation/upper_loss")
     assert len(result["upper_variable"]) == 1
-    assert all(result[name] > 0 for name in timings)
+    # This process has most likely done other runs before, whose peak hides that of this one.
+    assert all(result[name] is None or result[name] > 0 for name in timings)
+    assert {name for name in timings if result[name] is None} <= {"peak_memory_mib"}
     for file in (
         "config.json",
         "identity.json",

@@ -44,7 +44,10 @@ def test_a_refusal_a_divergence_and_a_kill_are_finished_by_the_same_command(tmp_
     assert f"resuming {third}" in done.stderr
     after = (first / "result.json").read_bytes(), (first / "provenance.json").read_bytes()
     assert after == before
-    assert json.loads((third / "result.json").read_text())["iterations"] == 400
+    whole, again = (json.loads((of / "result.json").read_text()) for of in (first, third))
+    assert again["iterations"] == 400
+    assert whole["peak_memory_mib"] > 0
+    assert again["peak_memory_mib"] is None  # the second job ran in this process before
     listed = done.stderr[done.stderr.index("4 jobs gave no result") :]
     assert listed.count("method=reptile learns the start") == 3
     assert listed.count("train/lower_loss became") == 1
@@ -160,7 +163,7 @@ def test_learned_scalars_are_taken_where_both_learn_them(earlier, tmp_path):
 
 
 WRONG = {
-    "no run": ("{tmp}/none", [], ["start_from={tmp}/none", "no config.json"]),
+    "no run": ("{tmp}/none", [], ["start_from={tmp}/none", "no such folder"]),
     "no such checkpoint": ("{run}@3", [], ["checkpoint=3 is not kept", "2, 4"]),
     "another size": ("{run}", ["data.num_features=7"], ["(20,)", "(7,)", "choose the same"]),
     "another problem": ("{run}", ["problem=counterexample"], ["x is", "this one"]),
