@@ -104,8 +104,10 @@ def summary(result: Mapping[str, Any]) -> str:
     names = [name for name in means if name.startswith("test/")]
     names = names or [name for name in means if name.startswith("validation/")]
     table = [["", *columns]]
+    alike = _ignores_seed(result)
     table += [
-        [name, *(_score(result, prefix + name) for prefix in columns.values())] for name in names
+        [name, *(_score(result, prefix + name, alike) for prefix in columns.values())]
+        for name in names
     ]
     rate, seconds = result["iterations_per_second"], result["seconds"]
     speed = f"{rate:.4g} iterations/s, {seconds:.1f} s of training"
@@ -114,7 +116,7 @@ def summary(result: Mapping[str, Any]) -> str:
         failed = result["failed_seeds"]
         speed += (
             f"\nall {len(seeds)} seeds have the same scores: they depend on nothing random"
-            if _ignores_seed(result)
+            if alike
             else f"\nmeans of {len(seeds) - len(failed)} of {len(seeds)} seeds, 95 % intervals"
         )
         speed += "".join(f"\nseed {seed} is left out: {why}" for seed, why in failed.items())
@@ -128,8 +130,8 @@ def _ignores_seed(result: Mapping[str, Any]) -> bool:
     )
 
 
-def _score(result: Mapping[str, Any], name: str) -> str:
-    half = None if _ignores_seed(result) else result.get(f"{name}_ci95")
+def _score(result: Mapping[str, Any], name: str, alike: bool) -> str:
+    half = None if alike else result.get(f"{name}_ci95")
     return with_interval(result[name], half, digits=6)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -83,18 +84,16 @@ def _about_scores(overrides: Sequence[str]) -> set[str]:
 def _starts_of_any_seed(runs: Sequence[StoredRun]) -> list[StoredRun]:
     """With start_from=...seed=${seed} as one option of all seeds, so that they make one row."""
 
-    def start_of(run: StoredRun, changed: bool) -> str:
-        start, seed = str(run.config.get("start_from")), re.escape(str(run.config.get("seed")))
-        return re.sub(rf"(seed[=_-]?){seed}(?!\d)", r"\1*", start) if changed else start
-
-    typed: dict[str, set[str]] = {}
-    for run in runs:
-        typed.setdefault(start_of(run, True), set()).add(start_of(run, False))
+    typed = [str(run.config.get("start_from")) for run in runs]
+    of_any_seed = [
+        re.sub(rf"(seed[=_-]?){re.escape(str(run.config.get('seed')))}(?!\d)", r"\1*", start)
+        for run, start in zip(runs, typed, strict=True)
+    ]
+    # A start that all runs share is typed alike, whatever seed is in its name.
+    kinds = Counter(start for start, _ in set(zip(of_any_seed, typed, strict=True)))
     return [
-        run._replace(config={**run.config, "start_from": start})
-        if len(typed[start := start_of(run, True)]) > 1
-        else run
-        for run in runs
+        run._replace(config={**run.config, "start_from": start}) if kinds[start] > 1 else run
+        for run, start in zip(runs, of_any_seed, strict=True)
     ]
 
 
