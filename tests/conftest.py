@@ -235,3 +235,21 @@ def message_of(action) -> str:
     message = str(stop.value.code)
     assert message.startswith("error: ")
     return message.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def rhg(tmp_path_factory, omniglot_folder):
+    """The folder of a small few-shot run whose head starts from zeros."""
+    from tests.few_shot_runs import few_shot_run  # which imports this file
+
+    chosen = "method=rhg", "model.num_features=60"
+    return few_shot_run(omniglot_folder, tmp_path_factory.mktemp("rhg"), *chosen)
+
+
+@pytest.fixture(scope="module")
+def maml(tmp_path_factory, omniglot_folder):
+    """The folder of a small few-shot run whose whole network adapts, from a learned start."""
+    from tests.few_shot_runs import MLP, few_shot_run
+
+    chosen = "method=maml", *MLP
+    return few_shot_run(omniglot_folder, tmp_path_factory.mktemp("maml"), *chosen)

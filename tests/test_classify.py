@@ -21,19 +21,6 @@ from src.settings.errors import UserError
 from tests.conftest import ROOT, SHORT, config_of, linear_few_shot, small_few_shot
 from tests.few_shot_runs import MLP, few_shot_run, some_images
 
-
-@pytest.fixture(scope="module")
-def rhg(tmp_path_factory, omniglot_folder):
-    chosen = "method=rhg", "model.num_features=60"
-    return few_shot_run(omniglot_folder, tmp_path_factory.mktemp("rhg"), *chosen)
-
-
-@pytest.fixture(scope="module")
-def maml(tmp_path_factory, omniglot_folder):
-    chosen = "method=maml", *MLP
-    return few_shot_run(omniglot_folder, tmp_path_factory.mktemp("maml"), *chosen)
-
-
 # ---- classes of images ----
 
 

@@ -11,19 +11,7 @@ from src.running.run import run
 from src.running.stored_run import stored_run
 from src.settings.errors import UserError
 from tests.conftest import QUIET, SHORT, config_of
-from tests.few_shot_runs import MLP, few_shot_run, put_images, some_images
-
-
-@pytest.fixture(scope="module")
-def rhg(tmp_path_factory, omniglot_folder):
-    chosen = "method=rhg", "model.num_features=60"
-    return few_shot_run(omniglot_folder, tmp_path_factory.mktemp("rhg"), *chosen)
-
-
-@pytest.fixture(scope="module")
-def maml(tmp_path_factory, omniglot_folder):
-    chosen = "method=maml", *MLP
-    return few_shot_run(omniglot_folder, tmp_path_factory.mktemp("maml"), *chosen)
+from tests.few_shot_runs import few_shot_run, put_images, some_images
 
 
 def test_a_head_of_larger_training_tasks_takes_fewer_classes(omniglot_folder, tmp_path, command):
