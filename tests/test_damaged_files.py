@@ -12,10 +12,10 @@ from src.data.libsvm import libsvm
 from src.data.mnist import mnist
 from src.data.omniglot import omniglot
 from src.data.table import table
+from tests.own_data import ARRAYS, TABLE
 from tests.own_files import FOLDER_OPTIONS, write_images
 from tests.test_idx import small_arrays, write_idx_files
 from tests.test_omniglot_images import drawings, write_zips
-from tests.test_own_arrays_and_tables import ARRAYS, TABLE
 from tests.test_tables import OPTIONS
 
 TRIES = 24

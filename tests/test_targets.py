@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from src.data.targets import read_targets
-from tests.test_own_arrays_and_tables import csv_of, read
+from tests.own_data import csv_of, read
 
 
 @pytest.mark.parametrize(
