@@ -61,6 +61,13 @@ OF_MAML = {
     "centre-lower-step-0.4": {**CENTRE, **lower_step(0.4)},
     "centre-k-1-lower-step-1.6": {**CENTRE, **K1, **lower_step(1.6)},
     "centre-lower-step-0.4-zero-head": {**CENTRE, **lower_step(0.4), **HEAD_FROM_ZEROS},
+    "centre-lower-step-0.2-zero-head": {**CENTRE, **lower_step(0.2), **HEAD_FROM_ZEROS},
+    "centre-lower-step-0.4-zero-head-fomaml": {
+        **CENTRE,
+        **lower_step(0.4),
+        **HEAD_FROM_ZEROS,
+        "method": "fomaml",
+    },
 }
 ONE_STEP_OF_MAML = {**K1, **lower_step(0.4)}  # in the code of MAML, 5 ways
 FIVE_STEPS = lower_step(0.1)
