@@ -83,6 +83,16 @@ class LowerLevel(NamedTuple):
         value, metrics = self.upper(y)
         return value, (y, metrics)
 
+    def score_each(self, y0: Tree, num_steps: int) -> tuple[Array, tuple[Tree, Metrics]]:
+        """F at y_1, ..., y_K, and (y_K, metrics there)."""
+
+        def body(state: LowerState, k: Index) -> tuple[LowerState, Array]:
+            state = self.step(state, k)
+            return state, self.upper(state.y)[0]
+
+        state, values = lax.scan(body, self.init(y0), jnp.arange(1, num_steps + 1))
+        return values, (state.y, self.upper(state.y)[1])
+
 
 class LowerDynamics(NamedTuple):
     """One lower step y_{k-1} -> y_k for any problem (`dynamics.compose`).

@@ -68,6 +68,12 @@ OF_MAML = {
         **HEAD_FROM_ZEROS,
         "method": "fomaml",
     },
+    "centre-lower-step-0.4-zero-head-every-step": {
+        **CENTRE,
+        **lower_step(0.4),
+        **HEAD_FROM_ZEROS,
+        "hypergradient": "multi_step",  # F of every lower step
+    },
 }
 ONE_STEP_OF_MAML = {**K1, **lower_step(0.4)}  # in the code of MAML, 5 ways
 FIVE_STEPS = lower_step(0.1)

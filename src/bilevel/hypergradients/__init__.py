@@ -9,6 +9,7 @@ from bilevel.hypergradients.implicit import implicit
 from bilevel.hypergradients.implicit_kkt import implicit_kkt
 from bilevel.hypergradients.lv_hba import lv_hba
 from bilevel.hypergradients.moreau_envelope import moreau_envelope
+from bilevel.hypergradients.multi_step import multi_step
 from bilevel.hypergradients.pessimistic import pessimistic
 from bilevel.hypergradients.recursive_momentum import recursive_momentum
 from bilevel.hypergradients.reptile import reptile
@@ -32,6 +33,7 @@ __all__ = [
     "implicit_kkt",
     "lv_hba",
     "moreau_envelope",
+    "multi_step",
     "one_step",
     "pessimistic",
     "recursive_momentum",

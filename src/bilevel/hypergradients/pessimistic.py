@@ -12,12 +12,10 @@ steps are differentiable, where one k alone is the worst; several that tie share
 """
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from bilevel.estimator import Hypergradient, HypergradientOutput, Target
-from bilevel.lower_level import LowerProblem, LowerState, Point
-from bilevel.types import Array, Index
+from bilevel.lower_level import LowerProblem, Point
+from bilevel.types import Array
 
 
 def pessimistic() -> Hypergradient:
@@ -25,15 +23,7 @@ def pessimistic() -> Hypergradient:
 
     def scores(lower: LowerProblem, point: Point):
         """F(x, y_1), ..., F(x, y_K), and (y_K, metrics there)."""
-        level = lower.at(point)
-
-        def body(state: LowerState, k: Index) -> tuple[LowerState, Array]:
-            state = level.step(state, k)
-            return state, level.upper(state.y)[0]
-
-        steps = jnp.arange(1, lower.num_steps + 1)
-        state, values = lax.scan(body, level.init(point.y0), steps)
-        return values, (state.y, level.upper(state.y)[1])
+        return lower.at(point).score_each(point.y0, lower.num_steps)
 
     def estimate(lower: LowerProblem, point: Point, carry, key: Array) -> HypergradientOutput:
         def worst(moved: Point):
