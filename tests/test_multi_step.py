@@ -46,7 +46,9 @@ def test_one_step_weighs_all(last_weight):
 
 @pytest.mark.parametrize("last_weight", [0, -0.5, 1.5, float("nan")])
 def test_a_share_that_is_none(last_weight):
-    with pytest.raises(ValueError, match=r"last_weight=.* not in \(0, 1\].*choose last_weight=null"):
+    with pytest.raises(
+        ValueError, match=r"last_weight=.* not in \(0, 1\].*choose last_weight=null"
+    ):
         multi_step(last_weight=last_weight)
 
 
