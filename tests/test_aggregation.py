@@ -1,10 +1,14 @@
 """Aggregation laws against their formulas, bounds and refusals."""
 
 import inspect
+from functools import partial
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import bilevel
 from bilevel import laws
 from bilevel.aggregation import descent, lower_only
 from bilevel.dynamics import for_testing
@@ -23,6 +27,14 @@ TABLE = {
     "per_step": ({}, lambda k: 0.6, lambda k: 0.4),
     "tpami": ({"beta": 0.5}, lambda k: 0.6 / (k + 1), lambda k: 0.4 * (1 - 0.5 / (k + 1))),
 }
+
+
+def square(alpha, k):
+    """a_k = alpha / k^2, b_k = 1 - alpha / k^2.
+
+    A law of one's own.
+    """
+    return alpha / k**2, 1 - alpha / k**2
 
 
 def test_every_law_is_in_the_table():
@@ -103,8 +115,57 @@ def test_testing_leaves_the_upper_objective_out():
         ({"law": "harmonic", "alpha": 0.5, "ratio": 0.9}, "ratio=0.9 does nothing"),
         ({"law": "geometric", "alpha": 0.5, "ratio": 0.0}, "ratio=0.0 is outside"),
         ({"law": "tpami", "alpha": 0.5, "beta": 1.5}, "beta=1.5 is outside"),
+        ({"law": 3, "alpha": 0.5}, r"law=3 must be a name, or a function \(alpha, k\)"),
+        ({"law": square, "alpha": 0.5, "ratio": 0.9}, "ratio=0.9 does nothing with law=square"),
+        ({"law": lambda alpha, k: (0.0, 0 * k), "alpha": 0.5}, "no weight in .*or another law"),
     ],
 )
 def test_refusals_name_the_option(options, message):
     with pytest.raises(ValueError, match=message):
         descent(**options)
+
+
+def test_a_law_of_ones_own():
+    aggregation = descent(law=square, alpha=0.5, s=2.0, t=3.0, learn=("alpha",))
+    assert "a_k = alpha / k^2, b_k = 1 - alpha / k^2;" in aggregation.formula
+    assert jax.tree.map(jnp.shape, aggregation.init(K)) == {"alpha": ()}
+    for k in range(1, K + 1):
+        found = [float(w) for w in aggregation.weights({"alpha": jnp.array(0.6)}, jnp.int32(k))]
+        assert found == pytest.approx([2 * 0.6 / k**2, 3 * (1 - 0.6 / k**2)], rel=1e-12)
+
+
+@pytest.mark.parametrize("law", [partial(square), lambda alpha, k: square(alpha, k)])
+def test_a_law_without_words(law):
+    assert "(a_k, b_k) by the function" in descent(law=law, alpha=0.5).formula
+
+
+@pytest.mark.parametrize("name", ["constant", "harmonic", "tpami"])
+def test_a_function_has_the_gradients_of_the_law_that_it_is(name):
+    def found(law):
+        problem = bilevel.problem(
+            lambda x, y: jnp.sum(jnp.cosh(y - x)) + 0.1 * y[0] * y[1],
+            lambda x, y: jnp.sum((y - 1) ** 2) + jnp.sum(x**2),
+            upper_start=jnp.array([0.3, -0.4]),
+            lower_start=jnp.zeros(2),
+        )
+        method = bilevel.methods.bda(law=law, learn=("alpha", "t"), num_lower_steps=5)
+        return bilevel.hypergradient(problem, method, jnp.array([0.3, -0.4])).gradient
+
+    own = getattr(laws, name)
+    found_by = found(name), found(lambda alpha, k: own(alpha, k))
+    np.testing.assert_allclose(*found_by, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("law", "message"),
+    [
+        (lambda k: (1.0, 1.0), "must take alpha and k, in this order: too many positional"),
+        (lambda alpha, k: alpha, r"must return two numbers \(a_k, b_k\), but returned"),
+        (lambda alpha, k: (alpha, jnp.ones(2)), "must return two numbers"),
+        (lambda alpha, k: (alpha if k < 3 else 0.0, 1.0), r"traced; write jnp.where\(k < 3"),
+        (lambda alpha, k, *, power: (alpha, power), "missing a required argument: 'power'"),
+    ],
+)
+def test_functions_that_are_no_law(law, message):
+    with pytest.raises(TypeError, match=message):
+        descent(law=law, alpha=0.5)

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,10 @@ import jax.numpy as jnp
 from bilevel import laws
 from bilevel import option_checks as check
 from bilevel.step_types import Aggregation
-from bilevel.types import Array
+from bilevel.types import Array, Index
 
+# (alpha, k) -> (a_k, b_k)
+Law = Callable[[Array, Index], tuple[Array | float, Array | float]]
 Learnable = Literal["alpha", "s", "t"]
 
 
@@ -37,7 +39,7 @@ def lower_only() -> Aggregation:
 
 def descent(
     *,
-    law: str,
+    law: str | Law,
     alpha: float,
     s: float = 1.0,
     t: float = 1.0,
@@ -52,10 +54,13 @@ def descent(
     `learn` lists what the upper level learns; after each update alpha is projected to [0, 1] and
     s, t to [0, inf). With law per_step a learned alpha has shape (K,).
 
+    A law of one's own is a function (alpha, k) -> (a_k, b_k) of arrays, k = 1..K, such as
+    lambda alpha, k: (alpha / k**2, 1 - alpha / k**2); the first line of its docstring is shown.
+
     Raises ValueError for an unknown law, a value outside its bounds, an option that the law does
-    not have, or weights that leave nothing to descend.
+    not have, or weights that leave nothing to descend; TypeError for a function that is no law.
     """
-    law_function = laws_by_name()[_known(law)]
+    law_function = law if callable(law) else laws_by_name()[_known(law)]
     unknown = set(learn) - set(get_args(Learnable))
     if isinstance(learn, str) or unknown:
         raise ValueError(
@@ -74,7 +79,9 @@ def descent(
                 f"{name}={value} must be finite and not negative, or the lower step would climb "
                 f"its objective; choose {name}=1"
             )
-    options = _law_options(law, ratio=ratio, beta=beta)
+    if callable(law):
+        _refuse_no_law(law)
+    options = _law_options(law_function, ratio=ratio, beta=beta)
     fixed = {"alpha": alpha, "s": s, "t": t}
 
     def init(num_lower_steps: int) -> dict[str, Array]:
@@ -90,8 +97,8 @@ def descent(
         weightless = not any(map(float, weights(init(1), 1)))
     if weightless:
         raise ValueError(
-            f"s={s} and t={t} give F and f no weight in the first step (alpha={alpha}), so y would "
-            "stay where it is; choose s=1 t=1"
+            f"s={s} and t={t} give F and f no weight in the first step (law={_name(law_function)}, "
+            f"alpha={alpha}), so y would stay where it is; choose s=1 t=1, or another law"
         )
 
     def project(params: dict[str, Array]) -> dict[str, Array]:
@@ -107,9 +114,9 @@ def descent(
         project=project,
         formula=(
             "d_k = s a_k grad_y F(x, y_{k-1}) + t b_k grad_y f(x, y_{k-1});  "
-            f"{(law_function.__doc__ or '').splitlines()[0].rstrip('.')};  "
+            f"{_in_words(law_function)};  "
             f"alpha = {alpha:g}, s = {s:g}, t = {t:g}"
-            + "".join(f", {name} = {value:g}" for name, value in options.items())
+            + "".join(f", {name} = {_shown(value)}" for name, value in options.items())
         ),
         sees_upper=True,
     )
@@ -127,7 +134,10 @@ def laws_by_name() -> dict[str, Callable[..., tuple[Array, Array]]]:
 def _known(name: str) -> str:
     known = laws_by_name()
     if not isinstance(name, str):
-        raise ValueError(f"law={name!r} must be a name; choose one of {', '.join(known)}")
+        raise ValueError(
+            f"law={name!r} must be a name, or a function (alpha, k) -> (a_k, b_k); choose one of "
+            + ", ".join(known)
+        )
     if name not in known:
         near = get_close_matches(name, known, n=1)
         raise ValueError(
@@ -137,11 +147,48 @@ def _known(name: str) -> str:
     return name
 
 
-def _law_options(law: str, **given: float | None) -> dict[str, float]:
+def _refuse_no_law(law: Law) -> None:
+    """Raises TypeError where it takes no (alpha, k), cannot be traced, or gives no two numbers."""
+    example = "lambda alpha, k: (alpha / k**2, 1 - alpha / k**2)"
+    try:
+        inspect.signature(law).bind(None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"law={_name(law)} must take alpha and k, in this order: {error}; such as {example}"
+        ) from error
+    scalar = jax.ShapeDtypeStruct((), jnp.result_type(float))
+    try:
+        weights = jax.eval_shape(law, scalar, jax.ShapeDtypeStruct((), jnp.int32))
+    except jax.errors.ConcretizationTypeError as error:
+        raise TypeError(
+            f"law={_name(law)} asks for the value of alpha or k, which are traced; write "
+            "jnp.where(k < 3, a, b) in place of `a if k < 3 else b`"
+        ) from error
+    if [jnp.shape(weight) for weight in jax.tree.leaves(weights)] != [(), ()]:
+        raise TypeError(
+            f"law={_name(law)} must return two numbers (a_k, b_k), but returned {weights}; "
+            f"such as {example}"
+        )
+
+
+def _name(law: Callable) -> str:
+    return getattr(law, "__name__", repr(law))
+
+
+def _in_words(law: Callable) -> str:
+    words = (law.__doc__ or "").strip() if inspect.isfunction(law) else ""
+    return (words or f"(a_k, b_k) by the function {_name(law)}").splitlines()[0].rstrip(".")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _law_options(law: Callable, **given: float | None) -> dict[str, float]:
     """The given options where the law has them, else its defaults."""
     admitted = {
         name: parameter.default
-        for name, parameter in inspect.signature(laws_by_name()[law]).parameters.items()
+        for name, parameter in inspect.signature(law).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     for name, value in given.items():
@@ -149,7 +196,7 @@ def _law_options(law: str, **given: float | None) -> dict[str, float]:
             continue
         if name not in admitted:
             raise ValueError(
-                f"{name}={value} does nothing with law={law}, which has "
+                f"{name}={value} does nothing with law={_name(law)}, which has "
                 f"{'the options ' + ', '.join(admitted) if admitted else 'no options'}; "
                 f"leave {name}=null"
             )

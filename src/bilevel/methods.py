@@ -15,7 +15,7 @@ from typing import Literal, Unpack
 
 from bilevel import hypergradients, linear_solvers
 from bilevel import problem_checks as check
-from bilevel.aggregation import Learnable, descent
+from bilevel.aggregation import Law, Learnable, descent
 from bilevel.choices import LowerChoices, Method, following, method
 from bilevel.estimator import Hypergradient
 from bilevel.stochastic_methods import amigo as amigo
@@ -39,7 +39,7 @@ def trhg(*, keep_last: int = 1, **lower: Unpack[LowerChoices]) -> Method:
 
 def bda(
     *,
-    law: str = "harmonic",
+    law: str | Law = "harmonic",
     alpha: float = 0.5,
     s: float = 1.0,
     t: float = 1.0,
@@ -51,8 +51,8 @@ def bda(
 ) -> Method:
     """Bi-level Descent Aggregation: the lower steps descend a mix of F and f.
 
-    d_k = s a_k grad_y F + t b_k grad_y f, (a_k, b_k) from `law`; options as in
-    `bilevel.descent`. hypergradient: None unrolls all K steps. Liu et al., ICML 2020.
+    d_k = s a_k grad_y F + t b_k grad_y f, (a_k, b_k) from `law`, a name or a function of
+    (alpha, k); options as in `bilevel.descent`. hypergradient: None unrolls all K steps. Liu et al., ICML 2020.
     """
     if hypergradient is not None:
         example = "bilevel.hypergradients.unrolled()"

@@ -162,6 +162,14 @@ OF_OTHER_CHOICES = (
         for method in ("fomaml", "maml")
     ),
     _cosine(
+        "maml",
+        "K = 5, lower step 0.2, 4 tasks, 5 queries per class in training; the head starts from "
+        "zeros",
+        *("lower_optimizer.step_size=0.2", "meta_batch_size=4", *SELDOM, *ZERO_HEAD),
+        part="-k-5-zero-head-lower-step-0.2",
+        cell=(20, 1),
+    ),
+    _cosine(
         "fomaml",
         "K = 5, lower step 0.1, 5 queries per class in training; the head starts from zeros",
         *(*SELDOM, *ZERO_HEAD),
