@@ -54,5 +54,5 @@ def test_a_share_that_is_none(last_weight):
 
 @pytest.mark.parametrize("last_weight", ["half", True, [0.5]])
 def test_a_share_that_is_no_number(last_weight):
-    with pytest.raises(TypeError, match="last_weight=.* must be a number"):
+    with pytest.raises(TypeError, match=r"last_weight=.* must be a number"):
         multi_step(last_weight=last_weight)

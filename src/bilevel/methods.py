@@ -52,7 +52,8 @@ def bda(
     """Bi-level Descent Aggregation: the lower steps descend a mix of F and f.
 
     d_k = s a_k grad_y F + t b_k grad_y f, (a_k, b_k) from `law`, a name or a function of
-    (alpha, k); options as in `bilevel.descent`. hypergradient: None unrolls all K steps. Liu et al., ICML 2020.
+    (alpha, k); options as in `bilevel.descent`. hypergradient: None unrolls all K steps.
+    Liu et al., ICML 2020.
     """
     if hypergradient is not None:
         example = "bilevel.hypergradients.unrolled()"

@@ -1,4 +1,4 @@
-"""Multi-step loss: F of every lower step, differentiated through all steps before it (MSL of MAML++).
+"""Multi-step loss: F of every lower step, each through all steps before it (MSL of MAML++).
 
 Antoniou, Edwards, Storkey: How to train your MAML, ICLR 2019 (arXiv 1810.09502), section on
 multi-step loss optimization. Their weights change with the training; here they are constant.
