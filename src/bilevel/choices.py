@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple, TypedDict, get_args
 
+import optax
+
 from bilevel import lower_optimizers
 from bilevel import problem_checks as check
 from bilevel.aggregation import lower_only
@@ -10,6 +12,7 @@ from bilevel.algorithms.hypergradient_descent import LowerStart
 from bilevel.dynamics import compose, confined
 from bilevel.estimator import Hypergradient
 from bilevel.lower_level import LowerDynamics
+from bilevel.optax_steps import from_optax
 from bilevel.step_types import Aggregation, LowerOptimizer
 from bilevel.types import BilevelProblem
 
@@ -40,13 +43,13 @@ class LowerChoices(TypedDict, total=False):
 
     num_lower_steps   K, 100 unless given
     step_size         of plain gradient steps, 0.1 unless given
-    lower_optimizer   in place of plain gradient steps (`bilevel.lower_optimizers`)
+    lower_optimizer   in place of plain gradient steps (`bilevel.lower_optimizers`, or of optax)
     lower_start       as in `Method`
     """
 
     num_lower_steps: int
     step_size: float
-    lower_optimizer: LowerOptimizer
+    lower_optimizer: LowerOptimizer | optax.GradientTransformation
     lower_start: LowerStart
 
 
@@ -57,13 +60,14 @@ def method(
     *,
     num_lower_steps: int = 100,
     step_size: float | None = None,
-    lower_optimizer: LowerOptimizer | None = None,
+    lower_optimizer: LowerOptimizer | optax.GradientTransformation | None = None,
     lower_start: LowerStart = "fixed",
     proximal_weight: float = 0.0,
     **unknown: object,
 ) -> Method:
     """A method of one's own. aggregation: None descends f alone.
 
+    lower_optimizer: one of optax is taken as `bilevel.lower_optimizers.from_optax` does.
     Raises TypeError or ValueError where a choice is not of its kind or not known, where
     num_lower_steps < 1, and on a step size beside a lower optimizer.
     """
@@ -83,6 +87,8 @@ def method(
     num_lower_steps = check.whole_number("num_lower_steps", num_lower_steps)
     if aggregation is not None:
         check.kind("aggregation", aggregation, Aggregation, "bilevel.lower_only()")
+    if isinstance(lower_optimizer, optax.GradientTransformation):
+        lower_optimizer = from_optax(lower_optimizer)
     if lower_optimizer is not None:
         example = "bilevel.lower_optimizers.adam(step_size=0.1)"
         check.kind("lower_optimizer", lower_optimizer, LowerOptimizer, example)

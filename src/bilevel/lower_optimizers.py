@@ -16,6 +16,7 @@ import optax
 
 from bilevel import option_checks as check
 from bilevel.convex_sets import ConvexSet, projection_onto
+from bilevel.optax_steps import from_optax as from_optax
 from bilevel.step_types import LowerOptimizer, Reason, ScalarOf
 from bilevel.types import Index, Tree
 
