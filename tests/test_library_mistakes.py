@@ -114,7 +114,7 @@ MISTAKES = {
         lambda: bilevel.minimize(problem(), RHG, optimizer=optax.adam, num_iterations=1),
         "optimizer is a function that was not called.*optax.adam",
     ),
-    "optax below": (lambda: RHG_OF(lower_optimizer=optax.adam(0.1)), "lower_optimizer is a Grad"),
+    "optax below": (lambda: RHG_OF(lower_optimizer=optax.lbfgs()), "needs more than gradients"),
     "estimator": (lambda: bilevel.method("m", "unrolled"), "hypergradient is 'unrolled'"),
     "two step sizes": (
         lambda: RHG_OF(step_size=0.3, lower_optimizer=bilevel.lower_optimizers.sgd(step_size=1.0)),

@@ -122,8 +122,8 @@ def _definitions() -> str:
         "set them (`aggregation.s=`, `aggregation.t=`) or let the upper level learn them\n"
         "(`'aggregation.learn=[s,t]'`; alpha can be learned in the same way). New tasks of a test\n"
         "are scored without F: d_k = t grad_y f.\n\n" + "\n".join(rows) + "\n\n"
-        "In Python a law can also be a function of yours, of alpha and of k = 1..K, which is traced\n"
-        "(`jnp.where(k < 3, a, b)` in place of an `if`):\n\n"
+        "In Python a law can also be a function of yours, of alpha and of k = 1..K, which is\n"
+        "traced (`jnp.where(k < 3, a, b)` in place of an `if`):\n\n"
         "    bilevel.methods.bda(law=lambda alpha, k: (alpha / k**2, 1 - alpha / k**2))"
     )
 

@@ -215,10 +215,15 @@ def lines_of(found: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
     return lines
 
 
+def _sentence(words: str) -> str:
+    """With a capital letter, unless it begins with the name of a function or a variable."""
+    return words if words[1] == " " else f"{words[0].upper()}{words[1:]}"
+
+
 def _details(words: str, best: float, outcomes: Mapping[str, Outcome]) -> list[str]:
     """Of one kind: numbers of those that ran, reasons of those that did not."""
     lines = [
-        f"{words[0].upper()}{words[1:]}. F at the solution: {best:.4f}.",
+        f"{_sentence(words)}. F at the solution: {best:.4f}.",
         "",
         "| method | | F | f - f* | iterations | gradients | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
