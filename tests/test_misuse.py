@@ -32,7 +32,12 @@ REFUSED = [
     ([], ["lr=1"], ["did you mean lower_optimizer.step_size or upper_optimizer.step_size?"]),
     ([], ["problem.shot=3"], ["did you mean problem.shots?", "queries"]),
     (COUNTEREXAMPLE, ["problem.dimensions=3"], ["did you mean problem.dimension?"]),
-    (COUNTEREXAMPLE, ["hypergradient.keep_last=1"], ["hypergradient.keep_last is not a key"]),
+    (
+        COUNTEREXAMPLE,
+        ["hypergradient.keep_last=1"],
+        ["keep_last is an option of hypergradient=truncated"],
+    ),
+    ([], ["method=rhg", "aggregation.law=constant"], ["law is an option of aggregation=descent"]),
     (COUNTEREXAMPLE, ["+aggregation.gamma=1"], ["aggregation.gamma is not a key", "alpha, beta"]),
     (COUNTEREXAMPLE, ["+colour=red"], ["colour is not a key", "there is"]),
     (COUNTEREXAMPLE, ["+method.start=1"], ["method.start is not a key", "learn_start"]),

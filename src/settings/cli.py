@@ -209,7 +209,15 @@ def _composition_message(error: Exception) -> str:
         return text
     known = [str(key) for key in node]
     elsewhere = [] if prefix else _meant_by_people(config)
-    return unknown_key(f"{prefix}." if prefix else "", name, known, elsewhere)
+    message = unknown_key(f"{prefix}." if prefix else "", name, known, elsewhere)
+    return message + _choices_that_have_it(prefix, name)
+
+
+def _choices_that_have_it(group: str, name: str) -> str:
+    """'; it is an option of aggregation=descent': the files of a group that have the key."""
+    files = sorted(Path(CONF, group).glob("*.yaml")) if group else []
+    having = [f"{group}={file.stem}" for file in files if name in OmegaConf.load(file)]
+    return f"; {name} is an option of {' and '.join(having[:3])}" if having else ""
 
 
 def _both_quotes(typed: str, why: str) -> str:
