@@ -12,11 +12,11 @@ from src.data.libsvm import libsvm
 from src.data.mnist import mnist
 from src.data.omniglot import omniglot
 from src.data.table import table
+from tests.libsvm_files import OPTIONS
 from tests.own_data import ARRAYS, TABLE
 from tests.own_files import FOLDER_OPTIONS, write_images
 from tests.test_idx import small_arrays, write_idx_files
 from tests.test_omniglot_images import drawings, write_zips
-from tests.test_tables import OPTIONS
 
 TRIES = 24
 KEYS = ("root", "path", "size", "targets", "target", "labels", "inputs", "split", "split_sizes")

@@ -5,6 +5,7 @@ import inspect
 import shlex
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
@@ -51,6 +52,8 @@ def admits(kind: Any, value: Any) -> bool:
         return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < 1e300
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(admits(get_args(kind)[0], v) for v in value)
+    if get_origin(kind) is Callable:  # of the library alone
+        return False
     if get_origin(kind) is dict or hasattr(kind, "_fields"):
         return isinstance(value, dict)
     return kind is Any or (isinstance(value, kind) and isinstance(value, bool) == (kind is bool))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from types import UnionType
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -112,7 +112,7 @@ def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
         for name, kind in pieces.items()
         if options.get(name) is not None
     }
-    fields = {name: hints[name] for name in parameters if name not in pieces}
+    fields = {name: _written(hints[name]) for name in parameters if name not in pieces}
     defaults = {
         name: parameter.default
         for name, parameter in parameters.items()
@@ -120,6 +120,13 @@ def check_node(path: str, node: Mapping[str, Any] | None) -> Node | None:
     }
     plain = {name: value for name, value in options.items() if name not in pieces}
     return Node(path, factory, {**check(path, fields, plain, defaults), **nested})
+
+
+def _written(kind: Any) -> Any:
+    """What of a type a file can hold: of `str | Callable` the text."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    return Union[tuple(one for one in get_args(kind) if get_origin(one) is not Callable)]  # noqa: UP007
 
 
 def _is_piece(kind: Any) -> bool:
