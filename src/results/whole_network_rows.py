@@ -68,11 +68,15 @@ OF_MAML = {
         **HEAD_FROM_ZEROS,
         "method": "fomaml",
     },
-    "centre-lower-step-0.4-zero-head-every-step": {
-        **CENTRE,
-        **lower_step(0.4),
-        **HEAD_FROM_ZEROS,
-        "hypergradient": "multi_step",  # F of every lower step
+    # F of every lower step.
+    **{
+        f"centre-lower-step-{size}-zero-head-every-step": {
+            **CENTRE,
+            **lower_step(size),
+            **HEAD_FROM_ZEROS,
+            "hypergradient": "multi_step",
+        }
+        for size in (0.4, 0.2)
     },
 }
 ONE_STEP_OF_MAML = {**K1, **lower_step(0.4)}  # in the code of MAML, 5 ways
