@@ -272,7 +272,7 @@ def test_a_start_outside_the_bounds_is_projected_and_said(name):
     assert jax.jit(lambda value: bilevel.problem(
         lambda x, y: (y - x) ** 2, lambda x, y: y**2, upper_start=value, lower_start=0.0,
         project=lambda x: jnp.clip(x, 0, 1),
-    ).problem.init_upper(jax.random.key(0)))(3.0) == 3.0  # fmt: skip
+    ).problem.init_upper(jax.random.key(0)))(3.0) == 1.0  # fmt: skip
 
 
 def test_a_warm_start_needs_one_task():
@@ -286,3 +286,14 @@ def test_a_warm_start_needs_one_task():
     warm = bilevel.methods.rhg(lower_start="warm")
     with pytest.raises(ValueError, match="lower_start=warm"):
         bilevel.minimize(stream, warm, optimizer=optax.sgd(0.1), num_iterations=1)
+
+
+def test_a_start_that_is_drawn_outside_its_bounds_is_projected():
+    problem = bilevel.problem(
+        lambda x, y: (y - x) ** 2,
+        lambda x, y: (y - 3) ** 2,
+        upper_start=lambda key: 5.0 + jax.random.uniform(key),
+        lower_start=0.0,
+        project=lambda x: jnp.clip(x, 0, 1),
+    )
+    assert problem.problem.init_upper(jax.random.key(0)) == 1.0

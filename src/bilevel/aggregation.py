@@ -66,7 +66,7 @@ def descent(
         raise ValueError(
             f'learn={learn!r} must list some of alpha, s and t; choose for example learn=("alpha",)'
         )
-    check.number("alpha", alpha)
+    alpha = check.number("alpha", alpha)
     if not 0 <= alpha <= 1:
         raise ValueError(
             f"alpha={alpha} is outside [0, 1]: it is the share of the upper objective in a convex "

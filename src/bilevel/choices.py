@@ -77,7 +77,7 @@ def method(
             f"{name} has no option {next(iter(unknown))}; for the lower level there are {options}"
         )
     check.numbers(step_size=step_size)
-    check.number("proximal_weight", proximal_weight)
+    proximal_weight = check.number("proximal_weight", proximal_weight)
     if not 0 <= proximal_weight < math.inf:
         raise ValueError(
             f"proximal_weight={proximal_weight} must be finite and not negative; choose "

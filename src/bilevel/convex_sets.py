@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from optax import projections
 
 from bilevel import option_checks as check
-from bilevel.types import Projection
+from bilevel.types import Projection, Tree
 
 ConvexSet = Literal["box", "ball", "simplex"]
 
@@ -49,10 +49,13 @@ def projection_onto(
             f"P onto |y| <= {radius:g}",
         )
     return (
-        # optax computes it in 64 bits where these are switched on, whatever y has.
-        lambda y: jax.tree.map(
-            lambda moved, leaf: moved.astype(leaf.dtype),
-            *(projections.projection_simplex(y, radius), y),
-        ),
+        lambda y: _onto_simplex(y, radius),
         f"P onto y >= 0, sum(y) = {radius:g}",
     )
+
+
+def _onto_simplex(y: Tree, radius: float) -> Tree:
+    # optax computes in jax's own width of floats, and its derivative is right for such a y alone.
+    own = jax.tree.map(lambda leaf: leaf.astype(jnp.zeros(()).dtype), y)
+    moved = projections.projection_simplex(own, radius)
+    return jax.tree.map(lambda a, leaf: a.astype(leaf.dtype), moved, y)

@@ -26,6 +26,8 @@ class Found(NamedTuple):
     metrics             scores of F at y_K
     diagnostics         of the estimate itself, such as linear_residual
     dynamics_gradient   the estimate for what is learned of the lower step (alpha, step size)
+    objective           what is differentiated: F(x, y_K), but the weighted sum for multi_step, and
+                        F at the worst step for pessimistic (iaptt)
     """
 
     value: Array
@@ -34,6 +36,7 @@ class Found(NamedTuple):
     metrics: Metrics
     diagnostics: Metrics
     dynamics_gradient: DynamicsParams
+    objective: Array
 
 
 def hypergradient(
@@ -57,7 +60,7 @@ def hypergradient(
     first tolerance: for one precise estimate, give tolerance=1e-10.
 
     Raises TypeError or ValueError, before compiling, where x or y0 does not fit the problem, or the
-    method does not suit it or approaches the gradient over many iterations (soba, stocbio).
+    method does not suit it or approaches the gradient over many iterations (soba, pbgd, bome).
     """
     _refuse_alone(method)
     return first_estimate(problem, method, x, y0=y0, key=key)
@@ -106,6 +109,7 @@ def first_estimate(
         output.metrics,
         output.diagnostics,
         output.gradient.dynamics_params,
+        output.value if output.objective is None else output.objective,
     )
 
 
@@ -114,6 +118,7 @@ def value_function(
 ) -> Callable[[Tree], Array]:
     """phi(x) = F(x, y_K(x)), whose jax.grad is the method's hypergradient.
 
+    Of a method that minimises another function of the steps, phi is that: `objective` of `Found`.
     For optimizers that want a function: optax, scipy, jaxopt. `key`, and what n = 0 means for hoag,
     as in `hypergradient`. It has first derivatives in reverse mode alone.
 
@@ -123,14 +128,15 @@ def value_function(
 
     @jax.custom_vjp
     def phi(x: Tree) -> Array:
-        return hypergradient(problem, method, x, key=key).value
+        return hypergradient(problem, method, x, key=key).objective
 
     def forwards(x: Tree) -> tuple[Array, Tree]:
         found = hypergradient(problem, method, x, key=key)
-        return found.value, found.gradient
+        return found.objective, found.gradient
 
     def backwards(gradient: Tree, cotangent: Array) -> tuple[Tree]:
-        return (jax.tree.map(lambda leaf: cotangent * leaf, gradient),)
+        # Of the type of x, whatever that of F.
+        return (jax.tree.map(lambda leaf: (cotangent * leaf).astype(leaf.dtype), gradient),)
 
     phi.defvjp(forwards, backwards)
     return phi
@@ -139,9 +145,13 @@ def value_function(
 def _refuse_alone(method: Method) -> None:
     """Raises ValueError for a method whose estimate gets near the gradient by many iterations."""
     estimator = method.hypergradient if isinstance(method, Method) else None
-    if estimator and estimator.follows and estimator.needs_stationarity:
+    if estimator is None:
+        return
+    follows_system = estimator.follows and estimator.needs_stationarity
+    if follows_system or estimator.one_step_of_y(method.num_lower_steps):
+        system = " and the linear system" if follows_system else ""
         raise ValueError(
-            f"{method.name} goes on from the y and the linear system of the iteration before: the "
+            f"{method.name} goes on from the y{system} of the iteration before: the "
             "estimate of a first iteration is far from the gradient, and may be dF/dx alone; "
             "choose bilevel.methods.hoag(tolerance=1e-10) or rhg, or take the iterations of "
             f"{method.name} by bilevel.minimizer"

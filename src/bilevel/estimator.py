@@ -27,6 +27,7 @@ class HypergradientOutput(NamedTuple):
     metrics       scores of F at y_K, averaged over tasks
     diagnostics   of the estimate itself (linear residual); the worst task counts
     carry         what the estimate of the next iteration starts from
+    objective     what the gradient is one of, where that is not F(x, y_K); None where it is
     """
 
     value: Array
@@ -35,6 +36,7 @@ class HypergradientOutput(NamedTuple):
     metrics: Metrics
     diagnostics: Metrics = {}  # noqa: RUF012 (never changed; a mapping proxy is no pytree)
     carry: Tree = ()
+    objective: Array | None = None
 
 
 class Estimate(Protocol):
@@ -75,6 +77,11 @@ def _no_carry(lower: LowerProblem, y0: Tree) -> Tree:
     return ()
 
 
+def _never(num_steps: int) -> bool:
+    del num_steps
+    return False
+
+
 def _no_steps(num_steps: int) -> int:
     del num_steps
     return 0
@@ -107,6 +114,8 @@ class Hypergradient(NamedTuple):
                          task persists, lower_start=warm is a part of it
     on_rows              whether all that it computes is of mini-batches where there are some: what
                          is logged of the training is then of such rows, too, not of all
+    one_step_of_y(K)     whether y makes one step in an iteration, so that the estimate of the first
+                         one is far from the gradient
     own_directions       whether it moves y along directions of its own, not along d_k
     direction_alone      whether it takes a lower step for a function of d_k alone
     dropped_steps(K)     how many first steps no gradient reaches
@@ -131,6 +140,7 @@ class Hypergradient(NamedTuple):
     needs_stationarity: bool = False
     follows: bool = False
     on_rows: bool = False
+    one_step_of_y: Callable[[int], bool] = _never
     own_directions: bool = False
     direction_alone: bool = False
     dropped_steps: Callable[[int], int] = _no_steps

@@ -239,7 +239,7 @@ def _krylov(
     name: str, formula: str, routine: Callable[..., Tree], tolerance: float, max_steps: int
 ) -> LinearSolver:
     """routine(matvec, b, start, tolerance, max_steps) -> q, to max(tolerance shrink, epsilon)."""
-    check.number("tolerance", tolerance)
+    tolerance = check.number("tolerance", tolerance)
     max_steps = check.whole_number("max_steps", max_steps, least=None)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance={tolerance} is outside (0, 1); choose tolerance=1e-6")

@@ -84,11 +84,15 @@ class LowerLevel(NamedTuple):
         return value, (y, metrics)
 
     def score_each(self, y0: Tree, num_steps: int) -> tuple[Array, tuple[Tree, Metrics]]:
-        """F at y_1, ..., y_K, and (y_K, metrics there)."""
+        """F at y_1, ..., y_K, and (y_K, metrics there).
+
+        Reverse mode computes F again in each step, and so keeps the iterates alone.
+        """
+        upper = jax.checkpoint(lambda y: self.upper(y)[0], prevent_cse=False)
 
         def body(state: LowerState, k: Index) -> tuple[LowerState, Array]:
             state = self.step(state, k)
-            return state, self.upper(state.y)[0]
+            return state, upper(state.y)
 
         state, values = lax.scan(body, self.init(y0), jnp.arange(1, num_steps + 1))
         return values, (state.y, self.upper(state.y)[1])

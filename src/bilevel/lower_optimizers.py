@@ -96,7 +96,7 @@ def adamw(
 
     Raises ValueError as `adam`, and where weight_decay < 0.
     """
-    check.number("weight_decay", weight_decay)
+    weight_decay = check.number("weight_decay", weight_decay)
     if not weight_decay >= 0:
         raise ValueError(
             f"weight_decay={weight_decay} must not be negative; choose weight_decay=0.01"
@@ -147,7 +147,7 @@ def _follow(
 ) -> LowerOptimizer:
     """y_k = y_{k-1} - step_size * transformation(d_k), the step size learned or not."""
     check.choice("learn", learn, LEARNED)
-    check.number("step_size", step_size)
+    step_size = check.number("step_size", step_size)
     if not 0 < step_size < math.inf:
         raise ValueError(
             f"step_size={step_size} must be positive and finite, or y would not descend; "
@@ -195,7 +195,7 @@ def eta_in_words(step_size: float, learn: LearnStepSize) -> str:
 def _adam_direction(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     _check_share("b1", b1)
     _check_share("b2", b2)
-    check.number("eps", eps)
+    eps = check.number("eps", eps)
     if not eps >= 1e-18:
         raise ValueError(
             f"eps={eps} must be at least 1e-18, whose square float32 can hold; choose eps=1e-8"

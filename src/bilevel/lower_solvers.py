@@ -87,7 +87,7 @@ def _words(acceleration: bool) -> str:
 def _lower_optimizer(
     name: str, engine: Engine, text: str, tolerance: float, projection: Projection | None = None
 ) -> LowerOptimizer:
-    check.number("tolerance", tolerance)
+    tolerance = check.number("tolerance", tolerance)
     if not 0 < tolerance < math.inf:
         raise ValueError(
             f"tolerance={tolerance} must be positive and finite; choose for example tolerance=1e-6"

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 
@@ -47,19 +48,23 @@ def whole_number(name: str, value: Any, least: int | None = 1) -> int:
     return number
 
 
-def number(name: str, value: Any) -> None:
-    """Raises TypeError where the value is not one real number."""
+def number(name: str, value: Any) -> float:
+    """The value as Python's number. Raises TypeError where it is not one real number.
+
+    Numbers of numpy and jax are such numbers, too, but would widen the arrays that they meet.
+    """
     if isinstance(value, Tracer):
         raise TypeError(
             f"{name} is traced by jit, vmap or grad, but an option is a number that is known "
             f"before compiling; make one method for each {name}"
         )
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return
+    if isinstance(value, int | float) and not isinstance(value, bool | np.generic):
+        return value
     dtype = getattr(value, "dtype", bool)
     real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     if not real or jnp.shape(value):
         raise TypeError(f"{name}={value!r} must be a number, such as {name}=0.1")
+    return float(value)
 
 
 def numbers(**values: Any) -> None:

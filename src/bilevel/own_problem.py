@@ -68,7 +68,9 @@ def problem(
                     a random order, each once per epoch (epochs)
     project(x)      the nearest x inside its bounds, taken after each upper step
     project_lower(y)   the nearest y inside its bounds, taken after each lower step
-                    A start outside the bounds is projected, with a warning.
+                    A start outside the bounds is projected, with a warning; one that is a function
+                    of a key without. Bounds that are equal freeze an entry, but leave it a part
+                    of its derivative where it lies on them: leave such an entry out of x or y.
     lower_constraints, upper_constraints   g and G, with the arguments of f and F: arrays that are
                     at most 0 where y, or x and y, are feasible. constraint_weight / 2 times the sum
                     of the squared violations joins f or F (`bilevel.constraints` says how far that

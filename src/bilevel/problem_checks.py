@@ -201,10 +201,12 @@ def traced(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
 def inside(name: str, value: Any, init: InitLower, project: Any) -> InitLower:
     """The start, or its projection where it lies outside; then with a warning.
 
-    A start that is a function, or an array that is traced, stays as it is.
+    Of an x that is a function of a key, or traced, nobody knows where it lies: it is projected
+    without. Such a y0 stays as it is: the first lower step projects, and a start that is learned
+    would have half a derivative where it lies on a bound.
     """
     if callable(value) or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
-        return init
+        return init if name == "lower_start" else lambda key, x: project(init(key, x))
     start = strong(value)
     moved = jax.tree.map(
         lambda a, b: float(jnp.max(jnp.abs(a - b), initial=0)), start, project(start)

@@ -44,7 +44,7 @@ def adam(
         check.number(name, value)
         if not 0 <= value < 1:
             raise ValueError(f"{name}={value} is outside [0, 1); choose for example {name}=0.9")
-    check.number("eps", eps)
+    eps = check.number("eps", eps)
     if not 0 < eps < math.inf:
         raise ValueError(f"eps={eps} must be positive and finite; choose for example eps=1e-8")
     sizes = _sizes(step_size, decay, step_power, annealing, annealing_iterations)
@@ -67,7 +67,7 @@ def momentum(
 
     Raises ValueError on a value outside its range.
     """
-    check.number("momentum", momentum)
+    momentum = check.number("momentum", momentum)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum={momentum} is outside [0, 1); choose for example momentum=0.5")
     sizes = _sizes(step_size, decay, step_power, annealing, annealing_iterations)
@@ -99,8 +99,8 @@ def _sizes(
 ) -> Callable[[Any], Array]:
     """n updates done -> the size of the next step."""
     check.choice("annealing", annealing, get_args(Annealing))
-    check.number("step_size", step_size)
-    check.number("decay", decay)
+    step_size = check.number("step_size", step_size)
+    decay = check.number("decay", decay)
     check.numbers(annealing_iterations=iterations)
     if not 0 < step_size < math.inf:
         raise ValueError(

@@ -140,8 +140,8 @@ def storm(*, momentum: float = 1.0, power: float = 2 / 3) -> VarianceReduction:
     eta_n = momentum (n + 1)^-power. Raises ValueError where momentum is outside (0, 1] or power
     outside [0, 1].
     """
-    check.number("momentum", momentum)
-    check.number("power", power)
+    momentum = check.number("momentum", momentum)
+    power = check.number("power", power)
     if not 0 < momentum <= 1:
         raise ValueError(f"momentum={momentum} is outside (0, 1], where 1 forgets the past")
     if not 0 <= power <= 1:

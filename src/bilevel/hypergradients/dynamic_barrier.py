@@ -33,7 +33,7 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
     share: phi = share |grad q|^2. Raises ValueError unless share > 0; `check` does for a lower
     optimizer with a memory, which the one step of y would not have.
     """
-    check.number("share", share)
+    share = check.number("share", share)
     if not share > 0:
         raise ValueError(f"share={share} must be positive; choose share=0.5")
 
@@ -67,6 +67,7 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
+        one_step_of_y=lambda num_steps: True,
         own_directions=True,
         check=refuse_memory,
         certified_with={"share": (0.5, 20.0)},

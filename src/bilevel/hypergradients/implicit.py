@@ -212,7 +212,7 @@ def _refuse(
     max_residual: float,
 ) -> None:
     numbers(damping=damping, max_residual=max_residual)
-    number("tolerance_decay", tolerance_decay)
+    tolerance_decay = number("tolerance_decay", tolerance_decay)
     if damping is not None and not 0 <= damping < math.inf:
         raise ValueError(
             f"damping={damping} must be finite and not negative; choose damping=0 for none"

@@ -124,7 +124,7 @@ def implicit_kkt(
     g have more than 2000 entries together.
     """
     refuse_tolerance(lower_tolerance)
-    check.number("upper_rate", upper_rate)
+    upper_rate = check.number("upper_rate", upper_rate)
     newton_steps = check.whole_number("newton_steps", newton_steps, least=None)
     if newton_steps < 0:
         raise ValueError(

@@ -46,7 +46,7 @@ def moreau_envelope(
     or gamma <= 0.
     """
     refuse_weight(weight, power)
-    check.number("gamma", gamma)
+    gamma = check.number("gamma", gamma)
     if not gamma > 0:
         raise ValueError(f"gamma={gamma} must be positive; choose gamma=1")
 
@@ -88,6 +88,7 @@ def moreau_envelope(
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
+        one_step_of_y=lambda num_steps: num_steps == 1,
         own_directions=True,
         init=first,
         limits={"penalty_weight": WEIGHT_LIMIT},

@@ -6,15 +6,16 @@ multi-step loss optimization. Their weights change with the training; here they 
     g = d/dx sum over k = 1..K of w_k F(x, y_k(x))
     w_K = last_weight (None: 1/K),   w_1 = ... = w_{K-1} = (1 - w_K) / (K - 1)
 
-Time: that of `unrolled`, and F in each of the K steps. Memory: as `unrolled`. Valid whenever the
-steps are differentiable. It rewards an x from which every step is good: made for a learned start
-of few steps. Of F(x, y*(x)) it is no estimate, as first steps count as much as the last one.
+Time: that of `unrolled`, and F in each of the K steps, three times. Memory: as `unrolled`. Valid
+whenever the steps, and F at each y_k, are differentiable. It rewards an x from which every step is
+good: made for a learned start and few steps. Of F(x, y*(x)) it is no estimate, as first steps count
+as much as the last one.
 """
 
 import jax
-import jax.numpy as jnp
 
 from bilevel.estimator import Hypergradient, HypergradientOutput, Target
+from bilevel.hypergradients.unrolled import solve_and_score
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.option_checks import number
 from bilevel.types import Array, Tree
@@ -27,7 +28,7 @@ def multi_step(*, last_weight: float | None = None) -> Hypergradient:
     weighs 1 in any case. Raises TypeError where it is no number, ValueError where it is outside.
     """
     if last_weight is not None:
-        number("last_weight", last_weight)
+        last_weight = number("last_weight", last_weight)
         if not 0 < last_weight <= 1:
             raise ValueError(
                 f"last_weight={last_weight} is not in (0, 1]: it is the share of the last lower "
@@ -35,20 +36,20 @@ def multi_step(*, last_weight: float | None = None) -> Hypergradient:
                 "weigh the same, or last_weight=0.5"
             )
 
-    def weights(num_steps: int) -> Array:
-        last = 1 / num_steps if last_weight is None or num_steps == 1 else float(last_weight)
-        others = (1 - last) / max(num_steps - 1, 1)
-        return jnp.full(num_steps, others).at[-1].set(last)
-
     def score(lower: LowerProblem, point: Point):
         """sum_k w_k F(x, y_k), and (F(x, y_K), y_K, metrics there)."""
+        if last_weight == 1 or lower.num_steps == 1:  # an F before the last may be infinite
+            value, (y, metrics) = solve_and_score(lower, point)
+            return value, (value, y, metrics)
         values, (y, metrics) = lower.at(point).score_each(point.y0, lower.num_steps)
-        return weights(lower.num_steps).astype(values.dtype) @ values, (values[-1], y, metrics)
+        last = 1 / lower.num_steps if last_weight is None else float(last_weight)
+        others = (1 - last) / (lower.num_steps - 1)
+        return last * values[-1] + others * values[:-1].sum(), (values[-1], y, metrics)
 
     def estimate(lower: LowerProblem, point: Point, carry: Tree, key: Array) -> HypergradientOutput:
         of_point = jax.value_and_grad(lambda moved: score(lower, moved), has_aux=True)
-        (_, (value, y, metrics)), gradient = of_point(point)
-        return HypergradientOutput(value, gradient, y, metrics)
+        (objective, (value, y, metrics)), gradient = of_point(point)
+        return HypergradientOutput(value, gradient, y, metrics, objective=objective)
 
     return Hypergradient(
         "multi_step",

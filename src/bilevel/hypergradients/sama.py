@@ -40,7 +40,7 @@ def sama(*, radius: float = 1.0) -> Hypergradient:
     Raises ValueError where radius is not positive and finite; `check` does where the lower steps
     end in a projection, because y_K + e v may lie outside.
     """
-    check.number("radius", radius)
+    radius = check.number("radius", radius)
     if not 0 < radius < math.inf:
         raise ValueError(f"radius={radius} must be positive and finite; choose radius=1")
 

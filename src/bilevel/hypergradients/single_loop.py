@@ -36,7 +36,7 @@ from bilevel.penalties import objectives
 from bilevel.shapes import first_point
 from bilevel.stationarity import no_error, relative_error
 from bilevel.step_sizes import falling, refuse_power, shortened, words_of
-from bilevel.types import Array, Index, Objectives, Tree
+from bilevel.types import Array, BilevelProblem, Index, Objectives, Tree
 from bilevel.variance_reduction import (
     Directions,
     OfBlocks,
@@ -118,8 +118,7 @@ def single_loop(
         done = position.steps
         share = falling(step_power, done // lower.num_steps)
         lower = shortened(lower._replace(task=task), share)
-        # A step that measures the objective does so on the rows of its direction.
-        level = lower._replace(problem=going_on(lower.problem, position)).at(point)
+        level = lower._replace(problem=_on_rows_of(lower, position)).at(point)
         directions = directions_of(lower)
         reduce = variance_reduction.plain if reduction is None else reduction.reduce
 
@@ -147,6 +146,17 @@ def single_loop(
         return HypergradientOutput(
             value, gradient, state.y, metrics, {"linear_residual": error}, onwards
         )
+
+    def _on_rows_of(lower: LowerProblem, position: Position) -> BilevelProblem:
+        """A step that measures the objective does so on the rows of its direction."""
+        problem, blocks = lower.problem, lower.problem.blocks
+        if reduction is None or not reduction.in_blocks or blocks is None:
+            return going_on(problem, position)
+
+        def of_block(context: Tree, task: Tree, k: Index) -> tuple[Tree, Tree]:
+            return blocks.at(context, task, *blocks.of_step(task, position.steps + k))
+
+        return problem._replace(mini_batch=of_block)
 
     def check(lower: LowerProblem, shapes: Point) -> None:
         refuse_lower_level(lower, damping_of(lower, damping))

@@ -139,7 +139,9 @@ def on_rows(
 
     def body(q: Tree, k: Index) -> tuple[Tree, Array]:
         applied = pulled_back(q, k)[1]
-        moved = jax.tree.map(lambda q, h, s: q - step_size * (h - s), q, applied, slope)
+        moved = jax.tree.map(
+            lambda q, h, s: q - jnp.asarray(step_size, q.dtype) * (h - s), q, applied, slope
+        )
         return moved, relative_error(applied, slope)
 
     direct, slope = jax.grad(of_upper, argnums=(0, 1))(point, y)

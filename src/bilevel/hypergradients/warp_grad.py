@@ -21,6 +21,11 @@ from bilevel.lower_level import LowerProblem, LowerState, Point
 from bilevel.types import Array, Index, Tree
 
 
+def _zeros_to_sum(leaf: Array) -> Array:
+    """In 32 bits at least: a sum of many terms in fewer stops growing."""
+    return jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))
+
+
 def warp_grad() -> Hypergradient:
     """The derivative of the mean of F after each step. The reported F is that at y_K."""
 
@@ -39,10 +44,11 @@ def warp_grad() -> Hypergradient:
             (value, (after, metrics)), gradient = differentiate(at_y, state, k)
             return (after, jax.tree.map(jnp.add, total, gradient)), (value, metrics)
 
-        first = lower.at(point).init(point.y0), jax.tree.map(jnp.zeros_like, point)
+        nothing = jax.tree.map(_zeros_to_sum, point)
+        first = lower.at(point).init(point.y0), nothing
         (state, total), scores = lax.scan(body, first, jnp.arange(1, lower.num_steps + 1))
         value, metrics = jax.tree.map(lambda leaf: leaf[-1], scores)
-        mean = jax.tree.map(lambda leaf: leaf / lower.num_steps, total)
+        mean = jax.tree.map(lambda t, leaf: (t / lower.num_steps).astype(leaf.dtype), total, point)
         return HypergradientOutput(value, mean, state.y, metrics)
 
     def target(lower: LowerProblem, point: Point, key: Array):

@@ -38,7 +38,7 @@ def zeroth_order(*, radius: float = 0.01, num_directions: int = 10) -> Hypergrad
     Raises ValueError where radius is not positive and finite, or num_directions < 1; `check` does
     for a solver as lower optimizer where the lower steps see mini-batches.
     """
-    check.number("radius", radius)
+    radius = check.number("radius", radius)
     if not 0 < radius < math.inf:
         raise ValueError(f"radius={radius} must be positive and finite; choose radius=0.01")
     num_directions = check.whole_number("num_directions", num_directions, least=None)
