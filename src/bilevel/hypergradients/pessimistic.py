@@ -44,14 +44,14 @@ def pessimistic() -> Hypergradient:
             value = fixed.upper(lax.stop_gradient(state.y))[0]
             here = Worst(k, value, state.y)
             # A value that is no number stays, so that it is seen.
-            is_worse = (value > worst.value) | jnp.isnan(value)
+            is_worse = (k == 1) | (value > worst.value) | jnp.isnan(value)
             taken = jax.tree.map(lambda a, b: jnp.where(is_worse, a, b), here, worst)
             return (state, taken), None
 
         first = level.init(point.y0)
-        least = -jnp.inf * jnp.ones_like(jax.eval_shape(fixed.upper, point.y0)[0])
         steps = jnp.arange(1, lower.num_steps + 1)
-        start = (first, Worst(jnp.ones_like(steps[0]), least, first.y))
+        unknown = jnp.zeros_like(jax.eval_shape(fixed.upper, point.y0)[0])
+        start = (first, Worst(steps[0], unknown, first.y))  # the first step replaces it
         (state, worst), _ = lax.scan(body, start, steps)
         return worst, state.y
 
