@@ -171,3 +171,28 @@ def test_32_bits_stay_32_bits(name):
     )
     assert end.x.dtype == jnp.float32
     assert np.isfinite(end.x).all()
+
+
+# Types of the two leaves of x, and of y.
+TYPES = {
+    "x of two types": ("float32", "float64", "float64"),
+    "y of fewer bits": ("float64", "float64", "float32"),
+    "x of fewer bits": ("float32", "float32", "float64"),
+}
+TAKEN = ("rhg", "hoag", "darts", "sama", "pzobo", "f2sa", "pbgd", "bome", "bvfsm", "meha", "amigo")
+
+
+@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("types", TYPES)
+def test_x_and_y_of_other_types(types, name):
+    first, second, below = TYPES[types]
+    x = {"a": jnp.ones((), first), "b": jnp.ones(2, second)}
+    problem = bilevel.problem(
+        lambda x, y: 0.5 * jnp.sum((y - x["b"]) ** 2) + x["a"] * y[0],
+        lambda x, y: jnp.sum((y - 3) ** 2) + x["a"] ** 2 + jnp.sum(x["b"] ** 2),
+        upper_start=x,
+        lower_start=jnp.zeros(2, below),
+    )
+    method = getattr(of, name)(num_lower_steps=2)
+    end = bilevel.minimize(problem, method, optimizer=optax.sgd(0.01), num_iterations=2)
+    assert jax.tree.map(lambda leaf: str(leaf.dtype), end.x) == {"a": first, "b": second}

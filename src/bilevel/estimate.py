@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import problem_checks as check
+from bilevel.estimator import in_types_of
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
@@ -97,7 +98,8 @@ def first_estimate(
     params = lower.dynamics.init_params(lower.num_steps, start)
     bound, estimator = lower._replace(task=task), method.hypergradient
     point = Point(context, params, start)
-    output = estimator.estimate(bound, point, estimator.init(bound, start), own_key)
+    carry = estimator.init(bound, start)
+    output = in_types_of(point, estimator.estimate(bound, point, carry, own_key))
     gradient = pull_context(output.gradient.context)[0]
     if y0 is None:
         through_start = pull_start(output.gradient.y0)[0]

@@ -153,6 +153,12 @@ class Hypergradient(NamedTuple):
     solution: Callable[[LowerProblem, Point, Tree], Tree] = _as_it_is
 
 
+def in_types_of(point: Point, output: HypergradientOutput) -> HypergradientOutput:
+    """The same with a gradient of the point's float types: products may have widened it."""
+    gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), output.gradient, point)
+    return output._replace(gradient=gradient)
+
+
 def by_reverse_mode(
     score: Callable[[Point], tuple[Array, tuple[Tree, Metrics]]], point: Point
 ) -> HypergradientOutput:

@@ -26,7 +26,7 @@ from jax import lax
 from bilevel.algorithm import Algorithm, AlgorithmState
 from bilevel.averaging import first_start, last_of, next_start
 from bilevel.batching import Shares, batched
-from bilevel.estimator import Hypergradient
+from bilevel.estimator import Hypergradient, in_types_of
 from bilevel.lower_level import LowerDynamics, LowerProblem, Point, trajectory
 from bilevel.step_types import DynamicsParams
 from bilevel.types import Array, BilevelProblem, Metrics, Tree
@@ -126,7 +126,8 @@ def hypergradient_descent(
 
         def estimate(carry: Tree, context: Tree, task: Tree, y0: Tree, key: Array):
             point = Point(context, dynamics_params, y0)
-            return hypergradient.estimate(lower._replace(task=task), point, carry, key)
+            output = hypergradient.estimate(lower._replace(task=task), point, carry, key)
+            return in_types_of(point, output)
 
         output = batched(estimate, size, (0, 0, 0, start_axis, 0))(
             group.carry, context, group.tasks, y0, own_keys

@@ -52,6 +52,7 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
         wanted = share - optax.tree.vdot(of_upper, free) / jnp.where(size > 0, size, 1)
         weight = jnp.where(size > 0, jnp.maximum(wanted, 0), 0)
         of_context, of_y = jax.tree.map(lambda a, b: a + weight * b, of_upper, of_gap)
+        of_y = jax.tree.map(lambda d, y: d.astype(y.dtype), of_y, point.y0)
         level = lower.at(point)
         y = level.move(of_y, level.init(point.y0), 1).y
         shown = {"penalty_weight": weight, "value_gap": gap}
