@@ -54,7 +54,8 @@ def multi_step(*, last_weight: float | None = None) -> Hypergradient:
     return Hypergradient(
         "multi_step",
         estimate,
-        "g = d sum_k w_k F(x, y_k(x)) / dx, reverse mode through all K steps",
+        "g = d sum_k w_k F(x, y_k(x)) / dx, reverse mode through all K steps, "
+        + ("w_k = 1/K" if last_weight is None else f"w_K = {last_weight:g}, the others alike"),
         Target(
             "sum_k w_k F(x, y_k(x))",
             lambda lower, point, key: lambda moved: score(lower, moved)[0],
