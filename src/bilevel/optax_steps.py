@@ -18,17 +18,18 @@ from bilevel.types import Index, Tree
 def from_optax(
     transformation: optax.GradientTransformation, *, rests: bool = False
 ) -> LowerOptimizer:
-    """Lower steps by an optimizer of optax, such as optax.rmsprop(0.1): its step size is its own.
+    """Lower steps by an optimizer of optax, such as optax.adagrad(0.1): its step size is its own.
 
     rests: whether y stays where d is 0, as without weight decay or noise; implicit estimators need
     it, and are refused otherwise. Nothing of it is learned; `sgd` and others here have `learn`.
 
-    Where d may be exactly 0 the derivative of a root is no number: `adam` and `adamw` here have
-    their eps inside it, as optax.adam(0.1, eps_root=1e-16) has.
+    Through K steps near a solution a derivative may be huge, or no number, where entries of d are
+    divided by their own size (adam, rmsprop): give those an eps near the size of d, inside the root
+    (optax.adam(0.1, eps_root=1e-6)).
 
     Raises TypeError where it is none, or needs more than gradients (polyak_sgd, lbfgs).
     """
-    check.kind("transformation", transformation, optax.GradientTransformation, "optax.rmsprop(0.1)")
+    check.kind("transformation", transformation, optax.GradientTransformation, "optax.adagrad(0.1)")
     check.kind("rests", rests, bool, "rests=True")
     _refuse_what_needs_values(transformation)
 
@@ -69,6 +70,6 @@ def _refuse_what_needs_values(transformation: optax.GradientTransformation) -> N
             return  # made for a y of another form, which is seen when it meets one
         raise TypeError(
             f"this optimizer of optax needs more than gradients: {error}; choose one of gradients "
-            "alone, such as optax.rmsprop(0.1), or, for a line search, "
+            "alone, such as optax.adagrad(0.1), or, for a line search, "
             "bilevel.lower_solvers.lbfgs()"
         ) from error
