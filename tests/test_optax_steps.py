@@ -119,3 +119,12 @@ def test_what_is_no_optimizer_of_gradients(what, message):
 def test_a_step_size_beside_it():
     with pytest.raises(ValueError, match=r"step_size=0.1 is given beside lower_optimizer"):
         bilevel.methods.rhg(lower_optimizer=optax.adam(0.1), step_size=0.1)
+
+
+def test_a_huge_derivative_is_said_to_be_one():
+    solved = bilevel.problem(
+        lambda x, y: (y - x) ** 2, lambda x, y: (y - 1) ** 2, upper_start=0.0, lower_start=0.0
+    )
+    method = bilevel.methods.rhg(lower_optimizer=optax.rmsprop(0.05), num_lower_steps=300)
+    with pytest.raises(FloatingPointError, match=r"hypergradient_norm became .*eps=0.1"):
+        bilevel.minimize(solved, method, optimizer=optax.sgd(0.05), num_iterations=2)

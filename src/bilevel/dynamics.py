@@ -73,6 +73,7 @@ def compose(aggregation: Aggregation, optimizer: LowerOptimizer) -> LowerDynamic
         no_derivative=optimizer.no_derivative,
         reads_objective=optimizer.reads_objective,
         tolerance=optimizer.tolerance,
+        rescales=optimizer.rescales,
     )
 
 

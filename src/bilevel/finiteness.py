@@ -65,6 +65,20 @@ def runaway(limits: Collection[str], metrics: Mapping[str, float]) -> str:
     )
 
 
+def steep(name: str, rescales: bool) -> str:
+    """What else may be the cause where lower steps divide d by its own size; "" elsewhere.
+
+    name: of the first number that is none.
+    """
+    if name != "hypergradient_norm" or not rescales:
+        return ""
+    return (
+        ". The lower optimizer divides d by its own size, as Adam does: where d is 0, that has the "
+        "derivative step_size / eps in each step; choose an eps near step_size times the curvature "
+        "of f (lower_optimizer.eps=0.1), or sgd"
+    )
+
+
 def _where(name: str, tree: Tree) -> str | None:
     """Which leaf holds a value that is not finite, and which value."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

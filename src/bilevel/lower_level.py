@@ -106,7 +106,7 @@ class LowerDynamics(NamedTuple):
     project                                 of dynamics_params into their bounds
     projection                              P where the steps end in a projection, or None
     descends                                the objectives that have a weight in the first step
-    never_rests, no_derivative, reads_objective, tolerance   as in LowerOptimizer
+    never_rests, no_derivative, reads_objective, tolerance, rescales   as in LowerOptimizer
     sees_upper                              as in Aggregation
     """
 
@@ -121,6 +121,7 @@ class LowerDynamics(NamedTuple):
     no_derivative: Reason | None = None
     reads_objective: Reason | None = None
     tolerance: float | None = None
+    rescales: bool = False
 
 
 class LowerProblem(NamedTuple):

@@ -20,7 +20,7 @@ from bilevel.constraints import unmet
 from bilevel.dynamics import for_testing
 from bilevel.estimate import suited_lower_problem
 from bilevel.estimator import Limit
-from bilevel.finiteness import not_finite_at_start, runaway
+from bilevel.finiteness import not_finite_at_start, runaway, steep
 from bilevel.long_steps import too_long
 from bilevel.methods import Method
 from bilevel.own_problem import Problem
@@ -208,7 +208,7 @@ def minimize(
     key = jax.random.key(seed)
     state, columns = run(key)
     history = {name: np.asarray(column) for name, column in columns.items()}
-    failure = _failure(history, method.hypergradient.limits)
+    failure = _failure(history, method.hypergradient.limits, method.lower_optimizer.rescales)
     if failure is not None:
         cause = not_finite_at_start(problem.problem, problem.source, seed)
         what, why = failure
@@ -248,7 +248,7 @@ def minimize(
 
 
 def _failure(
-    history: Mapping[str, np.ndarray], limits: Mapping[str, Limit]
+    history: Mapping[str, np.ndarray], limits: Mapping[str, Limit], rescales: bool
 ) -> tuple[str, str] | None:
     """What went wrong at the first iteration with a number that is none, or too large; and why."""
     ordered = OF_LEVELS
@@ -268,6 +268,7 @@ def _failure(
             if not rows.size or rows[0] != first:
                 continue
             why = "smaller steps, below or above, are the usual remedy"
+            why += steep(name, rescales)
             why += runaway(limits, {key: column[int(first)] for key, column in history.items()})
             if found is over:
                 why = f"{limits[name].meaning}. {limits[name].remedy}"

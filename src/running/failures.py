@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bilevel.estimator import Limit
-from bilevel.finiteness import not_finite_at_start, runaway
+from bilevel.finiteness import not_finite_at_start, runaway, steep
 from bilevel.types import Tree
 from src.running.run_folder import Run
 from src.running.snapshot import Progress
@@ -34,9 +34,15 @@ class Failure(NamedTuple):
 
 
 def in_rows(
-    pending: Sequence[Mapping[str, Sequence[float]]], stop: int, limits: Mapping[str, Limit]
+    pending: Sequence[Mapping[str, Sequence[float]]],
+    stop: int,
+    limits: Mapping[str, Limit],
+    rescales: bool,
 ) -> list[Failure | None]:
-    """Of each seed the first metric past a limit, or not finite, in iterations up to `stop`."""
+    """Of each seed the first metric past a limit, or not finite, in iterations up to `stop`.
+
+    rescales: as of a lower optimizer
+    """
     first = stop - len(pending) + 1
 
     def of_seed(i: int) -> Failure | None:
@@ -51,7 +57,8 @@ def in_rows(
             for name in ordered:
                 if not math.isfinite(row[name]):
                     failure = _not_finite(f"train/{name}", row[name], step)
-                    return failure._replace(remedy=failure.remedy + runaway(limits, row))
+                    more = steep(name, rescales) + runaway(limits, row)
+                    return failure._replace(remedy=failure.remedy + more)
         return None
 
     return [of_seed(i) for i in range(len(pending[0]["upper_loss"]))]

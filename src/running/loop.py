@@ -109,7 +109,8 @@ def train(
             )
         compiles = False
         limits = experiment.hypergradient.limits
-        progress = leave_out(run, progress, in_rows(progress.pending, stop, limits))
+        found = in_rows(progress.pending, stop, limits, experiment.dynamics.rescales)
+        progress = leave_out(run, progress, found)
         if step == 0:  # `best` is still the first state
             warn_of_standstill(run, rows[0], stop, best.variables, state.variables)
         loss, _ = across(np.array(rows[-1]["upper_loss"]), progress.alive())
