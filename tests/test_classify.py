@@ -101,6 +101,16 @@ def test_a_learned_start_takes_its_own_number_of_classes(maml):
             classify(stored, support[:3], labels[:3], support[:1])
 
 
+def test_of_one_query_less_its_own_mean_nothing_is_left(omniglot_folder, tmp_path):
+    few_shot_run(omniglot_folder, tmp_path, "method=rhg", "model.centre=true")
+    images, labels = some_images(3, 1)
+    with stored_run(tmp_path) as stored:
+        answers = classify(stored, images, labels, images[:2]).query
+        assert np.abs(answers[0] - answers[1]).max() > 1e-6
+        with pytest.raises(UserError, match="query: one image alone"):
+            classify(stored, images, labels, images[:1])
+
+
 @pytest.mark.slow
 def test_one_query_stands_alone_with_support(omniglot_folder, tmp_path):
     images, labels = some_images(3, 2)

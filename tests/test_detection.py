@@ -93,3 +93,15 @@ def test_the_ceiling_is_the_f1_of_who_knows_the_labels():
         metrics.f1_score(np.asarray(drawn), np.asarray(wrong))
     )
     assert float(found["detection_f1_ceiling"]) == pytest.approx(2 * 0.9 / 1.9)
+
+
+@pytest.mark.parametrize(("drawn", "wrong"), [(60, 30), (80, 40), (95, 85), (50, 45), (1, 1)])
+def test_no_detector_that_knows_the_wrong_labels_is_above_the_ceiling(drawn, wrong):
+    """Among 100: the wrong ones and any number of the others, those that were drawn first."""
+    of_drawn, of_wrong = jnp.arange(100) < drawn, jnp.arange(100) < wrong
+    best = max(
+        metrics.f1_score(np.asarray(of_drawn), np.arange(100) < wrong + others_right)
+        for others_right in (0, 100 - wrong)
+    )
+    found = float(ceiling(of_drawn, of_wrong)["detection_f1_ceiling"])
+    assert found == pytest.approx(best)

@@ -263,3 +263,12 @@ def test_rows_in_place_of_images_stay_as_they_are(streamed):
     assert rows.shape == (6, 64)
     there = data.images[data.splits["train"]].reshape(-1, 64).astype(np.float32)
     assert all((there == row).all(axis=1).any() for row in rows)
+
+
+def test_the_seed_shares_out_data_of_another_form():
+    data = digits(**DIGITS)
+    shares = [
+        [convert(data, ImageClasses, split_seed=seed).splits["test"].tolist()] for seed in (0, 0, 1)
+    ]
+    assert shares[0] == shares[1] != shares[2]
+    assert convert(data, ImageClasses).splits["test"].tolist() == shares[0][0]

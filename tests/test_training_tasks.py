@@ -11,7 +11,7 @@ from src.running.evaluation import make_evaluate
 from src.running.run import run
 from src.settings.build import build
 from src.settings.errors import UserError
-from tests.conftest import QUIET, config_of, linear_few_shot
+from tests.conftest import QUIET, config_of, linear_few_shot, small_few_shot
 
 KEY = jax.random.key(0)
 WAYS = "problem.ways=2"
@@ -76,7 +76,7 @@ def test_a_class_that_is_not_there_has_no_part_in_any_derivative():
     logits = jnp.array([[0.3, -0.2, 5.0], [1.0, 2.0, -7.0], [0.0, 0.5, 100.0]])
 
     def wide(scores):
-        return cross_entropy(of_its_classes(scores, labels), labels)
+        return cross_entropy(of_its_classes(scores, jnp.arange(3) < 2), labels)
 
     def narrow(scores):
         return cross_entropy(scores[:, :2], labels)
@@ -88,6 +88,40 @@ def test_a_class_that_is_not_there_has_no_part_in_any_derivative():
         lambda f: jax.grad(lambda z: jnp.sum(jax.grad(f)(z) ** 2)),
     ):
         np.testing.assert_allclose(derivative(wide)(logits), derivative(narrow)(logits), atol=1e-14)
+
+
+@pytest.mark.parametrize("options", [["method=mt_net"], ["method=maml", "problem.lower_l2=0.1"]])
+def test_what_is_no_class_of_a_task_has_no_part_in_f_and_F(options, omniglot_folder):
+    """A layer behind the head (T) does not mix its columns in; a penalty does not count them."""
+
+    def narrow(leaf):
+        return leaf[..., :2] if leaf.shape[-1] == 3 else leaf
+
+    found = []
+    for more in (["problem.ways=3", "problem.train_ways=2"], ["problem.ways=2"]):
+        small = [*small_few_shot(omniglot_folder), "dtype=float64"]
+        experiment = build(config_of(*small, *options, *more))
+        problem, task = experiment.problem, task_of(experiment, "train")
+        if not found:
+            x = problem.init_upper(KEY)
+            leaves, structure = jax.tree.flatten(x)
+            keys = jax.random.split(KEY, len(leaves))
+            noise = [0.3 * jax.random.normal(*of) for of in zip(keys, map(jnp.shape, leaves))]  # noqa: B905
+            x = jax.tree.unflatten(structure, map(jnp.add, leaves, noise))
+            y = problem.init_lower(KEY, x)
+        else:
+            x = {**x, "head": jax.tree.map(narrow, x["head"])}
+            if "transform" in x:
+                x["transform"] = x["transform"][:2, :2]
+            y = {**y, "head": jax.tree.map(narrow, y["head"])}
+        context = problem.prepare(x, task)
+        found.append(
+            [
+                problem.lower_objective(context, task, y),
+                problem.upper_objective(context, task, y)[0],
+            ]
+        )
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
 
 
 def test_tests_take_their_own_steps(omniglot_folder):

@@ -35,8 +35,6 @@ def episodes(
     for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    if ways < 2:
-        raise ValueError(f"ways={ways}: one class leaves nothing to tell apart; choose ways=5")
     numbers = [len(indices) for indices in classes.splits.values()]
     smallest = min(numbers)
     if smallest < 2:
@@ -44,6 +42,10 @@ def episodes(
             f"ways={ways}: the data has {sum(numbers)} classes ({', '.join(map(str, numbers))} for "
             f"{', '.join(classes.splits)}), but a task tells classes of one split apart, so each "
             "split needs two at least; choose data with more classes, or problem=hyper_cleaning"
+        )
+    if ways < 2:
+        raise ValueError(
+            f"ways={ways}: one class leaves nothing to tell apart; choose ways={min(5, smallest)}"
         )
     if ways > smallest:
         raise ValueError(

@@ -17,7 +17,7 @@ def is_form(kind: Any) -> bool:
     return set(get_args(kind) or (kind,)) <= set(get_args(Form))
 
 
-def convert(data: Form, needed: type) -> Any:
+def convert(data: Form, needed: type, split_seed: int = 0) -> Any:
     """The data in the form that is needed, `data` itself where it has it.
 
     ImageClasses: of labelled data all samples together, the classes shared out 40 : 30 : 30; of
@@ -30,15 +30,15 @@ def convert(data: Form, needed: type) -> Any:
     if isinstance(data, needed):
         return data
     if needed is ImageClasses:
-        return by_classes(_pooled(data))
+        return by_classes(_pooled(data, split_seed))
     if isinstance(data, Table):
         return _rows_with_labels(data)
     if not isinstance(data, LabelledImages):
-        data = within_classes(_pooled(data))
+        data = within_classes(_pooled(data, split_seed))
     return data if needed is LabelledImages else _table_of_pixels(data)
 
 
-def _pooled(data: Form) -> Pool:
+def _pooled(data: Form, split_seed: int) -> Pool:
     """All samples of the data, whatever split of a part of the files they were in."""
     if isinstance(data, Pool):
         return data
@@ -47,7 +47,9 @@ def _pooled(data: Form) -> Pool:
         counts = np.full(number, most) if data.counts is None else data.counts
         there = np.arange(most) < counts[:, None]
         labels = np.repeat(np.arange(number, dtype=np.int32), counts)
-        return Pool(data.images[there], labels, data.names, streamed=data.streamed)
+        return Pool(
+            data.images[there], labels, data.names, split_seed=split_seed, streamed=data.streamed
+        )
     standardise, serves, scaling = False, (SPLITS,), None
     if isinstance(data, Table):
         standardise, serves, scaling = data.standardised, data.serves, data.scaling
@@ -59,7 +61,10 @@ def _pooled(data: Form) -> Pool:
     part_of = {split: part for part, splits in enumerate(serves) for split in splits}
     parts = np.repeat([part_of[s] for s in SPLITS], [len(data.labels[s]) for s in SPLITS])
     return Pool(
-        inputs, labels, names, serves, parts, origins, standardise=standardise, scaling=scaling
+        *(inputs, labels, names, serves, parts, origins),
+        split_seed=split_seed,
+        standardise=standardise,
+        scaling=scaling,
     )
 
 

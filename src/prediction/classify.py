@@ -245,7 +245,9 @@ def _refuse_lone_query(model: Model, query: np.ndarray) -> None:
     images = jnp.asarray(query)
     _, statistics = model.measure(model.init(jax.random.key(0), images), images)
     for path, leaf in jax.tree_util.tree_leaves_with_path(statistics):
-        if path[-1].key == "batch_norm_variance" and not leaf.any():
+        name = path[-1].key
+        centred = name == "feature_mean" and len(query) == 1
+        if centred or (name == "batch_norm_variance" and not leaf.any()):
             raise UserError(
                 "query: one image alone, and model.batch_norm=batch takes its statistics of the "
                 "queries: nothing of this image would be left; give two or more, or a run with "

@@ -13,6 +13,7 @@ from src.models.model import Model
 from src.running.evaluation import scored_split
 from src.running.run_folder import Run
 from src.running.stored_run import steps_to_take, stored_state
+from src.settings.build import split_seed_of
 from src.settings.checked import check_config, named_seeds
 from src.settings.config import call
 from src.settings.errors import UserError
@@ -69,8 +70,9 @@ def read_again(run: Run, needed: type) -> Any:
 
     As it is where it has no form that can be converted (the rows of `ridge`).
     """
-    data = call(check_config(run.config).node("data"))
-    return convert(data, needed) if isinstance(data, Form) else data
+    node = check_config(run.config).node("data")
+    data = call(node)
+    return convert(data, needed, split_seed_of(node)) if isinstance(data, Form) else data
 
 
 def solved(run: Run, state: Trained, num_lower_steps: int | None = None) -> Solved:

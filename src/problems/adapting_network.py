@@ -25,7 +25,7 @@ Statistics follow from x, y and the data, and are differentiated like all else.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,19 @@ class Roles(NamedTuple):
     learn_start: bool | Literal["network"]
 
 
+class Outputs(Protocol):
+    def __call__(
+        self,
+        context: Tree,
+        y: Tree,
+        part: str,
+        inputs: dict[str, Array],
+        there: Array | None = None,
+    ) -> Array:
+        """(n, outputs) of one part; where `there` (outputs,) is false an output counts as 0."""
+        ...
+
+
 class AdaptingNetwork(NamedTuple):
     """init_upper(key) -> x, init_lower(key, x) -> y0, and the outputs in two stages.
 
@@ -62,7 +75,7 @@ class AdaptingNetwork(NamedTuple):
     init_upper: InitUpper
     init_lower: InitLower
     prepare: Callable[[Tree, dict[str, Array]], Tree]
-    outputs: Callable[[Tree, Tree, str, dict[str, Array]], Array]
+    outputs: Outputs
     formula: str
 
 
@@ -150,7 +163,9 @@ def adapting_network(
             {"network": split(x["network"], model.fixed)[0], "head": head} if everything else head
         )
 
-    def outputs(context: Tree, y: Tree, part: str, inputs: dict[str, Array]) -> Array:
+    def outputs(
+        context: Tree, y: Tree, part: str, inputs: dict[str, Array], there: Array | None = None
+    ) -> Array:
         if everything:
             network = merge(y["network"], context.get("fixed", {}))
             statistics = context.get("statistics", {})
@@ -159,6 +174,8 @@ def adapting_network(
         else:
             features, head = context[part], y
         found = features @ head["weights"] + head["bias"][None]
+        if there is not None:  # or T would mix into the others what is no class of the task
+            found = jnp.where(there, found, 0)
         return found @ context["transform"] if transformed else found
 
     read = "y" if everything else "x"

@@ -87,13 +87,21 @@ def few_shot(
         return network.prepare(x, images_of(task))
 
     def logits(context: Tree, task: Tree, y: Tree, part: str) -> Array:
-        outputs = network.outputs(context, y, part, images_of(task))
-        return outputs if one_width else of_its_classes(outputs, task["support"]["labels"])
+        if one_width:
+            return network.outputs(context, y, part, images_of(task))
+        there = classes_of(task)
+        outputs = network.outputs(context, y, part, images_of(task), there)
+        return of_its_classes(outputs, there)
+
+    def classes_of(task: Tree) -> Array:
+        """(width,): whether the task has this class. The labels are 0..ways - 1."""
+        return jnp.arange(width) <= task["support"]["labels"].max()
 
     def lower_objective(context: Tree, task: Tree, y: Tree) -> Array:
         value = cross_entropy(logits(context, task, y, "support"), task["support"]["labels"])
         if lower_l2:
-            value += 0.5 * lower_l2 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(y))
+            of_its_own = y if one_width else without_classes(y, classes_of(task))
+            value += 0.5 * lower_l2 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(of_its_own))
         return value
 
     def upper_objective(context: Tree, task: Tree, y: Tree) -> tuple[Array, Metrics]:
@@ -160,13 +168,19 @@ def training_sample(data: ImageClasses, size: int) -> np.ndarray:
     return data.images[owners[chosen], places[chosen]]
 
 
-def of_its_classes(logits: Array, support_labels: Array) -> Array:
-    """Logits, ABSENT for a class that the support set has no label of: the softmax gives it 0.
+def of_its_classes(logits: Array, there: Array) -> Array:
+    """Logits (n, width), ABSENT for a class that is not there: the softmax gives it 0.
 
-    Its column of the head then has no gradient. logits (n, width), labels 0..ways - 1.
+    Its column of the head then has no gradient.
     """
-    there = jnp.arange(logits.shape[-1]) <= support_labels.max()
     return jnp.where(there, logits, ABSENT)
+
+
+def without_classes(y: Tree, there: Array) -> Tree:
+    """y with 0 in the columns of its head for which the task has no class."""
+    if "network" in y:
+        return {**y, "head": without_classes(y["head"], there)}
+    return jax.tree.map(lambda leaf: jnp.where(there, leaf, 0), y)
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:

@@ -45,7 +45,8 @@ def ridge(
     if initial_log_penalty > max_log_penalty:
         raise ValueError(
             f"initial_log_penalty={initial_log_penalty} is above "
-            f"max_log_penalty={max_log_penalty}; choose for example initial_log_penalty=-2.0"
+            f"max_log_penalty={max_log_penalty}; choose for example "
+            f"initial_log_penalty={min(-2.0, max_log_penalty)}"
         )
     num_features = data.inputs["train"].shape[1]
     shape = () if penalty == "scalar" else (num_features,)

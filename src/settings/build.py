@@ -300,7 +300,7 @@ def _data_and_model(
         needed = get_type_hints(problem.factory)[name]
         if is_form(needed):
             with about(chosen):
-                pieces[name] = convert(pieces[name], needed)
+                pieces[name] = convert(pieces[name], needed, split_seed_of(chosen))
             said = remarks(pieces[name], settings.dtype)
             for remark in (*said, *about_noise(pieces[name], chosen.factory, problem.options)):
                 print(f"warning: data: {remark}", file=sys.stderr)
@@ -313,6 +313,14 @@ def _data_and_model(
         )
     pieces["model"] = in_precision(pieces["model"], settings.feature_dtype)
     return pieces, file_data
+
+
+def split_seed_of(node: Node) -> int:
+    """What shares out data that a problem needs in another form: the seed of its own split, if any.
+
+    null, the order of the file, is one of the samples, not of classes.
+    """
+    return node.options.get("split_seed") or 0
 
 
 def loaded(node: Node) -> tuple[Any, FileData | None]:
