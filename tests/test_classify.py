@@ -102,7 +102,8 @@ def test_a_learned_start_takes_its_own_number_of_classes(maml):
 
 
 def test_of_one_query_less_its_own_mean_nothing_is_left(omniglot_folder, tmp_path):
-    few_shot_run(omniglot_folder, tmp_path, "method=rhg", "model.centre=true")
+    centred = (*SHORT, "method=rhg", "model.centre=true")
+    run(config_of(*small_few_shot(omniglot_folder), *centred), tmp_path)
     images, labels = some_images(3, 1)
     with stored_run(tmp_path) as stored:
         answers = classify(stored, images, labels, images[:2]).query
