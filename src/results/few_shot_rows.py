@@ -163,6 +163,15 @@ OF_OTHER_CHOICES = (
     ),
     _cosine(
         "maml",
+        "F of every lower step; K = 5, lower step 0.4, 4 tasks, 5 queries per class in training; "
+        "the head starts from zeros",
+        *("lower_optimizer.step_size=0.4", "meta_batch_size=4", *SELDOM, *ZERO_HEAD),
+        "hypergradient=multi_step",
+        part="-k-5-zero-head-every-step",
+        cell=(20, 1),
+    ),
+    _cosine(
+        "maml",
         "K = 5, lower step 0.2, 4 tasks, 5 queries per class in training; the head starts from "
         "zeros",
         *("lower_optimizer.step_size=0.2", "meta_batch_size=4", *SELDOM, *ZERO_HEAD),

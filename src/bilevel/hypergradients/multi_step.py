@@ -6,10 +6,10 @@ multi-step loss optimization. Their weights change with the training; here they 
     g = d/dx sum over k = 1..K of w_k F(x, y_k(x))
     w_K = last_weight (None: 1/K),   w_1 = ... = w_{K-1} = (1 - w_K) / (K - 1)
 
-Time: that of `unrolled`, and F in each of the K steps, three times. Memory: up to twice that
-of `unrolled`. Valid whenever the steps, and F at each y_k, are differentiable. It rewards an x from
-which every step is good: made for a learned start and few steps. Of F(x, y*(x)) it is no estimate, as first steps count
-as much as the last one.
+Time: that of `unrolled`, and F in each of the K steps, three times. Memory: up to twice that of
+`unrolled`. Valid whenever the steps, and F at each y_k, are differentiable. It rewards an x from
+which every step is good: made for a learned start and few steps. Of F(x, y*(x)) it is no estimate,
+as first steps count as much as the last one.
 """
 
 import jax
