@@ -167,10 +167,13 @@ def blocks(name, language):
 
 def test_the_recipes_of_a_method_and_of_a_data_set_work(tmp_path, monkeypatch):
     method, data = blocks("extend", "yaml")
-    in_python, loader = blocks("extend", "python")
+    in_python, own_choices, loader = blocks("extend", "python")
     namespace: dict = {}
     exec(in_python, namespace)
     assert namespace["mine"].hypergradient.name == "one_step"
+    exec(own_choices, namespace)
+    assert "by the function <lambda>" in namespace["mine"].aggregation.formula
+    assert "optax" in namespace["mine"].lower_optimizer.formula
     module = types.ModuleType("src.data.mine")
     exec(loader, module.__dict__)
     module.rings.__module__ = "src.data.mine"
