@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import optax
 from optax import projections
 
 from bilevel import option_checks as check
@@ -56,6 +57,5 @@ def projection_onto(
 
 def _onto_simplex(y: Tree, radius: float) -> Tree:
     # optax computes in jax's own width of floats, and its derivative is right for such a y alone.
-    own = jax.tree.map(lambda leaf: leaf.astype(jnp.zeros(()).dtype), y)
-    moved = projections.projection_simplex(own, radius)
-    return jax.tree.map(lambda a, leaf: a.astype(leaf.dtype), moved, y)
+    own = optax.tree.cast(y, jnp.zeros(()).dtype)
+    return optax.tree.cast_like(projections.projection_simplex(own, radius), y)

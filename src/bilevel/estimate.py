@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from bilevel import problem_checks as check
 from bilevel.estimator import in_types_of
@@ -94,7 +95,7 @@ def first_estimate(
         check.floats("y0", y0)
         check.same_form("y0", y0, "lower_start", start)
         # Of the types of the problem's start, which f and F were checked with.
-        start = jax.tree.map(lambda own, given: given.astype(own.dtype), start, y0)
+        start = optax.tree.cast_like(y0, start)
     params = lower.dynamics.init_params(lower.num_steps, start)
     bound, estimator = lower._replace(task=task), method.hypergradient
     point = Point(context, params, start)
@@ -138,7 +139,7 @@ def value_function(
 
     def backwards(gradient: Tree, cotangent: Array) -> tuple[Tree]:
         # Of the type of x, whatever that of F.
-        return (jax.tree.map(lambda leaf: (cotangent * leaf).astype(leaf.dtype), gradient),)
+        return (optax.tree.cast_like(optax.tree.scale(cotangent, gradient), gradient),)
 
     phi.defvjp(forwards, backwards)
     return phi
@@ -147,11 +148,11 @@ def value_function(
 def _refuse_alone(method: Method) -> None:
     """Raises ValueError for a method whose estimate gets near the gradient by many iterations."""
     estimator = method.hypergradient if isinstance(method, Method) else None
-    if estimator is None:
+    if estimator is None or not estimator.follows:
         return
-    follows_system = estimator.follows and estimator.needs_stationarity
-    if follows_system or estimator.one_step_of_y(method.num_lower_steps):
-        system = " and the linear system" if follows_system else ""
+    has_system = estimator.needs_stationarity
+    if has_system or estimator.steps_of_y(method.num_lower_steps) == 1:
+        system = " and the linear system" if has_system else ""
         raise ValueError(
             f"{method.name} goes on from the y{system} of the iteration before: the "
             "estimate of a first iteration is far from the gradient, and may be dF/dx alone; "

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+import optax
 
 from bilevel.lower_level import LowerProblem, Point
 from bilevel.types import Array, Metrics, Tree
@@ -77,9 +78,8 @@ def _no_carry(lower: LowerProblem, y0: Tree) -> Tree:
     return ()
 
 
-def _never(num_steps: int) -> bool:
-    del num_steps
-    return False
+def _all_steps(num_steps: int) -> int:
+    return num_steps
 
 
 def _no_steps(num_steps: int) -> int:
@@ -114,8 +114,7 @@ class Hypergradient(NamedTuple):
                          task persists, lower_start=warm is a part of it
     on_rows              whether all that it computes is of mini-batches where there are some: what
                          is logged of the training is then of such rows, too, not of all
-    one_step_of_y(K)     whether y makes one step in an iteration, so that the estimate of the first
-                         one is far from the gradient
+    steps_of_y(K)        how many lower steps y takes in an iteration
     own_directions       whether it moves y along directions of its own, not along d_k
     direction_alone      whether it takes a lower step for a function of d_k alone
     dropped_steps(K)     how many first steps no gradient reaches
@@ -140,7 +139,7 @@ class Hypergradient(NamedTuple):
     needs_stationarity: bool = False
     follows: bool = False
     on_rows: bool = False
-    one_step_of_y: Callable[[int], bool] = _never
+    steps_of_y: Callable[[int], int] = _all_steps
     own_directions: bool = False
     direction_alone: bool = False
     dropped_steps: Callable[[int], int] = _no_steps
@@ -155,8 +154,7 @@ class Hypergradient(NamedTuple):
 
 def in_types_of(point: Point, output: HypergradientOutput) -> HypergradientOutput:
     """The same with a gradient of the point's float types: products may have widened it."""
-    gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), output.gradient, point)
-    return output._replace(gradient=gradient)
+    return output._replace(gradient=optax.tree.cast_like(output.gradient, point))
 
 
 def by_reverse_mode(

@@ -132,13 +132,12 @@ def means(features: Array, shares: Array) -> Array:
 
     A class without any share is at infinity, so that it is nowhere the nearest.
     """
-    total = shares.sum(0)[:, None]
-    return jnp.where(total > 0, shares.T @ features / jnp.where(total > 0, total, 1.0), jnp.inf)
+    return _of_sums(shares.T @ features, shares.sum(0)[:, None])
 
 
 def nearest(features: Array, centres: Array) -> Array:
     """(n, classes): minus the squared distances of features (n, d) to centres (classes, d)."""
-    return -((features[:, None] - centres[None]) ** 2).sum(-1)
+    return _nearness(features, centres[None])
 
 
 def nearest_of_others(features: Array, members: Array) -> Array:
@@ -150,8 +149,17 @@ def nearest_of_others(features: Array, members: Array) -> Array:
     own = members[:, :, None]
     counts = members.sum(0)[None, :, None] - own
     sums = (members.T @ features)[None] - own * features[:, None]
-    centres = jnp.where(counts > 0, sums / jnp.where(counts > 0, counts, 1.0), jnp.inf)
+    return _nearness(features, _of_sums(sums, counts))
+
+
+def _nearness(features: Array, centres: Array) -> Array:
+    """As `nearest`; centres (n or 1, classes, d)."""
     return -((features[:, None] - centres) ** 2).sum(-1)
+
+
+def _of_sums(sums: Array, counts: Array) -> Array:
+    """Means; infinite where nothing was counted."""
+    return jnp.where(counts > 0, sums / jnp.where(counts > 0, counts, 1.0), jnp.inf)
 
 
 def table(found: Mapping[str, Scores]) -> list[str]:

@@ -52,9 +52,8 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
         wanted = share - optax.tree.vdot(of_upper, free) / jnp.where(size > 0, size, 1)
         weight = jnp.where(size > 0, jnp.maximum(wanted, 0), 0)
         of_context, of_y = jax.tree.map(lambda a, b: a + weight * b, of_upper, of_gap)
-        of_y = jax.tree.map(lambda d, y: d.astype(y.dtype), of_y, point.y0)
         level = lower.at(point)
-        y = level.move(of_y, level.init(point.y0), 1).y
+        y = level.move(optax.tree.cast_like(of_y, point.y0), level.init(point.y0), 1).y
         shown = {"penalty_weight": weight, "value_gap": gap}
         return output_of(lower, point, y, of_context, shown)
 
@@ -68,7 +67,7 @@ def dynamic_barrier(*, share: float = 0.5) -> Hypergradient:
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
-        one_step_of_y=lambda num_steps: True,
+        steps_of_y=lambda num_steps: 1,
         own_directions=True,
         check=refuse_memory,
         certified_with={"share": (0.5, 20.0)},

@@ -72,7 +72,6 @@ def gradient_penalty(*, weight: float = 10.0, power: float = 0.0) -> Hypergradie
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
-        one_step_of_y=lambda num_steps: num_steps == 1,
         own_directions=True,
         init=counted,
         limits={"penalty_weight": WEIGHT_LIMIT},

@@ -211,7 +211,6 @@ def lv_hba(
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
-        one_step_of_y=lambda num_steps: num_steps == 1,
         own_directions=True,
         init=first,
         check=_check,

@@ -88,7 +88,6 @@ def moreau_envelope(
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
-        one_step_of_y=lambda num_steps: num_steps == 1,
         own_directions=True,
         init=first,
         limits={"penalty_weight": WEIGHT_LIMIT},

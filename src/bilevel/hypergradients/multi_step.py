@@ -42,7 +42,7 @@ def multi_step(*, last_weight: float | None = None) -> Hypergradient:
             value, (y, metrics) = solve_and_score(lower, point)
             return value, (value, y, metrics)
         values, (y, metrics) = lower.at(point).score_each(point.y0, lower.num_steps)
-        last = 1 / lower.num_steps if last_weight is None else float(last_weight)
+        last = 1 / lower.num_steps if last_weight is None else last_weight
         others = (1 - last) / (lower.num_steps - 1)
         return last * values[-1] + others * values[:-1].sum(), (values[-1], y, metrics)
 

@@ -75,7 +75,7 @@ def value_penalty(
         differentiates=frozenset({"context"}),
         through_steps=False,
         follows=True,
-        one_step_of_y=lambda num_lower_steps: (num_steps or num_lower_steps) == 1,
+        steps_of_y=lambda num_lower_steps: num_steps or num_lower_steps,
         own_directions=True,
         init=first,
         limits={"penalty_weight": WEIGHT_LIMIT},
